@@ -1,0 +1,249 @@
+"""What the models say about an image and about a study: the vocabulary that every other module shares.
+
+Only the standard library and numpy are imported here, so that the encoder, the worker and the training code can all
+depend on it without depending on each other. Everything is frozen; a later stage makes a changed copy.
+
+Coordinates are those of the stored pixel matrix (PS3.3 C.10.5.1.2 for 2D graphics): x counts columns to the right, y
+counts rows down, and the top left corner of the top left pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BoolMask = npt.NDArray[np.bool_]
+
+
+class FindingState(StrEnum):
+    """What is known about one finding (PS3.16 CID 240, and one that CID 240 does not have)."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"  # the score lies between the two operating points
+    NOT_EVALUATED = "not_evaluated"  # no model looked, its evidence does not carry, or it failed: see `reason`
+
+
+class Laterality(StrEnum):
+    """Side of the patient, not of the picture (PS3.16 CID 244)."""
+
+    RIGHT = "right"
+    LEFT = "left"
+    BILATERAL = "bilateral"
+
+
+class View(StrEnum):
+    """Projection of the radiograph (PS3.16 CID 4010)."""
+
+    PA = "PA"
+    AP = "AP"
+    FRONTAL = "FRONTAL"  # frontal, but the header does not say from which side
+
+
+class Priority(StrEnum):
+    """Reading priority of an image or a study; what the AI found can raise it and never lower it."""
+
+    CRITICAL = "critical"  # ACR category 1, minutes
+    URGENT = "urgent"  # ACR category 2, hours
+    ROUTINE = "routine"
+    NONE = "none"  # the AI has no opinion: nothing was processed
+
+    @property
+    def rank(self) -> int:
+        """0 for the most pressing."""
+        return list(Priority).index(self)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """One exact version of a packaged model.
+
+    Parameters
+    ----------
+    name, version
+        Of the bundle, from its ``metadata.json``.
+    weights_digest, config_digest
+        SHA-256, hexadecimal, of the weights file and of the contract (operating points, label mapping).
+    """
+
+    name: str
+    version: str
+    weights_digest: str
+    config_digest: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """Axis-aligned box around a finding, in stored pixels.
+
+    Parameters
+    ----------
+    x, y, width, height
+        Left edge, top edge and size, in pixels.
+    score
+        0 to 1, the model's confidence in this region.
+    laterality
+        Side of the patient on which the centre of the box lies.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+    laterality: Laterality | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one finding in one image.
+
+    Parameters
+    ----------
+    key
+        As in ``dicom_sr/codes.csv``, e.g. ``pneumothorax``.
+    probability
+        Calibrated, 0 to 1; None when not evaluated.
+    threshold
+        Probability from which the finding is called present; None when not evaluated.
+    reason
+        Why it was not evaluated, as a code: ``evidence``, ``model_failed`` or ``view``.
+    model
+        Name of the model that answered; it is one of ``ImageFindings.runs``.
+    """
+
+    key: str
+    state: FindingState
+    probability: float | None = None
+    threshold: float | None = None
+    laterality: Laterality | None = None
+    regions: tuple[Region, ...] = ()
+    reason: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentMask:
+    """A structure delineated by a model: a boolean array of shape (rows, columns) of the stored image."""
+
+    key: str
+    mask: BoolMask
+    model: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line from (x0, y0) to (x1, y1), in stored pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number taken from the image, with the lines that show how.
+
+    Parameters
+    ----------
+    key
+        ``cardiothoracic_ratio``.
+    value
+        In `unit`, a UCUM code; ``1`` for a ratio.
+    lines
+        E.g. the cardiac diameter, then the thoracic diameter.
+    caution
+        Why the number deserves care, as a code (``ap_view``); None if there is no reason known.
+    """
+
+    key: str
+    value: float
+    unit: str
+    model: str
+    lines: tuple[Line, ...] = ()
+    caution: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """One model applied to one image; `failure` is a code when it did not answer."""
+
+    model: ModelIdentity
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageFindings:
+    """Everything that the models say about one radiograph.
+
+    Parameters
+    ----------
+    rows, columns
+        Size of the stored pixel matrix.
+    runs
+        Each model that was asked, in the order in which they ran.
+    priority, priority_reason
+        Set by ``models.triage``; the reason is a sentence for people.
+    cautions
+        Codes of what limits the result (``ap_view``, ``age_unknown``).
+    """
+
+    study_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    rows: int
+    columns: int
+    view: View
+    runs: tuple[ModelRun, ...]
+    findings: tuple[Finding, ...] = ()
+    segments: tuple[SegmentMask, ...] = field(default=(), repr=False)
+    measurements: tuple[Measurement, ...] = ()
+    priority: Priority = Priority.ROUTINE
+    priority_reason: str = ""
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def present(self) -> tuple[Finding, ...]:
+        """The findings called present, the most probable first."""
+        found = [f for f in self.findings if f.state is FindingState.PRESENT]
+        return tuple(sorted(found, key=lambda f: -(f.probability or 0.0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the masks, as JSON types; segments are listed by key."""
+        return {
+            "sop_instance_uid": self.sop_instance_uid,
+            "rows": self.rows,
+            "columns": self.columns,
+            "view": self.view.value,
+            "models": {run.model.name: run.model.version for run in self.runs},
+            "failures": {run.model.name: run.failure for run in self.runs if run.failure},
+            "findings": [_finding_json(f) for f in self.findings],
+            "segments": [s.key for s in self.segments],
+            "measurements": [
+                {"key": m.key, "value": round(m.value, 4), "unit": m.unit, "caution": m.caution}
+                for m in self.measurements
+            ],
+            "priority": self.priority.value,
+            "priority_reason": self.priority_reason,
+            "cautions": list(self.cautions),
+        }
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "key": finding.key,
+        "state": finding.state.value,
+        "probability": None if finding.probability is None else round(finding.probability, 4),
+        "threshold": finding.threshold,
+        "laterality": finding.laterality.value if finding.laterality else None,
+        "regions": [
+            [round(r.x, 1), round(r.y, 1), round(r.width, 1), round(r.height, 1), finding.key, round(r.score, 4)]
+            for r in finding.regions
+        ],
+        "reason": finding.reason,
+    }
