@@ -1,0 +1,1 @@
+"""Choosing, rendering and reading chest radiographs: everything between a DICOM image and its findings."""

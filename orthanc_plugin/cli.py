@@ -1,0 +1,169 @@
+"""The command line behind ``./hilum``: what people type, and what they read.
+
+The rule: a mistake ends with one sentence that says what to do, and a non-zero exit code; never with a stack trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orthanc_plugin import node
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
+from orthanc_plugin.tasks import LedgerUnusable
+
+console = Console(highlight=False, stderr=False)
+_START_SECONDS = 120.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print((Path(__file__).parent / "usage.txt").read_text("utf-8"), end="")
+        return 0
+    options = _parser().parse_args(given)
+    try:
+        command: Callable[[Settings, argparse.Namespace], int] = options.command
+        return command(load_settings(), options)
+    except (node.NodeFailed, SettingsInvalid, LedgerUnusable, PermissionError) as error:
+        print(f"hilum: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def up(settings: Settings, options: argparse.Namespace) -> int:
+    """Start the node; in the foreground until Ctrl-C, or detached once it is ready."""
+    process = node.start(settings)
+    try:
+        with Console(stderr=True).status("Starting Orthanc ...") as spinner:
+            for _state in node.wait_until_ready(settings, process, seconds=_START_SECONDS):
+                spinner.update("Loading the models ...")
+    except (node.NodeFailed, KeyboardInterrupt):
+        node.stop(settings)
+        raise
+    _print_addresses(settings)
+    if options.detach:
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    console.print("\nCtrl-C ends the node.")
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        node.stop(settings)
+        return 0
+
+
+def down(settings: Settings, _options: argparse.Namespace) -> int:
+    """Stop the node."""
+    print("The node has stopped." if node.stop(settings) else "The node was not running.")
+    return 0
+
+
+def status(settings: Settings, options: argparse.Namespace) -> int:
+    """Tell how the node is; exit code 0 only when it is ready."""
+    found = node.status(settings)
+    credentials = load_credentials(settings.credentials) if settings.credentials.exists() else None
+    if options.json:
+        described = {
+            "state": found.state,
+            "http_url": settings.http_url,
+            "dicom_port": settings.dicom_port,
+            "ae_title": settings.ae_title,
+            "user": credentials.user if credentials else None,
+            "password": credentials.password if credentials else None,
+            "home": str(settings.home),
+            "models": found.details.get("models", {}),
+            "studies": found.details.get("studies", {}),
+        }
+        print(json.dumps(described))
+    else:
+        print(f"State      {found.state}")
+        if found.state != "stopped":
+            _print_addresses(settings)
+        for name, version in found.details.get("models", {}).items():
+            print(f"Model      {name} {version}")
+        for name, count in found.details.get("studies", {}).items():
+            if count:
+                print(f"Studies    {count} {name.replace('_', ' ')}")
+    return 0 if found.state == "ready" else 1
+
+
+def send(settings: Settings, options: argparse.Namespace) -> int:
+    """Send files and folders by C-STORE."""
+    from orthanc_plugin import modality
+
+    host = "127.0.0.1"
+    outcomes = list(modality.send_files(options.paths, host, settings.dicom_port, settings.ae_title))
+    failed = [o for o in outcomes if not o.accepted]
+    for outcome in failed:
+        print(f"{outcome.name}: {outcome.error}", file=sys.stderr)
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} instances accepted by {settings.ae_title}.")
+    return 0 if outcomes and not failed else 1
+
+
+def demo(settings: Settings, options: argparse.Namespace) -> int:
+    """Send studies as a modality would and show what comes back."""
+    from orthanc_plugin.demo import run_demo
+
+    return run_demo(settings, console, limit=options.real)
+
+
+def predict(settings: Settings, options: argparse.Namespace) -> int:
+    """Read files without any server."""
+    from orthanc_plugin.predict import predict_files
+
+    return predict_files(settings, options.paths, as_json=options.json, masks=options.masks)
+
+
+def _print_addresses(settings: Settings) -> None:
+    print(f"Worklist   {settings.http_url}/hilum/")
+    print(f"OHIF       {settings.http_url}/ohif/")
+    print(f"DICOM      AE title {settings.ae_title}, port {settings.dicom_port}")
+    print(f"User       hilum, password in {settings.credentials}")
+    print("Research software, not a medical device.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./hilum", usage="./hilum COMMAND ... (./hilum --help tells the commands)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    starting = _command(commands, "up", up)
+    starting.add_argument("--detach", action="store_true", help="return when the node is ready")
+    _command(commands, "down", down)
+    _command(commands, "status", status).add_argument("--json", action="store_true")
+    sending = _command(commands, "send", send)
+    sending.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    showing = _command(commands, "demo", demo)
+    showing.add_argument(
+        "--real", type=int, default=4, metavar="N", help="real radiographs to send, where there are any"
+    )
+    reading = _command(commands, "predict", predict)
+    reading.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    reading.add_argument("--json", action="store_true", help="one JSON object an image, one line each")
+    reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[Settings, argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    assert function.__doc__  # noqa: S101  (each command says what it does)
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    parser.set_defaults(command=function)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Structured logs: one JSON object a line, with task and UIDs as fields and never a patient's data.
+
+The rule: only the fields listed here are written, so that a careless `extra` cannot leak.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from types import TracebackType
+
+FIELDS = (
+    "study_instance_uid", "sop_instance_uid", "fence", "attempt", "status", "reason", "priority", "images", "seconds",
+    "stage", "model", "worker", "pid", "code", "restart_in",
+)  # fmt: skip
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write time, level, message, the allowed fields, and for an error where it was raised."""
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error"] = record.exc_info[0].__name__
+            line["where"] = where(record.exc_info[2])
+        return json.dumps(line)
+
+
+def where(trace: TracebackType | None) -> list[str]:
+    """File, line and function of each frame: an exception's own words may quote the data, so they stay out."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Send this process's log to standard error as JSON lines; libraries only from warnings upwards."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("hilum").setLevel(level)
+    # pydicom and highdicom quote header values in their warnings.
+    for name in ("pydicom", "highdicom", "pynetdicom", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

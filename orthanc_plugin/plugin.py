@@ -1,0 +1,117 @@
+"""Orthanc's entry point: the only module that imports `orthanc`. It registers callbacks and adapts routes.
+
+The rule: nothing raised here may reach Orthanc. An exception at import aborts the server, and one in a callback is
+lost in its log; both are translated. Inference runs in another process (``supervisor``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from typing import Any
+
+import orthanc
+
+from dicom_sr.ownership import is_own_result
+from orthanc_plugin import __version__, routes, tasks
+from orthanc_plugin.logs import start_logging
+from orthanc_plugin.settings import Settings, load_settings
+from orthanc_plugin.supervisor import Supervisor, worker_python
+from orthanc_plugin.viewer.serving import load_site
+
+start_logging()
+log = logging.getLogger("hilum.plugin")
+SETTINGS: Settings = load_settings()
+SUPERVISOR = Supervisor(worker_python(), SETTINGS.logs / "worker.log")
+SITE = load_site(SETTINGS.viewer)
+
+# Objects that accompany images: storing them is no reason to read the study again.
+_NOT_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC"})
+
+
+def on_stored_instance(dicom: Any, _instance_id: str) -> None:
+    """Put the study into the ledger; this runs before the C-STORE response, so the ledger is all it touches."""
+    try:
+        tags = json.loads(dicom.GetInstanceSimplifiedJson())
+        modality, manufacturer = _text(tags, "Modality"), _text(tags, "Manufacturer")
+        if modality in _NOT_IMAGES or is_own_result(modality, manufacturer):
+            return
+        arrival = tasks.Arrival(
+            study_instance_uid=_text(tags, "StudyInstanceUID"),
+            patient_name=_text(tags, "PatientName"),
+            patient_id=_text(tags, "PatientID"),
+            patient_birth_date=_text(tags, "PatientBirthDate"),
+            patient_sex=_text(tags, "PatientSex"),
+            accession_number=_text(tags, "AccessionNumber"),
+            study_date=_text(tags, "StudyDate"),
+            study_time=_text(tags, "StudyTime"),
+            study_description=_text(tags, "StudyDescription"),
+        )
+        with tasks.connect(SETTINGS.ledger) as db:
+            tasks.enqueue(db, arrival, now=time.time(), quiet_seconds=SETTINGS.quiet_seconds)
+        SUPERVISOR.wake()
+    except Exception:  # the image is stored whatever happens to the ledger
+        log.exception("a stored instance could not be put into the ledger")
+
+
+def on_change(change: int, _level: int, _resource: str) -> None:
+    """Start the worker with the server, and end it with the server."""
+    if change == orthanc.ChangeType.ORTHANC_STARTED:
+        SUPERVISOR.start()
+    elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+        SUPERVISOR.stop()
+
+
+def answer_hilum(output: Any, uri: str, **request: Any) -> None:
+    """Everything below ``/hilum``."""
+    if request["method"] != "GET":
+        output.SendMethodNotAllowed("GET")
+        return
+    try:
+        response = routes.respond(uri, SETTINGS, version=__version__)
+    except sqlite3.Error:
+        log.exception("the ledger did not answer")
+        response = routes.Response(503, "text/plain; charset=utf-8", b"The ledger does not answer; try again.\n")
+    except Exception:
+        log.exception("a page could not be made")
+        response = routes.Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
+    _send(output, response.status, response.mime, response.headers, response.body)
+
+
+def answer_viewer(output: Any, uri: str, **request: Any) -> None:
+    """Everything below ``/ohif``: the files of the viewer."""
+    if request["method"] != "GET":
+        output.SendMethodNotAllowed("GET")
+        return
+    headers = {name.lower(): value for name, value in request.get("headers", {}).items()}
+    try:
+        answer = SITE.respond(uri, headers.get("accept-encoding", ""), headers.get("if-none-match"))
+    except OSError:
+        log.exception("a viewer file could not be read")
+        _send(output, 500, "text/plain", {}, b"The viewer's files cannot be read; run ./hilum up again.\n")
+        return
+    _send(output, answer.status, answer.mime, dict(answer.headers), answer.body)
+
+
+def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: bytes) -> None:
+    for name, value in headers.items():
+        output.SetHttpHeader(name, value)
+    if status == 200:
+        output.AnswerBuffer(body, mime)
+    else:
+        output.SetHttpHeader("Content-Type", mime)
+        output.SendHttpStatus(status, body)
+
+
+def _text(tags: dict[str, Any], keyword: str) -> str:
+    value = tags.get(keyword)
+    return value.strip() if isinstance(value, str) else ""
+
+
+tasks.create(SETTINGS.ledger)
+orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
+orthanc.RegisterOnChangeCallback(on_change)
+orthanc.RegisterRestCallback("/hilum(/.*)?", answer_hilum)
+orthanc.RegisterRestCallback("/ohif(/.*)?", answer_viewer)

@@ -1,0 +1,87 @@
+"""What the node answers under ``/hilum/``: pure functions from a request to a response, without Orthanc.
+
+The rule: an answer never shows a stack trace, and every page says that the results are the AI's, not reviewed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orthanc_plugin import tasks
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.worklist import page, rows
+
+_STATIC = Path(__file__).parent / "worklist" / "static"
+_MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_WORKER_SILENT_SECONDS = 15.0
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'",
+}
+
+
+@dataclass(frozen=True)
+class Response:
+    """An HTTP answer."""
+
+    status: int
+    mime: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def respond(path: str, settings: Settings, *, version: str) -> Response:
+    """Answer a GET below ``/hilum``.
+
+    Parameters
+    ----------
+    path
+        Without the query, e.g. ``/hilum/api/worklist``.
+    """
+    name = path.removeprefix("/hilum").strip("/")
+    if name.startswith("static/"):
+        return _static(name.removeprefix("static/"))
+    now = time.time()
+    with tasks.connect(settings.ledger) as db:
+        if name == "api/status":
+            return _json(_status(db, settings, version, now))
+        if name not in ("", "rows", "api/worklist"):
+            return Response(404, "text/plain; charset=utf-8", b"There is no such page. The worklist is at /hilum/\n")
+        listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
+        status = _status(db, settings, version, now)
+    if name == "api/worklist":
+        return _json({"rows": [rows.to_json(row) for row in listed], "research_only": rows.DISCLAIMER})
+    html = page.render_rows(listed, status, now) if name == "rows" else page.render_page(listed, status, now)
+    return Response(200, "text/html; charset=utf-8", html.encode(), dict(_PAGE_HEADERS))
+
+
+def _status(db: sqlite3.Connection, settings: Settings, version: str, now: float) -> dict[str, object]:
+    models = tasks.ready_models(db, now=now, silent_seconds=_WORKER_SILENT_SECONDS)
+    return {
+        "state": "starting" if models is None else "ready",
+        "version": version,
+        "models": models or {},
+        "studies": tasks.count_by_status(db),
+        "ae_title": settings.ae_title,
+        "dicom_port": settings.dicom_port,
+    }
+
+
+def _static(name: str) -> Response:
+    file = _STATIC / Path(name).name
+    if Path(name).name != name or file.suffix not in _MIME or not file.is_file():
+        return Response(404, "text/plain; charset=utf-8", b"There is no such file.\n")
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(200, _MIME[file.suffix], file.read_bytes(), headers)
+
+
+def _json(value: object) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(200, "application/json", json.dumps(value).encode(), headers)

@@ -1,0 +1,148 @@
+"""What a site can set: read once from ``hilum.toml`` and the environment, validated, then frozen.
+
+The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
+(``HILUM_<NAME>``) wins over the file, the file over the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class SettingsInvalid(Exception):
+    """A setting that cannot be used; the message names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a site can set.
+
+    Parameters
+    ----------
+    home
+        Folder of everything that the node writes: images, ledger, logs, passwords.
+    http_port, dicom_port
+        TCP ports of Orthanc; HTTP answers to this machine only.
+    ae_title
+        Application Entity Title of the node (PS3.5 AE: at most 16 characters).
+    bundles
+        The model bundles to run, in this order; folders below ``models/``.
+    threads
+        Threads that one inference may use; 0 means one for each processor core.
+    minimum_age
+        Years; younger patients are refused, for the models were never validated on them.
+    quiet_seconds
+        How long a study that already has an answer waits for further images before it is looked at again.
+    lease_seconds
+        How long a claimed task may stay silent before another worker may take it.
+    attempts
+        How often a task is tried before it is reported as failed.
+    viewer
+        Folder of the prepared OHIF files.
+    """
+
+    home: Path
+    http_port: int = 8042
+    dicom_port: int = 4242
+    ae_title: str = "HILUM"
+    bundles: tuple[str, ...] = ("lung_fields", "chest_findings")
+    threads: int = 0
+    minimum_age: int = 18
+    quiet_seconds: float = 0.5
+    lease_seconds: float = 30.0
+    attempts: int = 3
+    viewer: Path = REPOSITORY / ".cache" / "ohif"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file of tasks and reading marks."""
+        return self.home / "ledger.sqlite"
+
+    @property
+    def credentials(self) -> Path:
+        """The file of user names and passwords, readable by its owner alone."""
+        return self.home / "credentials.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.home / "log"
+
+    @property
+    def http_url(self) -> str:
+        """Where people and programs of this machine find the node."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "http_port": (1, 65535),
+    "dicom_port": (1, 65535),
+    "threads": (0, 256),
+    "minimum_age": (0, 120),
+    "quiet_seconds": (0, 3600),
+    "lease_seconds": (2, 3600),
+    "attempts": (1, 100),
+}
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of this site.
+
+    Raises
+    ------
+    SettingsInvalid
+        When a value is unknown, of the wrong type or out of its range.
+    """
+    home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
+    given: dict[str, Any] = {}
+    file = home / "hilum.toml"
+    if file.exists():
+        try:
+            given = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
+    known = {f.name for f in fields(Settings)} - {"home"}
+    if unknown := sorted(set(given) - known):
+        raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for name in known:
+        if (text := environment.get(f"HILUM_{name.upper()}")) is not None:
+            given[name] = text
+    return Settings(home=home, **{name: _convert(name, value) for name, value in given.items()})
+
+
+def _convert(name: str, value: object) -> Any:
+    default = next(f.default for f in fields(Settings) if f.name == name)
+    if isinstance(default, Path):
+        return Path(str(value)).expanduser().resolve()
+    if isinstance(default, tuple):
+        names = value.replace(",", " ").split() if isinstance(value, str) else value
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
+        return tuple(names)
+    if isinstance(default, str):
+        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
+            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
+        return value.strip()
+    return _number(name, value, type(default))
+
+
+def _number(name: str, value: object, kind: type) -> Any:
+    low, high = _BOUNDS[name]
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = kind(value)
+    except ValueError as error:
+        raise SettingsInvalid(f"{name} = {value!r}: give a number") from error
+    if not low <= number <= high or (not isinstance(value, str) and number != value):
+        raise SettingsInvalid(
+            f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
+        )
+    return number

@@ -1,0 +1,101 @@
+"""Keeps one worker process alive beside the plugin: starts it, wakes it, and starts it again when it dies.
+
+The rule: models never run inside Orthanc. A crash or an out-of-memory kill costs a worker, not the PACS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+log = logging.getLogger("hilum.supervisor")
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+_STEADY_SECONDS = 120.0  # a worker that lived this long has earned a prompt restart
+_STOP_SECONDS = 10.0
+
+
+class Supervisor:
+    """One worker process; every method may be called from any thread.
+
+    Parameters
+    ----------
+    python
+        The interpreter that has the models' packages; inside Orthanc `sys.executable` is Orthanc itself.
+    log_file
+        Where the worker's log goes.
+    """
+
+    def __init__(self, python: Path, log_file: Path) -> None:
+        self._python, self._log_file = python, log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker and watch it."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell the worker that there is work; without a worker this does nothing, for it looks when it starts."""
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+
+    def stop(self) -> None:
+        """Let the worker finish by closing its input, end it when it does not, and return when it is gone."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if process.stdin is not None:
+                process.stdin.close()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _keep_alive(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                code = self._run_once()
+            except OSError as error:
+                log.error("the worker cannot be started: %s", type(error).__name__)
+                code = -1
+            if time.monotonic() - started > _STEADY_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            if not self._stopping.is_set():
+                log.warning("worker ended", extra={"code": code, "restart_in": pause})
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _run_once(self) -> int:
+        with self._log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                [self._python, "-m", "orthanc_plugin.worker"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        log.info("worker started", extra={"pid": self._process.pid})
+        code = self._process.wait()
+        self._process = None
+        return code
+
+
+def worker_python() -> Path:
+    """The interpreter of the environment that the launcher prepared (``HILUM_PYTHON``), or this one outside Orthanc."""
+    return Path(os.environ.get("HILUM_PYTHON") or sys.executable)

@@ -1,0 +1,1 @@
+"""The reading worklist: from ledger rows to rows for people (pure functions) to HTML."""
