@@ -1,0 +1,176 @@
+"""Runs the active bundles on one rendered radiograph and puts their answers together.
+
+The rule: one model's failure is recorded as such and takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from models import scores, structures
+from models.bundle import Bundle, BundleInvalid, load_bundle
+from models.findings import (
+    Finding,
+    FindingState,
+    ImageFindings,
+    Measurement,
+    ModelRun,
+    SegmentMask,
+    View,
+)
+from models.rendering import Frame, RenderedImage, network_input
+from models.selection import ImageRefused
+
+log = logging.getLogger("hilum.inference")
+
+FloatArray = npt.NDArray[np.float32]
+# What a runtime offers: a picture of shape (1, 1, size, size) to named outputs without the batch axis.
+Forward = Callable[[FloatArray], dict[str, FloatArray]]
+
+# Every answer names each of these, so that silence is never mistaken for absence (Wang et al., CVPR 2017).
+NIH_FINDINGS = (
+    "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
+    "consolidation", "edema", "emphysema", "fibrosis", "pleural_thickening", "hernia",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageIdentity:
+    """Which image is read, and from which side it was taken."""
+
+    study_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    view: View
+
+
+@dataclass(frozen=True)
+class Models:
+    """The active bundles in the order in which they run; use ``load_models``."""
+
+    bundles: tuple[Bundle, ...]
+    forwards: tuple[Forward, ...]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Name to version."""
+        return {bundle.identity.name: bundle.identity.version for bundle in self.bundles}
+
+    def predict(self, image: RenderedImage, identity: ImageIdentity) -> ImageFindings:
+        """Run every bundle on one image.
+
+        Raises
+        ------
+        ImageRefused
+            ``lungs_not_found`` when the picture shows no frontal chest.
+        """
+        answer = _Answer(image, identity.view)
+        for bundle, forward in zip(self.bundles, self.forwards, strict=True):
+            try:
+                answer.add(bundle, forward)
+            except ImageRefused:
+                raise
+            except Exception:  # whatever happens inside one model, the others still answer
+                log.exception("model failed", extra={"model": bundle.identity.name})
+                answer.add_failure(bundle)
+        rows, columns = image.shape
+        return ImageFindings(
+            study_instance_uid=identity.study_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            rows=rows,
+            columns=columns,
+            view=identity.view,
+            runs=tuple(answer.runs),
+            findings=answer.all_findings(),
+            segments=answer.segments,
+            measurements=answer.measurements,
+        )
+
+
+def load_models(root: Path, names: Sequence[str], *, threads: int) -> Models:
+    """Load and verify bundles, the lungs first: the others need them to tell sides.
+
+    Parameters
+    ----------
+    root
+        Folder that holds a folder for each bundle.
+    threads
+        Threads that one inference may use.
+
+    Raises
+    ------
+    BundleInvalid
+    """
+    torch.set_num_threads(threads)
+    for name in names:
+        if not (root / name / "configs").is_dir():
+            raise BundleInvalid(f"there is no bundle {name!r} in {root.name}/: correct the setting `bundles`")
+    bundles = [load_bundle(root / name) for name in names]
+    bundles.sort(key=lambda bundle: bundle.contract.interpreter != "structures")
+    return Models(tuple(bundles), tuple(torch_forward(bundle.network) for bundle in bundles))
+
+
+def torch_forward(network: nn.Module) -> Forward:
+    """Run a network by torch, float32, eagerly; a tensor it returns is named ``logits``."""
+
+    def forward(picture: FloatArray) -> dict[str, FloatArray]:
+        with torch.inference_mode():
+            output = network(torch.from_numpy(picture))
+        named = output if isinstance(output, dict) else {"logits": output}
+        return {name: value[0].numpy() for name, value in named.items()}
+
+    return forward
+
+
+class _Answer:
+    """Collects what the bundles say about one image."""
+
+    def __init__(self, image: RenderedImage, view: View) -> None:
+        self.image, self.view = image, view
+        self.runs: list[ModelRun] = []
+        self.findings: dict[str, Finding] = {}
+        self.segments: tuple[SegmentMask, ...] = ()
+        self.measurements: tuple[Measurement, ...] = ()
+        self._pictures: dict[int, tuple[FloatArray, Frame]] = {}
+
+    def add(self, bundle: Bundle, forward: Forward) -> None:
+        """Run one bundle and keep its answer."""
+        size, name = bundle.contract.input_size, bundle.identity.name
+        if size not in self._pictures:
+            self._pictures[size] = network_input(self.image, size)
+        picture, frame = self._pictures[size]
+        output = forward(picture[None, None])
+        if bundle.contract.interpreter == "structures":
+            fields = 1.0 / (1.0 + np.exp(-output["logits"]))
+            self.segments, self.measurements = structures.interpret(
+                fields, frame, bundle.contract.segments, self.view, name
+            )
+        else:
+            found = scores.interpret(
+                output["logits"], output["maps"], frame, bundle.contract.findings, self.segments, name
+            )
+            self.findings.update({finding.key: finding for finding in found})
+        self.runs.append(ModelRun(bundle.identity))
+
+    def add_failure(self, bundle: Bundle) -> None:
+        """Note that a bundle gave no answer, for each finding that it would have evaluated."""
+        self.runs.append(ModelRun(bundle.identity, failure="model_failed"))
+        for c in bundle.contract.findings:
+            reason = "model_failed" if c.evaluated else "evidence"
+            finding = Finding(c.key, FindingState.NOT_EVALUATED, reason=reason, model=bundle.identity.name)
+            self.findings.setdefault(c.key, finding)
+
+    def all_findings(self) -> tuple[Finding, ...]:
+        """What was found, then each finding that no active model knows."""
+        for key in NIH_FINDINGS:
+            self.findings.setdefault(key, Finding(key, FindingState.NOT_EVALUATED, reason="no_model"))
+        return tuple(self.findings.values())

@@ -1,0 +1,126 @@
+"""From the outputs of ``chest_findings`` to findings with state, probability, regions and side. numpy and scipy only.
+
+The rule: a finding that the evidence does not carry is not evaluated, whatever its score; and a box is drawn only from
+a map that was shown to point at the finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from models.bundle import FindingContract
+from models.findings import BoolMask, Finding, FindingState, Laterality, Region, SegmentMask
+from models.rendering import Frame, resize
+
+FloatArray = npt.NDArray[np.float32]
+
+# A box encloses where the map reaches this share of the way from its median to its peak.
+_BOX_LEVEL = 0.5
+_MOST_BOXES = 3
+_SMALLEST_BOX = 0.002  # share of the picture
+# A second box must reach this share of the first one's peak.
+_SECOND_PEAK = 0.6
+
+
+def interpret(
+    logits: FloatArray,
+    maps: FloatArray,
+    frame: Frame,
+    contract: Sequence[FindingContract],
+    segments: Sequence[SegmentMask],
+    model: str,
+) -> tuple[Finding, ...]:
+    """Read the outputs for one image.
+
+    Parameters
+    ----------
+    logits, maps
+        Shapes (outputs,) and (outputs, h, w).
+    segments
+        Lungs of the same image, in stored pixels, to tell sides; may be empty.
+    """
+    midline = _midline(segments, frame)
+    return tuple(_finding(c, logits, maps, frame, midline, model) for c in contract)
+
+
+def state_of(probability: float, contract: FindingContract) -> FindingState:
+    """Present from the upper threshold, absent below the lower one, undetermined between them."""
+    if probability >= contract.threshold_present:
+        return FindingState.PRESENT
+    return FindingState.ABSENT if probability < contract.threshold_absent else FindingState.UNDETERMINED
+
+
+def calibrate(logit: float, contract: FindingContract) -> float:
+    """From a logit to a probability (Platt scaling)."""
+    return float(1.0 / (1.0 + np.exp(-np.clip(contract.slope * logit + contract.intercept, -30.0, 30.0))))
+
+
+def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, float, float, float]]:
+    """Boxes (x, y, width, height, score), in pixels of the map, around the hot parts; the hottest first."""
+    peak, ground = float(heat.max()), float(np.median(heat))
+    if peak <= ground:
+        return []
+    parts, _ = ndimage.label(heat >= ground + _BOX_LEVEL * (peak - ground))
+    boxes = []
+    for part, place in enumerate(ndimage.find_objects(parts), start=1):
+        top = float(heat[place][parts[place] == part].max())
+        strength = (top - ground) / (peak - ground)
+        rows, columns = place
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        if strength >= _SECOND_PEAK and width * height >= _SMALLEST_BOX * heat.size:
+            boxes.append((float(columns.start), float(rows.start), float(width), float(height), probability * strength))
+    return sorted(boxes, key=lambda box: -box[4])[:_MOST_BOXES]
+
+
+def _finding(
+    contract: FindingContract, logits: FloatArray, maps: FloatArray, frame: Frame, midline: float, model: str
+) -> Finding:
+    if not contract.evaluated:
+        return Finding(contract.key, FindingState.NOT_EVALUATED, reason="evidence", model=model)
+    probability = calibrate(float(logits[contract.output]), contract)
+    state = state_of(probability, contract)
+    regions: tuple[Region, ...] = ()
+    if state is FindingState.PRESENT and contract.localises:
+        regions = _regions(maps[contract.output], probability, frame, midline)
+    return Finding(
+        contract.key,
+        state,
+        probability=probability,
+        threshold=contract.threshold_present,
+        laterality=_side(regions),
+        regions=regions,
+        model=model,
+    )
+
+
+def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float) -> tuple[Region, ...]:
+    # the map's cells cover the picture evenly; four times finer, its contours stop being stairs
+    fine = resize(heat, heat.shape[0] * 4, heat.shape[1] * 4)
+    cell = frame.size / fine.shape[0]
+    regions = []
+    for x, y, width, height, score in boxes_of(fine, probability):
+        left, top, w, h = frame.box_to_stored(x * cell, y * cell, width * cell, height * cell)
+        if w > 0 and h > 0:
+            side = Laterality.RIGHT if left + w / 2 < midline else Laterality.LEFT
+            regions.append(Region(left, top, w, h, score, side))
+    return tuple(regions)
+
+
+def _side(regions: tuple[Region, ...]) -> Laterality | None:
+    sides = {region.laterality for region in regions}
+    if not sides:
+        return None
+    return sides.pop() if len(sides) == 1 else Laterality.BILATERAL
+
+
+def _midline(segments: Sequence[SegmentMask], frame: Frame) -> float:
+    """Column half-way between the two lungs, or the middle of the image."""
+    masks: dict[str, BoolMask] = {s.key: s.mask for s in segments}
+    if "lung_right" in masks and "lung_left" in masks:
+        centres = [float(np.flatnonzero(masks[key].any(axis=0)).mean()) for key in ("lung_right", "lung_left")]
+        return sum(centres) / 2
+    return frame.columns / 2

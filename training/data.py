@@ -1,0 +1,197 @@
+"""Readers of the radiographs and labels that the default bundles are trained on.
+
+The rule: pictures go through ``models.rendering`` exactly as in serving, and every record carries its patient, so that
+nothing can be split other than by patient.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
+
+from models.rendering import Frame, network_input, render_picture
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class DataMissing(Exception):
+    """A data set is not where it was expected; the message says where that is."""
+
+
+@dataclass(frozen=True)
+class StructureRecord:
+    """A radiograph with delineated structures.
+
+    Parameters
+    ----------
+    masks
+        Structure key (``lung_fields``, ``heart``) to the file of its mask.
+    """
+
+    image: Path
+    patient: str
+    masks: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class FindingRecord:
+    """A radiograph with image-level labels.
+
+    Parameters
+    ----------
+    labels
+        Finding key to 0 or 1; a finding that nobody labelled is not there.
+    teacher
+        Finding key to the probability that another model gave.
+    boxes
+        Finding key to boxes (x, y, width, height) in pixels of the file.
+    """
+
+    image: Path
+    patient: str
+    source: str
+    view: str
+    labels: dict[str, float]
+    teacher: dict[str, float]
+    boxes: dict[str, list[tuple[float, float, float, float]]]
+
+
+def read_structures(data: Path) -> list[StructureRecord]:
+    """Lung fields of ``lung_masks`` and hearts of ``chest_structures``.
+
+    The two sets draw lungs differently (with and without the lung behind the heart), so lungs come from the first alone.
+    """
+    masks: dict[str, dict[str, Path]] = defaultdict(dict)
+    images: dict[str, Path] = {}
+    patients: dict[str, str] = {}
+    for row in _rows(data / "chest_structures" / "masks.csv"):
+        name = row["file"]
+        images[name] = data / "chest_structures" / "images" / name
+        patients[name] = row["patientid"]
+        if row["structure"] == "Cardiomediastinum":
+            masks[name]["heart"] = data / "chest_structures" / "masks" / row["mask"]
+    for row in _rows(data / "lung_masks" / "labels.csv"):
+        name = row["file"]
+        # the same picture may lie in both folders; the masks of each fit its own copy, and both show the same field
+        images[name] = data / "lung_masks" / "images" / name
+        patients[name] = row["patientid"]
+        masks[name]["lung_fields"] = data / "lung_masks" / "masks" / row["mask"]
+    return [StructureRecord(images[n], patients[n], masks[n]) for n in sorted(images) if masks[n]]
+
+
+def read_findings(data: Path) -> list[FindingRecord]:
+    """The NIH ChestX-ray14 images with their text-mined labels, RSNA opacity labels, boxes and teacher scores."""
+    folder = data / "nih_chestxray14"
+    boxes: dict[str, dict[str, list[tuple[float, float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in _rows(folder / "boxes_512.csv"):
+        key = finding_key(row["label"])
+        boxes[row["file"]][key].append((float(row["x"]), float(row["y"]), float(row["w"]), float(row["h"])))
+    records = []
+    for row in _rows(folder / "labels.csv"):
+        labels = {key: float(row[name]) for key, name in NIH_COLUMNS.items()}
+        labels["abnormal"] = 1.0 - float(row["no_finding"])
+        if row["rsna_opacity"]:
+            labels["lung_opacity"] = float(row["rsna_opacity"])
+        teacher = {key: float(row[f"teacher_{name}"]) for key, name in NIH_COLUMNS.items() if row[f"teacher_{name}"]}
+        found = {key: list(value) for key, value in boxes[row["file"]].items()}
+        image = folder / "images" / row["file"]
+        records.append(FindingRecord(image, row["patient_id"], row["source_repo"], row["view"], labels, teacher, found))
+    return records
+
+
+def read_adult_normals(data: Path, limit: int) -> list[FindingRecord]:
+    """Radiologist-read adult normals (RSNA "Normal"): no opacity; nothing is said about other findings."""
+    folder = data / "adult_normals_224"
+    rows = [row for row in _rows(folder / "labels.csv") if row["group"] == "normal_adult"]
+    step = max(1, len(rows) // limit)
+    return [
+        FindingRecord(folder / row["file"], f"normal-{row['id']}", "adult_normals", "", {"lung_opacity": 0.0}, {}, {})
+        for row in rows[::step][:limit]
+    ]
+
+
+NIH_COLUMNS = {
+    name.lower(): name
+    for name in (
+        "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+        "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+    )
+}  # fmt: skip
+
+
+def finding_key(label: str) -> str:
+    """The key of a finding as the data sets write it: ``Lung Opacity`` or ``Infiltrate``."""
+    return {"infiltrate": "infiltration"}.get(label.lower(), label.lower().replace(" ", "_"))
+
+
+def network_pictures(images: Sequence[Path], size: int, what: str) -> tuple[npt.NDArray[np.float16], list[Frame]]:
+    """Render each picture as a network sees it: array of shape (n, size, size), 0 to 1, and the way back."""
+    pictures = np.empty((len(images), size, size), np.float16)
+    frames = []
+    for i, path in enumerate(tqdm(images, desc=what, unit="image")):
+        pictures[i], frame = network_input(render_picture(path), size)
+        frames.append(frame)
+    return pictures, frames
+
+
+def network_mask(path: Path, frame: Frame) -> BoolArray:
+    """A mask laid over the network's picture: shape (size, size); its own size may differ from the image's."""
+    with Image.open(path) as picture:
+        inner = picture.convert("L").resize((frame.width, frame.height), Image.Resampling.BILINEAR)
+    square = np.zeros((frame.size, frame.size), np.bool_)
+    square[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width] = np.asarray(inner) > 127
+    return square
+
+
+def split_sides(lungs: BoolArray) -> tuple[BoolArray, BoolArray]:
+    """Tell the patient's right lung (left in the picture) from the left: the two largest parts of a mask.
+
+    Raises
+    ------
+    ValueError
+        When the mask does not consist of two lungs.
+    """
+    parts, count = ndimage.label(lungs)
+    sizes = np.bincount(parts.ravel())[1:]
+    if count < 2:
+        raise ValueError("one connected part only")
+    first, second = (int(i) + 1 for i in np.argsort(sizes)[-2:])
+    if sizes[first - 1] < 0.2 * sizes[second - 1]:
+        raise ValueError("the second part is too small for a lung")
+    columns = {part: ndimage.center_of_mass(parts == part)[1] for part in (first, second)}
+    right, left = sorted(columns, key=lambda part: columns[part])
+    return parts == right, parts == left
+
+
+def split_patients(patients: Iterable[str], folds: int, seed: int) -> dict[str, int]:
+    """Deal patients to folds by a keyed hash: adding data never moves a patient to another fold."""
+    return {
+        patient: int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest(), 16) % folds for patient in set(patients)
+    }
+
+
+def data_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the names and bytes of files, whatever folder they lie in."""
+    total = hashlib.sha256()
+    for path in sorted(set(files), key=lambda p: (p.name, str(p))):
+        total.update(path.name.encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        raise DataMissing(f"{path} is not there: name the folder of the data with --data")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
