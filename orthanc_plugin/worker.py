@@ -25,8 +25,9 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from dicom_sr import encode_results, result_uids
+from dicom_sr.identity import result_uids
 from dicom_sr.ownership import is_own_result
+from dicom_sr.results import encode_results
 from models.findings import ImageFindings, Priority
 from models.inference import ImageIdentity, Models, load_models
 from models.rendering import render
@@ -102,7 +103,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
                 entries.append(Refused(uid, refusal.code, str(refusal)).to_json())
                 continue
             uids = result_uids(findings)
-            objects = (uids.segmentation_sop_instance_uid, uids.measurement_report_sop_instance_uid)
+            objects = (uids.segmentation, uids.measurement_report)
             if not reader.orthanc.has_instances(objects if findings.segments else objects[1:]):
                 results = encode_results(source, findings, _received(stored.received))
                 for result in (results.segmentation, results.measurement_report):

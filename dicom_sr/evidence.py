@@ -1,0 +1,81 @@
+"""The attributes of the image that its results share: patient and study, decoded, complete and in UTF-8.
+
+The rule: values are copied exactly (IHE AIR 6.5.3); only their encoding changes, because a result may add characters
+that the source's character set does not have.
+"""
+
+from __future__ import annotations
+
+from pydicom import DataElement, Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import PersonName
+
+from models.findings import ImageFindings
+
+# Patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2). Type 1 and 2 attributes first: always present.
+_REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+_OPTIONAL = (
+    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "PatientAge", "PatientSize",
+    "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence", "ReferencedStudySequence",
+    "TimezoneOffsetFromUTC", "ProcedureCodeSequence",
+)  # fmt: skip
+_IMAGE = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "PixelSpacing",
+    "ImagerPixelSpacing",
+)  # fmt: skip
+
+
+def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
+    """A light copy of the source's header, as the encoders want it; the source is not changed.
+
+    The image is hung normally or it would have been refused (``models.selection``), so a missing Patient Orientation
+    is stated as L\\F, which is how the models read it.
+    """
+    copy = Dataset()
+    copy.file_meta = FileMetaDataset()
+    copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    copy.SpecificCharacterSet = "ISO_IR 192"
+    undeclared = not source.get("SpecificCharacterSet")
+    for keyword in (*_REQUIRED, *_OPTIONAL, *_IMAGE):
+        if keyword in source:
+            copy.add(_decoded(source[keyword], undeclared))
+        elif keyword in _REQUIRED:
+            setattr(copy, keyword, "")
+    copy.Modality = copy.get("Modality") or "CR"
+    copy.SeriesInstanceUID = copy.get("SeriesInstanceUID") or copy.StudyInstanceUID
+    copy.Rows, copy.Columns = findings.rows, findings.columns
+    orientation = source.get("PatientOrientation")
+    valid = isinstance(orientation, MultiValue) and len(orientation) == 2 and all(orientation)
+    copy.PatientOrientation = list(orientation) if valid else ["L", "F"]
+    return copy
+
+
+def _decoded(element: DataElement, undeclared: bool) -> DataElement:
+    """The same value as Unicode, so that it can be written in another character set."""
+    if element.VR == "SQ":
+        items = []
+        for item in element.value:
+            plain = Dataset()
+            for inner in item:
+                plain.add(_decoded(inner, undeclared))
+            items.append(plain)
+        return DataElement(element.tag, "SQ", items)
+    value = element.value
+    if isinstance(value, PersonName):
+        value = _repaired(str(value)) if undeclared else str(value)
+    elif isinstance(value, str) and undeclared:
+        value = _repaired(value)
+    return DataElement(element.tag, element.VR, value)
+
+
+def _repaired(text: str) -> str:
+    """Bytes of no declared character set were read as Latin-1; where they are valid UTF-8, that is what they were."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text

@@ -1,0 +1,53 @@
+"""All results of one image, encoded together: what the worker stores.
+
+::
+
+    EncodingFailed    an image or its findings could not be encoded; the message names the instance
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom import Dataset
+
+from dicom_sr.evidence import evidence
+from dicom_sr.measurement_report import encode_measurement_report
+from dicom_sr.segmentation import encode_segmentation
+from models.findings import ImageFindings
+
+
+class EncodingFailed(Exception):
+    """The findings could not be encoded; nothing was stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The objects made from one image; no Segmentation when no model outlined anything."""
+
+    measurement_report: Dataset
+    segmentation: Dataset | None
+
+
+def encode_results(source: Dataset, findings: ImageFindings, created: datetime) -> Results:
+    """Encode findings as DICOM.
+
+    Parameters
+    ----------
+    source
+        The image that was read; its header is copied, its pixels are not touched.
+    created
+        Becomes the date of the results. Give the same and the bytes will be the same.
+
+    Raises
+    ------
+    EncodingFailed
+    """
+    try:
+        header = evidence(source, findings)
+        segmentation = encode_segmentation(header, findings, created) if findings.segments else None
+        return Results(encode_measurement_report(header, findings, segmentation, created), segmentation)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"instance {findings.sop_instance_uid}: {type(error).__name__} while encoding its results"
+        raise EncodingFailed(message) from error

@@ -1,0 +1,120 @@
+"""Model cards and MONAI metadata: the same facts for people (``docs/README.md``) and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.1.0"
+RESEARCH_ONLY = "Research software, not a medical device. Not for diagnosis."
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says.
+
+    Parameters
+    ----------
+    rows
+        The figures, under `header`.
+    notes
+        Limits, confounders and baselines, a sentence or two each.
+    plots
+        Pictures below ``docs/``.
+    provenance
+        Command, seed, digest of the data: JSON text.
+    """
+
+    title: str
+    purpose: str
+    data: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: Sequence[str]
+    plots: Sequence[Path]
+    provenance: str
+
+
+def write_card(bundle: Path, card: Card) -> None:
+    """Write ``docs/README.md``."""
+    lines = [
+        f"# {card.title} {VERSION}", "", f"**{RESEARCH_ONLY}**", "", card.purpose, "", "## Data", "", card.data, "",
+        "## Figures on held-out patients", "", _row(card.header), _row(["---"] * len(card.header)),
+        *(_row(row) for row in card.rows), "", *(f"![{p.stem}]({p.name})" for p in card.plots), "",
+        "## Limits", "", *(f"- {note}" for note in card.notes), "",
+        "## How it was made", "", "```json", card.provenance, "```", "",
+    ]  # fmt: skip
+    (bundle / "docs" / "README.md").write_text("\n".join(lines), "utf-8")
+
+
+def metadata(
+    task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """The part of ``metadata.json`` that MONAI's schema asks for."""
+    picture = {
+        "type": "image", "format": "radiograph", "modality": "CR/DX", "num_channels": channels,
+        "spatial_shape": [size, size], "dtype": "float32", "value_range": [0, 1], "is_patch_data": False,
+        "channel_def": {"0": "gray, dense structures bright"},
+    }  # fmt: skip
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": VERSION,
+        "changelog": {VERSION: "first version"},
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").split("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {},
+        "task": task,
+        "description": task,
+        "intended_use": f"{intended_use}",
+        "authors": "The Hilum engineers",
+        "copyright": "AGPL-3.0-or-later",
+        "data_source": "see docs/README.md",
+        "data_type": "DICOM, PNG, JPEG",
+        "network_data_format": {
+            "inputs": {"image": picture},
+            "outputs": {
+                "pred": {"type": "probabilities", "format": "logits", "num_channels": len(outputs),
+                         "spatial_shape": [size, size], "dtype": "float32", "value_range": [],
+                         "is_patch_data": False, "channel_def": dict(outputs)},
+            },
+        },
+    }  # fmt: skip
+
+
+def plot_histograms(path: Path, values: Mapping[str, Sequence[float]], what: str, baseline: float) -> Path:
+    """One histogram for each key, with the baseline as a line; written as PNG."""
+    figure, axes = _figure(len(values))
+    for axis, (key, numbers) in zip(axes, values.items(), strict=True):
+        axis.hist(numbers, bins=20, range=(0.8, 1.0), color="#2f7fb8")
+        axis.axvline(baseline, color="#c05020", linestyle="--", label=f"baseline {baseline}")
+        axis.set(title=key.replace("_", " "), xlabel=what, ylabel="images")
+        axis.legend(fontsize=7)
+    return _save(figure, path)
+
+
+def _figure(columns: int) -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(3.6 * columns, 3.2), squeeze=False)
+    return figure, axes[0]
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
