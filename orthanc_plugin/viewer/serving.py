@@ -23,12 +23,13 @@ _JAVASCRIPT = "text/javascript; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 
-# OHIF needs inline styles, two inline scripts of its index page, WebAssembly, and workers and images made from blobs.
+# OHIF needs inline styles, two inline scripts of its index page, code made at run time (its arrays of SEG pixels, and
+# WebAssembly), and workers and images made from blobs.
 # Everything else is this origin's: the browser itself refuses any call to a third party.
 _POLICY = "; ".join(
     (
         "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
         "worker-src 'self' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
