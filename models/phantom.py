@@ -243,7 +243,12 @@ def _bones(x: FloatImage, y: FloatImage, body: _Body, rng: np.random.Generator) 
         for number in range(1, 11):
             top = -0.80 + 0.125 * number
             reach = float(np.interp(number, (1, 3, 6, 10), (0.40, 0.62, 0.80, 0.84)))
-            posterior = [(0.09, top), (0.30 * reach / 0.7, top - 0.035), (0.75 * reach, top + 0.07), (reach, top + 0.20)]
+            posterior = [
+                (0.09, top),
+                (0.30 * reach / 0.7, top - 0.035),
+                (0.75 * reach, top + 0.07),
+                (reach, top + 0.20),
+            ]
             bone += _rib(body.place([(side * px, py) for px, py in posterior]), 0.034, 0.95)
             if number < 8:
                 anterior = [(reach, top + 0.20), (0.78 * reach, top + 0.36), (0.45 * reach, top + 0.47)]

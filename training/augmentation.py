@@ -73,7 +73,9 @@ def _random_affine(count: int, how: Augmentation) -> Tensor:
 def _change_tones(pictures: Tensor, how: Augmentation) -> Tensor:
     shape = (len(pictures), 1, 1, 1)
     pictures = pictures ** torch.exp(_symmetric(*shape) * how.log_gamma)
-    pictures = (pictures - 0.5) * torch.exp(_symmetric(*shape) * how.contrast) + 0.5 + _symmetric(*shape) * how.brightness
+    pictures = (
+        (pictures - 0.5) * torch.exp(_symmetric(*shape) * how.contrast) + 0.5 + _symmetric(*shape) * how.brightness
+    )
     shading = functional.interpolate(torch.randn(len(pictures), 1, 4, 4) * 0.1, pictures.shape[-2:], mode="bicubic")
     pictures = pictures + shading * (torch.rand(*shape) < 0.5)
     blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)

@@ -50,9 +50,7 @@ def write_card(bundle: Path, card: Card) -> None:
     (bundle / "docs" / "README.md").write_text("\n".join(lines), "utf-8")
 
 
-def metadata(
-    task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str]
-) -> dict[str, Any]:
+def metadata(task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str]) -> dict[str, Any]:
     """The part of ``metadata.json`` that MONAI's schema asks for."""
     picture = {
         "type": "image", "format": "radiograph", "modality": "CR/DX", "num_channels": channels,

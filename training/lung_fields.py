@@ -199,7 +199,10 @@ def write(bundle: Path, network: nn.Module, figures: dict[str, Any], provenance:
     )
     write_bundle(bundle, network, {"network_def": NETWORK}, {**described, "hilum": section})
     plot = plot_histograms(
-        bundle / "docs" / "dice.png", {key: [v for v, _ in figures["dice"][key]] for key in SEGMENTS}, "Dice", BASELINE_DICE
+        bundle / "docs" / "dice.png",
+        {key: [v for v, _ in figures["dice"][key]] for key in SEGMENTS},
+        "Dice",
+        BASELINE_DICE,
     )
     rows = [(key.replace("_", " "), str(summary[key]), str(len(figures["dice"].get(key, figures["ratio_errors"]))))
             for key in summary]  # fmt: skip

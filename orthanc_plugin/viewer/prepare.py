@@ -58,18 +58,15 @@ def read_pin() -> Pin:
     return Pin(**json.loads(_LOCK.read_text("utf-8")))
 
 
-def wanted_stamp() -> str:
+def wanted_stamp(pin: Pin) -> str:
     """SHA-256, hexadecimal, of all that decides what DEST holds: the pin and how files are chosen and changed."""
-    digest = hashlib.sha256()
-    for path in (_LOCK, Path(rebase.__file__)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(repr(pin).encode() + Path(rebase.__file__).read_bytes()).hexdigest()
 
 
-def is_prepared(dest: Path) -> bool:
+def is_prepared(dest: Path, pin: Pin | None = None) -> bool:
     """Whether `dest` holds the wanted files, by its stamp and the size of each file."""
     try:
-        if (dest / STAMP).read_text("ascii") != wanted_stamp():
+        if (dest / STAMP).read_text("ascii") != wanted_stamp(pin or read_pin()):
             return False
         manifest = json.loads((dest / MANIFEST).read_text("utf-8"))
         return all((dest / f["stored"]).stat().st_size == f["stored_size"] for f in manifest["files"])
@@ -77,22 +74,24 @@ def is_prepared(dest: Path) -> bool:
         return False
 
 
-def prepare(dest: Path, console: Console, tarball: Path | None = None) -> None:
+def prepare(dest: Path, console: Console, tarball: Path | None = None, pin: Pin | None = None) -> None:
     """Make `dest` hold the viewer.
 
     Parameters
     ----------
     tarball
         The package file, where it is at hand already; by default npm fetches it.
+    pin
+        By default the one of ``ohif.lock.json``.
 
     Raises
     ------
     ViewerNotPrepared
         When it cannot be fetched, is not the pinned file, or is laid out in a way that we do not know.
     """
-    if is_prepared(dest):
+    pin = pin or read_pin()
+    if is_prepared(dest, pin):
         return
-    pin = read_pin()
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ohif-", dir=dest.parent) as folder, _progress(console) as progress:
         package = tarball or _fetch(pin, Path(folder), progress)
@@ -107,8 +106,8 @@ def prepare(dest: Path, console: Console, tarball: Path | None = None) -> None:
             ) from error
         except tarfile.TarError as error:
             raise ViewerNotPrepared(f"{package} cannot be unpacked: {error}") from error
-        (built / STAMP).write_text(wanted_stamp(), "ascii")
-        _put_in_place(built, dest, Path(folder))
+        (built / STAMP).write_text(wanted_stamp(pin), "ascii")
+        _put_in_place(built, dest, Path(folder), pin)
 
 
 def _fetch(pin: Pin, folder: Path, progress: Progress) -> Path:
@@ -157,7 +156,7 @@ def _check_integrity(package: Path, pin: Pin) -> None:
 
 def _unpack(package: Path, built: Path, pin: Pin, progress: Progress) -> None:
     """Write the used files of the package, re-based and compressed, and the manifest."""
-    assets = f"{rebase.BASE}{pin.version}-{wanted_stamp()[:8]}/"
+    assets = f"{rebase.BASE}{pin.version}-{wanted_stamp(pin)[:8]}/"
     (built / "files").mkdir()
     task = progress.add_task("unpacking and compressing", total=package.stat().st_size)
     files: list[StoredFile] = []
@@ -192,13 +191,13 @@ def _store(name: str, content: bytes, built: Path) -> StoredFile:
     return StoredFile(name, stored, encoding, len(content), len(packed), digest, mime)
 
 
-def _put_in_place(built: Path, dest: Path, folder: Path) -> None:
+def _put_in_place(built: Path, dest: Path, folder: Path, pin: Pin) -> None:
     try:
         if dest.exists():
             dest.rename(folder / "old")
         built.rename(dest)
     except OSError as error:
-        if not is_prepared(dest):  # another start may have been faster
+        if not is_prepared(dest, pin):  # another start may have been faster
             raise ViewerNotPrepared(f"{dest} cannot be replaced: {error.strerror}; remove it and try again") from error
 
 

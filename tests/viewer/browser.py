@@ -82,6 +82,15 @@ _SHOWN = """() => {
   return { protocol: window.services.hangingProtocolService.getActiveProtocol().protocol?.id, viewports };
 }"""
 
+# The colour of the screen where a stored pixel is drawn: the canvas as a person sees it, overlay included.
+_COLOUR = """([id, x, y]) => {
+  const viewport = window.services.cornerstoneViewportService.getCornerstoneViewport(id);
+  const world = window.cornerstone.utilities.imageToWorldCoords(viewport.getCurrentImageId(), [x, y]);
+  const canvas = viewport.getCanvas(), scale = window.devicePixelRatio || 1;
+  const [left, top] = viewport.worldToCanvas(world);
+  return [...canvas.getContext('2d').getImageData(Math.round(left * scale), Math.round(top * scale), 1, 1).data].slice(0, 3);
+}"""
+
 # The settled state: what was asked for has been drawn, and nothing is under way.
 _SETTLED = "() => { const s = window.hilum?.status(); return !!s && !s.busy; }"
 
@@ -121,6 +130,11 @@ class Viewer:
         """The viewports of `shown`, from left to right."""
         return list(self.shown()["viewports"])
 
+    def colour(self, viewport_id: str, x: float, y: float) -> tuple[int, int, int]:
+        """Red, green and blue, 0 to 255, on the screen at a stored pixel (column, row) of the shown image."""
+        red, green, blue = self.page.evaluate(_COLOUR, [viewport_id, x, y])
+        return red, green, blue
+
     def ours(self) -> dict[str, Any]:
         """What ``window.hilum`` says of itself."""
         return dict(self.page.evaluate("() => window.hilum.status()"))
@@ -128,7 +142,9 @@ class Viewer:
     def foreign_requests(self) -> list[str]:
         """Requests to anyone but this node."""
         own = urlsplit(self.base_url).netloc
-        return [r for r in self.requests if r.split(" ", 1)[1].startswith("http") and urlsplit(r.split()[1]).netloc != own]
+        return [
+            r for r in self.requests if r.split(" ", 1)[1].startswith("http") and urlsplit(r.split()[1]).netloc != own
+        ]
 
     def screenshot(self, name: str) -> Path:
         """Keep a picture of the window as a test artefact."""

@@ -1,0 +1,238 @@
+"""What a modality does: make radiographs into DICOM instances and send them by C-STORE.
+
+The rule: an instance is sent as it is, whatever is wrong with it, and each one's fate is reported by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.presentation import build_context
+
+CR_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
+DX_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1.1")
+MOST_CONTEXTS = 128  # of one association (PS3.8 9.3.2.2)
+CALLING_AE_TITLE = "HILUM_MODALITY"
+
+_VIEWS = {
+    "PA": ("272479007", "postero-anterior"),
+    "AP": ("399348003", "antero-posterior"),
+    "LL": ("399173006", "left lateral"),
+}
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How a radiograph is made into an instance.
+
+    Parameters
+    ----------
+    modality
+        ``CR`` or ``DX``.
+    view
+        ``PA``, ``AP`` or ``LL``.
+    bits_stored
+        8 to 16.
+    monochrome1
+        Store dense structures dark, to be inverted for display.
+    seed
+        Makes the UIDs; the same seed gives the same instance.
+    study
+        Instances of the same text belong to one study.
+    """
+
+    modality: str = "DX"
+    view: str = "PA"
+    bits_stored: int = 12
+    monochrome1: bool = False
+    seed: str = ""
+    study: str = ""
+    patient_name: str = "Hilum^Phantom"
+    patient_id: str = "HILUM-PHANTOM"
+    patient_sex: str = "O"
+    patient_age: str = "050Y"
+    study_description: str = "Chest radiograph"
+
+
+def radiograph(pixels: npt.NDArray[Any], exposure: Exposure) -> Dataset:
+    """Wrap a picture as a complete CR or DX instance, Explicit VR Little Endian.
+
+    Parameters
+    ----------
+    pixels
+        Shape (rows, columns): floats from 0 to 1, or bytes; dense structures bright.
+    """
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    dx = exposure.modality == "DX"
+    ds.SOPClassUID = DX_IMAGE_STORAGE if dx else CR_IMAGE_STORAGE
+    ds.SOPInstanceUID = _uid("instance", exposure.seed)
+    ds.StudyInstanceUID = _uid("study", exposure.study or exposure.seed)
+    ds.SeriesInstanceUID = _uid("series", exposure.seed)
+    ds.PatientName, ds.PatientID = exposure.patient_name, exposure.patient_id
+    ds.PatientBirthDate, ds.PatientSex, ds.PatientAge = "", exposure.patient_sex, exposure.patient_age
+    ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20260102", "030405", "1", "PHANTOM"
+    ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = ds.StudyDate
+    ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = ds.StudyTime
+    ds.ReferringPhysicianName, ds.StudyDescription = "", exposure.study_description
+    ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = exposure.modality, "Hilum phantom works", "Phantom"
+    ds.SeriesNumber, ds.InstanceNumber = "1", "1"
+    ds.SeriesDescription = f"Chest {exposure.view}"
+    ds.BodyPartExamined, ds.ViewPosition = "CHEST", exposure.view
+    ds.PatientOrientation = ["A", "F"] if exposure.view == "LL" else ["L", "F"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", ""] if dx else ["ORIGINAL", "PRIMARY"]
+    ds.ImagerPixelSpacing = [f"{430 / max(pixels.shape):.4f}"] * 2
+    if dx:
+        _add_digital_radiography(ds, exposure)
+    _add_pixels(ds, pixels, exposure)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    return ds
+
+
+def encode_as(ds: Dataset, transfer_syntax_uid: str) -> Dataset:
+    """The same instance compressed by pydicom's encoders; lossless unless the syntax is not."""
+    ds.compress(UID(transfer_syntax_uid), generate_instance_uid=False)
+    return ds
+
+
+@dataclass(frozen=True)
+class SendOutcome:
+    """What became of one instance.
+
+    Parameters
+    ----------
+    name
+        File name, or the SOP Instance UID of an instance in memory.
+    error
+        What went wrong, for people; empty when it was accepted.
+    """
+
+    name: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    accepted: bool
+    error: str = ""
+
+
+def send_files(paths: Sequence[Path], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+    """Send DICOM files and folders of them; what cannot be read is reported, not skipped in silence."""
+    readable: list[tuple[str, Dataset]] = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            try:
+                ds = dcmread(file)
+                ds.file_meta.TransferSyntaxUID, ds.SOPClassUID, ds.SOPInstanceUID  # noqa: B018  (required to send)
+                readable.append((str(file), ds))
+            except (InvalidDicomError, OSError, EOFError, AttributeError, ValueError) as error:
+                yield SendOutcome(
+                    str(file), "", "", False, f"not a DICOM file that can be sent ({type(error).__name__})"
+                )
+            if len(readable) >= 64:
+                yield from _send(readable, host, port, ae_title)
+                readable = []
+    yield from _send(readable, host, port, ae_title)
+
+
+def send(datasets: Iterable[Dataset], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+    """Send instances from memory over one association, each in the transfer syntax that it has."""
+    yield from _send([(str(ds.SOPInstanceUID), ds) for ds in datasets], host, port, ae_title)
+
+
+def _send(instances: list[tuple[str, Dataset]], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+    if not instances:
+        return
+    ae = AE(ae_title=CALLING_AE_TITLE)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    pairs = list(dict.fromkeys((str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for _, ds in instances))
+    contexts = [build_context(sop_class, [syntax]) for sop_class, syntax in pairs[:MOST_CONTEXTS]]
+    association = ae.associate(host, port, contexts=contexts, ae_title=ae_title)
+    if not association.is_established:
+        for name, ds in instances:
+            yield _outcome(name, ds, f"no association with {ae_title} on port {port}: is the node up?")
+        return
+    try:
+        for name, ds in instances:
+            yield _outcome(name, ds, _store(association, ds))
+    finally:
+        association.release()
+
+
+def _store(association: Any, ds: Dataset) -> str:
+    """Send one instance; returns what went wrong, or nothing."""
+    try:
+        status = association.send_c_store(ds)
+    except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+        return f"it could not be sent: {error}"
+    if not status:
+        return "the node did not answer"
+    code = int(status.Status)
+    accepted = code == 0 or code & 0xF000 == 0xB000  # PS3.4 B.2.3: warnings mean that it was stored
+    return "" if accepted else f"the node refused it with status 0x{code:04X}"
+
+
+def _outcome(name: str, ds: Dataset, error: str) -> SendOutcome:
+    return SendOutcome(name, str(ds.SOPInstanceUID), str(ds.get("StudyInstanceUID", "")), not error, error)
+
+
+def _add_pixels(ds: Dataset, pixels: npt.NDArray[Any], exposure: Exposure) -> None:
+    most = 2**exposure.bits_stored - 1
+    share = pixels.astype(np.float64) / (255.0 if pixels.dtype == np.uint8 else 1.0)
+    stored = np.round(np.clip(share, 0, 1) * most)
+    if exposure.monochrome1:
+        stored = most - stored
+    allocated = 8 if exposure.bits_stored == 8 else 16
+    ds.SamplesPerPixel, ds.Rows, ds.Columns = 1, *pixels.shape
+    ds.PhotometricInterpretation = "MONOCHROME1" if exposure.monochrome1 else "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, exposure.bits_stored, exposure.bits_stored - 1
+    ds.PixelRepresentation = 0
+    ds.WindowCenter, ds.WindowWidth = str(2 ** (exposure.bits_stored - 1)), str(most + 1)
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
+    if exposure.modality == "DX":
+        ds.PresentationLUTShape = "INVERSE" if exposure.monochrome1 else "IDENTITY"
+    data = stored.astype(np.uint8 if allocated == 8 else "<u2").tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
+
+
+def _add_digital_radiography(ds: Dataset, exposure: Exposure) -> None:
+    """Type 1 attributes of DX (PS3.3 A.26)."""
+    code, meaning = _VIEWS[exposure.view]
+    ds.PresentationIntentType = "FOR PRESENTATION"
+    ds.ImageLaterality = "U"
+    ds.BurnedInAnnotation = "NO"
+    ds.LossyImageCompression = "00"
+    ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1 if exposure.monochrome1 else 1
+    ds.DetectorType, ds.PositionerType = "DIRECT", "NONE"
+    ds.AcquisitionContextSequence = []
+    ds.AnatomicRegionSequence = [_code("816094009", "Chest")]
+    ds.AnatomicRegionSequence[0].CodingSchemeDesignator = "SCT"
+    ds.ViewCodeSequence = [_code(code, meaning)]
+    ds.ViewCodeSequence[0].ViewModifierCodeSequence = []
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
+
+
+def _uid(role: str, seed: str) -> str:
+    if not seed:
+        return f"2.25.{uuid.uuid4().int}"
+    return f"2.25.{uuid.UUID(bytes=hashlib.sha256(f'{role}/{seed}'.encode()).digest()[:16], version=4).int}"
