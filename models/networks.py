@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor, nn
@@ -47,46 +47,63 @@ class SqueezeNetTrunk(nn.Module):
         return functional.max_pool2d(x, 3, 2, ceil_mode=True)
 
 
-class FindingsHead(nn.Module):
-    """From trunk features to one map and one logit for each finding.
+class FindingsNet(nn.Module):
+    """One trunk, one map for each finding, and a second look for lung opacities.
 
-    The logit is a smooth maximum of the map, so that what decides can be shown: log-mean-exp with a sharpness that each
-    finding learns (Pinheiro and Collobert, CVPR 2015): a nodule wants a maximum, a large heart a mean.
+    The logit of a finding is the mean of its map, so that the map shows exactly what decided (class activation map, Zhou
+    et al., CVPR 2016). Opacities have a convolutional head of their own that was trained with boxes, so that what it
+    marks can be drawn; its output is the last one.
     """
 
-    def __init__(self, outputs: int, hidden: int = 192, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.fire9 = Fire(512, 64, 256)
-        self.mix = nn.Conv2d(1024, hidden, 1)
-        self.dropout = nn.Dropout2d(dropout)
-        self.maps = nn.Conv2d(hidden, outputs, 1)
-        self.sharpness = nn.Parameter(torch.full((outputs,), 1.0))
+    CHANNELS = 1024
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of shape (n, outputs) and maps of shape (n, outputs, h, w)."""
-        hidden = functional.relu(self.mix(torch.cat((features, self.fire9(features)), 1)))
-        maps = self.maps(self.dropout(hidden))
-        sharpness = functional.softplus(self.sharpness).reshape(1, -1, 1)
-        flat = maps.flatten(2)
-        logits = (torch.logsumexp(flat * sharpness, 2) - torch.log(torch.tensor(float(flat.shape[2])))) / sharpness[
-            ..., 0
-        ]
-        return logits, maps
-
-
-class FindingsNet(nn.Module):
-    """Several heads on one trunk, averaged: what one head missed another of a different fold may have seen."""
-
-    def __init__(self, outputs: int, heads: int = 1, hidden: int = 192) -> None:
+    def __init__(self, outputs: int, hidden: int = 64) -> None:
         super().__init__()
         self.trunk = SqueezeNetTrunk()
-        self.heads = nn.ModuleList(FindingsHead(outputs, hidden) for _ in range(heads))
+        self.fire9 = Fire(512, 64, 256)
+        self.centre = nn.Buffer(torch.zeros(self.CHANNELS))
+        self.scale = nn.Buffer(torch.ones(self.CHANNELS))
+        self.findings = nn.Conv2d(self.CHANNELS, outputs - 1, 1)
+        self.opacity = OpacityHead(self.CHANNELS, hidden)
+
+    def features(self, x: Tensor) -> Tensor:
+        """From (n, 1, h, w), 0 to 1, to standardised features (n, 1024, h / 16, w / 16)."""
+        low = self.trunk(x)
+        both = torch.cat((low, self.fire9(low)), 1)
+        return (both - self.centre[:, None, None]) / self.scale[:, None, None]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
-        features = self.trunk(x)
-        answers: Sequence[tuple[Tensor, Tensor]] = [head(features) for head in self.heads]
+        """From (n, 1, h, w) to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
+        features = self.features(x)
+        maps = self.findings(features)
+        opacity_logit, opacity_map = self.opacity(features)
         return {
-            "logits": torch.stack([logits for logits, _ in answers]).mean(0),
-            "maps": torch.stack([maps for _, maps in answers]).mean(0),
+            "logits": torch.cat((maps.mean((2, 3)), opacity_logit[:, None]), 1),
+            "maps": torch.cat((maps, opacity_map[:, None]), 1),
         }
+
+
+class OpacityHead(nn.Module):
+    """Marks lung opacities: a map trained with boxes, and as image score its smooth maximum.
+
+    The score is the log-mean-exp of the map with a sharpness that is learnt (Pinheiro and Collobert, CVPR 2015).
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.look = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.map = nn.Conv2d(hidden, 1, 1)
+        self.dropout = nn.Dropout2d(0.5)
+        self.sharpness = nn.Parameter(torch.tensor(1.0))
+        self.offset = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of shape (n,) and maps of shape (n, h, w)."""
+        hidden = functional.relu(self.reduce(self.dropout(features)))
+        hidden = hidden + functional.relu(self.look(self.dropout(hidden)))
+        heat = self.map(self.dropout(hidden))[:, 0]
+        sharpness = functional.softplus(self.sharpness)
+        cells = heat.shape[-2] * heat.shape[-1]
+        score = (torch.logsumexp(sharpness * heat.flatten(1), 1) - math.log(cells)) / sharpness
+        return score + self.offset, heat

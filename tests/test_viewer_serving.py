@@ -228,7 +228,7 @@ def test_what_npm_complains_about_is_passed_on_with_a_way_out(tmp_path: Path, mo
     npm.write_text("#!/bin/sh\necho 'ENOTFOUND: no such registry' >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ViewerNotPrepared, match="(?s)ENOTFOUND.*--tarball FILE"):
+    with pytest.raises(ViewerNotPrepared, match=r"(?s)ENOTFOUND.*--tarball FILE"):
         prepare.prepare(tmp_path / "ohif", QUIET)
 
 

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 VERSION = "0.1.0"
 RESEARCH_ONLY = "Research software, not a medical device. Not for diagnosis."
 
@@ -94,13 +96,13 @@ def plot_histograms(path: Path, values: Mapping[str, Sequence[float]], what: str
     return _save(figure, path)
 
 
-def _figure(columns: int) -> Any:
+def _figure(columns: int, width: float = 3.6, height: float = 3.2) -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(3.6 * columns, 3.2), squeeze=False)
+    figure, axes = pyplot.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
     return figure, axes[0]
 
 
@@ -116,3 +118,33 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[str, float], gate: float) -> Path:
+    """AUROC of each finding with its interval, the shortcut baseline beside it and the gate as a line."""
+    figure, (axis,) = _figure(1, width=7.0, height=5.0)
+    keys = sorted(intervals, key=lambda key: intervals[key].value)
+    for row, key in enumerate(keys):
+        found = intervals[key]
+        colour = "#2f7fb8" if found.low >= gate else "#8a8a8a"
+        axis.plot([found.low, found.high], [row, row], color=colour, linewidth=3)
+        axis.plot(found.value, row, "o", color=colour)
+        axis.plot(shortcuts[key], row, "x", color="#c05020")
+    axis.axvline(gate, color="black", linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(keys)), [key.replace("_", " ") for key in keys])
+    axis.set(xlabel="AUROC on held-out patients (cross: view and source alone; dashed: gate)", xlim=(0.4, 1.0))
+    return _save(figure, path)
+
+
+def plot_reliability(path: Path, answers: Mapping[str, tuple[Any, Any]], bins: int = 8) -> Path:
+    """Observed share against predicted probability, a line for each finding."""
+    figure, (axis,) = _figure(1, width=4.5, height=4.5)
+    axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":")
+    for key, (truth, probabilities) in answers.items():
+        parts = np.array_split(np.argsort(probabilities), bins)
+        axis.plot(
+            [probabilities[i].mean() for i in parts], [truth[i].mean() for i in parts], "o-", label=key, markersize=3
+        )
+    axis.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(fontsize=7)
+    return _save(figure, path)

@@ -74,7 +74,8 @@
       toolGroupService, userAuthenticationService, customizationService } = servicesManager.services;
     const problems = [];
     const pending = new Map(); // one piece of work per viewport and per report, however many events arrive
-    let busy = 0;
+    const drawn = new Map(); // viewport -> the radiograph whose results have been dealt with there
+    let entered = false;
 
     const radiographIn = viewportId => (viewportGridService.getDisplaySetsUIDsForViewport(viewportId) ?? [])
       .map(uid => displaySetService.getDisplaySetByUID(uid))
@@ -119,7 +120,7 @@
       const seg = newestResult(displaySetService, radiograph, 'SEG');
       if (!seg) return;
       const segmentationId = seg.displaySetInstanceUID;
-      // OHIF takes the first image of the referenced series; with two radiographs in one series that is the wrong one.
+      // Where the SEG's header arrived before the image's, OHIF took any image of the referenced series.
       seg.referencedDisplaySetInstanceUID = radiograph.displaySetInstanceUID;
       if (!segmentationService.getSegmentation(segmentationId)) {
         await patiently(seg.load({ headers: userAuthenticationService.getAuthorizationHeader() }));
@@ -166,10 +167,9 @@
     /** Starts a piece of work unless it runs already; its failure is told and goes no further. */
     function once(key, what, displaySet, work) {
       if (pending.has(key)) return pending.get(key);
-      busy += 1;
       const running = work()
         .catch(error => report(what, displaySet, error))
-        .finally(() => { busy -= 1; pending.delete(key); });
+        .finally(() => pending.delete(key));
       pending.set(key, running);
       return running;
     }
@@ -183,6 +183,7 @@
         once(imageUid(radiograph), 'SR', radiograph, () => drawBoxes(radiograph)),
       ]);
       cornerstoneViewportService.getCornerstoneViewport(viewportId)?.render();
+      drawn.set(viewportId, imageUid(radiograph));
     }
 
     const everywhere = () => [...viewportGridService.getState().viewports.keys()].forEach(draw);
@@ -201,6 +202,10 @@
 
     function start() {
       oneDisplaySetPerResult();
+      drawn.clear();
+      problems.length = 0;
+      document.getElementById('hilum-problem')?.setAttribute('hidden', '');
+      entered = true;
       customizationService.setCustomizations({ 'panelMeasurement.disableEditing': { $set: true } });
       return [
         cornerstoneViewportService.subscribe(cornerstoneViewportService.EVENTS.VIEWPORT_DATA_CHANGED,
@@ -209,7 +214,12 @@
       ];
     }
 
+    function stop() {
+      entered = false;
+    }
+
     function status() {
+      if (!entered) return null;
       const { annotation } = window.cornerstoneTools ?? {};
       const viewports = [...viewportGridService.getState().viewports.keys()].map(viewportId => {
         const radiograph = radiographIn(viewportId);
@@ -224,14 +234,15 @@
         };
       });
       const boxes = measurementService.getMeasurements().map(m => {
-        const drawn = annotation?.state.getAnnotation(m.uid);
-        return { label: m.label, radiograph: m.SOPInstanceUID, locked: Boolean(drawn && annotation.locking.isAnnotationLocked(m.uid)),
-          ours: Boolean(drawn?.data.hilumLabel), corners: (drawn?.data.handles.points ?? []).map(p => [...p]) };
+        const box = annotation?.state.getAnnotation(m.uid);
+        return { label: m.label, radiograph: m.SOPInstanceUID, locked: Boolean(box && annotation.locking.isAnnotationLocked(m.uid)),
+          ours: Boolean(box?.data.hilumLabel), corners: (box?.data.handles.points ?? []).map(p => [...p]) };
       });
-      return { busy: busy > 0, viewports, boxes, problems: problems.map(p => ({ ...p })) };
+      const waiting = viewports.some(v => v.radiograph && drawn.get(v.viewportId) !== v.radiograph);
+      return { busy: waiting || pending.size > 0, viewports, boxes, problems: problems.map(p => ({ ...p })) };
     }
 
-    return { start, status };
+    return { start, stop, status };
   }
 
   // --- hanging -------------------------------------------------------------------------------------------------------
@@ -285,7 +296,7 @@
     },
     getHangingProtocolModule: () => [{ name: protocol.id, protocol }],
     onModeEnter() { subscriptions = overlay.start(); },
-    onModeExit() { subscriptions.splice(0).forEach(subscription => subscription.unsubscribe()); },
+    onModeExit() { overlay.stop(); subscriptions.splice(0).forEach(subscription => subscription.unsubscribe()); },
   };
 
   // --- the note and the way back -------------------------------------------------------------------------------------

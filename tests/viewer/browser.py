@@ -1,7 +1,7 @@
-"""Drives a real headless Chromium and asks the running viewer what it shows, through OHIF's and Cornerstone's own state.
+"""Drives a real headless Chromium and asks the running viewer what it shows.
 
-What a test reads here comes from the services of OHIF and the annotation state of Cornerstone, not from ``window.hilum``:
-our own account of ourselves is checked against it.
+What a test reads in `Viewer.shown` comes from the services of OHIF and the state of Cornerstone, not from
+``window.hilum``: our own account of ourselves is checked against it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PATIENCE_SECONDS = 90.0
 
 _RENDERED = """() => {
   const services = window.services;
-  if (!services || !window.cornerstone) return false;
+  if (!services || !window.cornerstone || !window.hilum?.status()) return false;
   const viewports = [...services.viewportGridService.getState().viewports.keys()];
   return viewports.length > 0 && viewports.every(id => {
     const viewport = services.cornerstoneViewportService.getCornerstoneViewport(id);
@@ -88,7 +88,8 @@ _COLOUR = """([id, x, y]) => {
   const world = window.cornerstone.utilities.imageToWorldCoords(viewport.getCurrentImageId(), [x, y]);
   const canvas = viewport.getCanvas(), scale = window.devicePixelRatio || 1;
   const [left, top] = viewport.worldToCanvas(world);
-  return [...canvas.getContext('2d').getImageData(Math.round(left * scale), Math.round(top * scale), 1, 1).data].slice(0, 3);
+  const [column, row] = [Math.round(left * scale), Math.round(top * scale)];
+  return [...canvas.getContext('2d').getImageData(column, row, 1, 1).data].slice(0, 3);
 }"""
 
 # The settled state: what was asked for has been drawn, and nothing is under way.

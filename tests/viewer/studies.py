@@ -111,7 +111,8 @@ def results(
 ) -> tuple[Dataset, ...]:
     """The SR and the SEG of one radiograph: two lungs, and one finding with one box (x, y, width, height)."""
     model = ModelIdentity("chest_findings", version, "ab" * 32, "cd" * 32)
-    region = Region(*map(float, box), score=0.91, laterality=Laterality.LEFT)
+    x, y, width, height = map(float, box)
+    region = Region(x, y, width, height, score=0.91, laterality=Laterality.LEFT)
     findings = ImageFindings(
         study_instance_uid=image.StudyInstanceUID,
         sop_class_uid=image.SOPClassUID,

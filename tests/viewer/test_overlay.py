@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from browser import Viewer
-from conftest import ViewerNode
 from pydicom.uid import generate_uid
 from studies import CREATED, Study, ct_slices, radiograph, results
+from viewer_node import ViewerNode
 
 pytestmark = pytest.mark.viewer
 
