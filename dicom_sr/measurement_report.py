@@ -14,6 +14,7 @@ from datetime import datetime
 
 import highdicom as hd
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 
 from dicom_sr import codes
 from dicom_sr.content import (
@@ -42,9 +43,9 @@ DISCLAIMER = "AI result, not verified. Research software, not a medical device."
 # OHIF turns a group into a locked, labelled box when its tracking identifier names the tool that draws it.
 _OHIF_BOX = "Cornerstone3DTools@^0.1.0:RectangleROI"
 _VIEWS = {
-    View.PA: codes.Code("272479007", "SCT", "postero-anterior"),
-    View.AP: codes.Code("399348003", "SCT", "antero-posterior"),
-    View.FRONTAL: codes.Code("399033003", "SCT", "frontal"),
+    View.PA: Code("272479007", "SCT", "postero-anterior"),
+    View.AP: Code("399348003", "SCT", "antero-posterior"),
+    View.FRONTAL: Code("399033003", "SCT", "frontal"),
 }
 
 
@@ -84,7 +85,8 @@ def encode_measurement_report(
     if "StudyDescription" in evidence:
         report.StudyDescription = evidence.StudyDescription
     freeze_times(report, created)
-    return report
+    encoded: Dataset = report
+    return encoded
 
 
 def impression(findings: ImageFindings) -> str:
@@ -148,7 +150,7 @@ def _image_library(evidence: Dataset, findings: ImageFindings) -> Dataset:
     group = [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]
     described = [code(HAS_ACQ_CONTEXT, codes.IMAGE_VIEW, _VIEWS[findings.view])]
     if modality:
-        described.insert(0, code(HAS_ACQ_CONTEXT, codes.MODALITY, codes.Code(evidence.Modality, "DCM", modality)))
+        described.insert(0, code(HAS_ACQ_CONTEXT, codes.MODALITY, Code(evidence.Modality, "DCM", modality)))
     group[0].ContentSequence = described
     return container(CONTAINS, codes.IMAGE_LIBRARY, [container(CONTAINS, codes.IMAGE_LIBRARY_GROUP, group)])
 

@@ -83,7 +83,8 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organisation
     freeze_times(seg, created)
-    return seg
+    encoded: Dataset = seg
+    return encoded
 
 
 def _lay_in_a_plane(seg: Dataset, evidence: Dataset) -> None:

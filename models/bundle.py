@@ -106,7 +106,7 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleInvalid(f"bundle {path.name}: {type(error).__name__}: {error}; restore its folder") from error
     if digest != expected:
         raise BundleInvalid(
-            f"bundle {path.name}: models/model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
+            f"bundle {path.name}: model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
         )
     if not target.startswith(_ALLOWED_TARGETS):
         raise BundleInvalid(f"bundle {path.name}: network_def may not name {target}")

@@ -150,13 +150,18 @@ class _Answer:
         picture, frame = self._pictures[size]
         output = forward(picture[None, None])
         if bundle.contract.interpreter == "structures":
-            fields = 1.0 / (1.0 + np.exp(-output["logits"]))
+            fields = (1.0 / (1.0 + np.exp(-output["logits"]))).astype(np.float32)
             self.segments, self.measurements = structures.interpret(
                 fields, frame, bundle.contract.segments, self.view, name
             )
         else:
             found = scores.interpret(
-                output["logits"], output["maps"], frame, bundle.contract.findings, self.segments, name
+                output["logits"],
+                output["maps"],
+                frame,
+                contract=bundle.contract.findings,
+                segments=self.segments,
+                model=name,
             )
             self.findings.update({finding.key: finding for finding in found})
         self.runs.append(ModelRun(bundle.identity))

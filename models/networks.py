@@ -50,8 +50,8 @@ class SqueezeNetTrunk(nn.Module):
 class FindingsNet(nn.Module):
     """One trunk, one map for each finding, and a second look for lung opacities.
 
-    The logit of a finding is the mean of its map, so that the map shows exactly what decided (class activation map, Zhou
-    et al., CVPR 2016). Opacities have a convolutional head of their own that was trained with boxes, so that what it
+    The logit of a finding is the mean of its map, so that the map shows what decided (class activation map, Zhou et
+    al., CVPR 2016). Opacities have a convolutional head of their own that was trained with boxes, so that what it
     marks can be drawn; its output is the last one.
     """
 

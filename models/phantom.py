@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +230,7 @@ def _soft_tissue(x: FloatImage, y: FloatImage, body: _Body, rng: np.random.Gener
             radius = np.hypot((x - side * 0.43) / 0.36, (y - 0.22) / 0.32)
             soft = soft + 3.2 * np.sqrt(np.clip(1 - radius**2, 0, 1)) * (0.6 + 0.4 * np.clip((y + 0.1) / 0.5, 0, 1))
     uneven = ndimage.gaussian_filter(rng.normal(size=x.shape), 18.0) * 18.0
-    return (soft * (1 + 0.015 * uneven)).astype(np.float32)
+    return _single(soft * (1 + 0.015 * uneven))
 
 
 def _bones(x: FloatImage, y: FloatImage, body: _Body, rng: np.random.Generator) -> FloatImage:
@@ -259,19 +260,19 @@ def _bones(x: FloatImage, y: FloatImage, body: _Body, rng: np.random.Generator) 
         bone += _rib(body.place([(side * px, py) for px, py in blade]), 0.030, 0.7)
         head = np.hypot((x - side * 0.99 * body.breadth) / 0.14, (y + 0.60) / 0.15)
         bone += 1.6 * np.sqrt(np.clip(1 - head**2, 0, 1))
-    return ndimage.gaussian_filter(bone, 0.7).astype(np.float32)
+    return _single(ndimage.gaussian_filter(bone, 0.7))
 
 
 def _rib(points: Points, width: float, thickness: float) -> FloatImage:
     """A tube of bone: its rim is cortex and absorbs more than its middle."""
     outer, inner = _stroke(points, width), _stroke(points, width * 0.62)
-    return thickness * (outer - 0.55 * inner)
+    return _single(thickness * (outer - 0.55 * inner))
 
 
 def _stomach(x: FloatImage, y: FloatImage, body: _Body) -> FloatImage:
     """The gas bubble under the left dome (right in the picture), in cm of air."""
     radius = np.hypot((x - 0.42 * body.width) / 0.15, (y - (0.55 * body.height + body.lift)) / 0.075)
-    return (3.5 * np.sqrt(np.clip(1 - radius**2, 0, 1))).astype(np.float32)
+    return _single(3.5 * np.sqrt(np.clip(1 - radius**2, 0, 1)))
 
 
 def _with(
@@ -321,7 +322,7 @@ def _expose(path: FloatImage, rows: int, columns: int, rng: np.random.Generator)
     dense = -np.log(np.maximum(counted, 1e-5))
     dense += 0.45 * (dense - ndimage.gaussian_filter(dense, max(rows, columns) / 100))
     low, high = np.percentile(dense, (1.0, 99.3))
-    return (np.clip((dense - low) / (high - low), 0, 1) ** 0.9).astype(np.float32)
+    return _single(np.clip((dense - low) / (high - low), 0, 1) ** 0.9)
 
 
 def _filled(points: Points) -> BoolImage:
@@ -340,7 +341,7 @@ def _stroke(points: Points, width: float) -> FloatImage:
     layer = Image.new("L", (_GRID * 2, _GRID * 2))
     pixels = [(2 * px, 2 * py) for px, py in map(_pixel, curve)]
     ImageDraw.Draw(layer).line(pixels, fill=255, width=max(1, round(width * _GRID)), joint="curve")
-    return np.asarray(layer.resize((_GRID, _GRID), Image.Resampling.BOX), np.float32) / 255
+    return _single(np.asarray(layer.resize((_GRID, _GRID), Image.Resampling.BOX)) / 255)
 
 
 def _pixel(point: tuple[float, float]) -> tuple[float, float]:
@@ -349,6 +350,10 @@ def _pixel(point: tuple[float, float]) -> tuple[float, float]:
 
 def _enlarge(image: FloatImage, rows: int, columns: int) -> FloatImage:
     return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC), np.float32)
+
+
+def _single(array: npt.NDArray[Any]) -> FloatImage:
+    return np.asarray(array, dtype=np.float32)
 
 
 def _grid_x() -> FloatImage:

@@ -7,6 +7,7 @@ a map that was shown to point at the finding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ def interpret(
     logits: FloatArray,
     maps: FloatArray,
     frame: Frame,
+    *,
     contract: Sequence[FindingContract],
     segments: Sequence[SegmentMask],
     model: str,
@@ -44,7 +46,14 @@ def interpret(
         Lungs of the same image, in stored pixels, to tell sides; may be empty.
     """
     midline = _midline(segments, frame)
-    return tuple(_finding(c, logits, maps, frame, midline, model) for c in contract)
+    findings = []
+    for c in contract:
+        finding = _finding(c, float(logits[c.output]), model)
+        if finding.state is FindingState.PRESENT and c.localises and finding.probability is not None:
+            regions = _regions(maps[c.output], finding.probability, frame, midline)
+            finding = replace(finding, regions=regions, laterality=_side(regions))
+        findings.append(finding)
+    return tuple(findings)
 
 
 def state_of(probability: float, contract: FindingContract) -> FindingState:
@@ -76,25 +85,12 @@ def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, f
     return sorted(boxes, key=lambda box: -box[4])[:_MOST_BOXES]
 
 
-def _finding(
-    contract: FindingContract, logits: FloatArray, maps: FloatArray, frame: Frame, midline: float, model: str
-) -> Finding:
+def _finding(contract: FindingContract, logit: float, model: str) -> Finding:
     if not contract.evaluated:
         return Finding(contract.key, FindingState.NOT_EVALUATED, reason="evidence", model=model)
-    probability = calibrate(float(logits[contract.output]), contract)
+    probability = calibrate(logit, contract)
     state = state_of(probability, contract)
-    regions: tuple[Region, ...] = ()
-    if state is FindingState.PRESENT and contract.localises:
-        regions = _regions(maps[contract.output], probability, frame, midline)
-    return Finding(
-        contract.key,
-        state,
-        probability=probability,
-        threshold=contract.threshold_present,
-        laterality=_side(regions),
-        regions=regions,
-        model=model,
-    )
+    return Finding(contract.key, state, probability=probability, threshold=contract.threshold_present, model=model)
 
 
 def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float) -> tuple[Region, ...]:

@@ -46,19 +46,16 @@ def run_demo(settings: Settings, console: Console, *, limit: int) -> int:
     stamp = f"{time.time_ns()}"
     with console.status("Making radiographs ..."):
         studies = [*phantom_studies(stamp), *real_studies(stamp, limit)]
-    sent: dict[str, float] = {}
     for study in studies:
         with console.status(f"Sending: {study.title}"):
-            failed = [o.error for o in modality.send(study.instances, "127.0.0.1", settings.dicom_port, settings.ae_title)
-                      if not o.accepted]  # fmt: skip
-            sent[study.study_instance_uid] = time.time()
-            if failed:
+            outcomes = list(modality.send(study.instances, "127.0.0.1", settings.dicom_port, settings.ae_title))
+            if failed := [outcome.error for outcome in outcomes if not outcome.accepted]:
                 raise node.NodeFailed(f"{study.title}: {failed[0]}")
             # one after the other, as a modality would: so that the time shown is that of a lone study
             row = _wait(settings, study.study_instance_uid)
-        seconds = (row["completed_at"] or time.time()) - sent[study.study_instance_uid]
+        seconds = max(0.0, row["completed_at"] - outcomes[-1].answered_at)
         _show(console, study, row, seconds, settings)
-    console.print(f"\nWorklist: {settings.http_url}/hilum/   Research software, not a medical device.")
+    console.print(f"\nWorklist: {settings.http_url}/hilum/   Research software, not a medical device.", soft_wrap=True)
     return 0
 
 
@@ -96,13 +93,11 @@ def phantom_studies(stamp: str) -> Iterator[DemoStudy]:
 
 
 def real_studies(stamp: str, limit: int) -> Iterator[DemoStudy]:
-    """Pictures of ``HILUM_SAMPLES`` or of ``../shared/data``, wrapped as a modality would; none where there are none."""
-    folder = Path(
-        os.environ.get("HILUM_SAMPLES") or REPOSITORY.parent / "shared" / "data" / "nih_chestxray14" / "images"
-    )
-    pictures = (
-        sorted(p for p in folder.glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg")) if folder.is_dir() else []
-    )
+    """Pictures of ``HILUM_SAMPLES`` or ``../shared/data`` as a modality would send them; none where there are none."""
+    here = REPOSITORY.parent / "shared" / "data" / "nih_chestxray14" / "images"
+    folder = Path(os.environ.get("HILUM_SAMPLES") or here)
+    found = folder.glob("*") if folder.is_dir() else ()
+    pictures = sorted(p for p in found if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
     for number, path in enumerate(pictures[:: max(1, len(pictures) // max(1, limit))][:limit]):
         yield DemoStudy(f"Real radiograph {number + 1}", (real_radiograph(path, f"{stamp}/real/{number}", number),))
 
@@ -138,7 +133,7 @@ def _wait(settings: Settings, study_instance_uid: str) -> dict[str, Any]:
 
 def _show(console: Console, study: DemoStudy, row: dict[str, Any], seconds: float, settings: Settings) -> None:
     console.print(f"\n[bold]{study.title}[/bold]: {row['status'].replace('_', ' ')}, priority {row['priority']}, "
-                  f"{seconds:.2f} s after the last C-STORE response")  # fmt: skip
+                  f"{seconds:.2f} s after the last C-STORE response", soft_wrap=True)  # fmt: skip
     if row["status"] != "done":
         console.print(f"  {row['reason']}: {row['message']}")
         return
@@ -149,5 +144,5 @@ def _show(console: Console, study: DemoStudy, row: dict[str, Any], seconds: floa
             table.add_row("  " + finding["key"], finding["state"], f"{100 * finding['probability']:.0f} %", side)
     console.print(table if table.row_count else "  nothing found by the evaluated models")
     unseen = [f["key"] for f in row["findings"] if f["state"] == "not_evaluated"]
-    console.print(f"  not evaluated: {', '.join(unseen) or 'none'}", style="dim")
-    console.print(f"  {settings.http_url}{row['ohif_url']}")
+    console.print(f"  not evaluated: {', '.join(unseen) or 'none'}", style="dim", soft_wrap=True)
+    console.print(f"  {settings.http_url}{row['ohif_url']}", soft_wrap=True)

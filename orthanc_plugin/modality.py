@@ -6,6 +6,7 @@ The rule: an instance is sent as it is, whatever is wrong with it, and each one'
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class SendOutcome:
         File name, or the SOP Instance UID of an instance in memory.
     error
         What went wrong, for people; empty when it was accepted.
+    answered_at
+        When the C-STORE response came, in seconds since 1970.
     """
 
     name: str
@@ -127,6 +130,7 @@ class SendOutcome:
     study_instance_uid: str
     accepted: bool
     error: str = ""
+    answered_at: float = 0.0
 
 
 def send_files(paths: Sequence[Path], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
@@ -187,7 +191,7 @@ def _store(association: Any, ds: Dataset) -> str:
 
 
 def _outcome(name: str, ds: Dataset, error: str) -> SendOutcome:
-    return SendOutcome(name, str(ds.SOPInstanceUID), str(ds.get("StudyInstanceUID", "")), not error, error)
+    return SendOutcome(name, str(ds.SOPInstanceUID), str(ds.get("StudyInstanceUID", "")), not error, error, time.time())
 
 
 def _add_pixels(ds: Dataset, pixels: npt.NDArray[Any], exposure: Exposure) -> None:

@@ -100,9 +100,11 @@ def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: by
         output.SetHttpHeader(name, value)
     if status == 200:
         output.AnswerBuffer(body, mime)
+    elif not body:
+        output.SendHttpStatusCode(status)
     else:
         output.SetHttpHeader("Content-Type", mime)
-        output.SendHttpStatus(status, body)
+        output.SendHttpStatus(status, body.decode("utf-8"), len(body))
 
 
 def _text(tags: dict[str, Any], keyword: str) -> str:

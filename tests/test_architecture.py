@@ -76,7 +76,9 @@ def test_imports_go_one_way(path: Path) -> None:
     if module.startswith("models"):
         assert not packages & {"orthanc_plugin", "dicom_sr", "training"}, f"{module}: models know nothing of the node"
     if module.startswith("dicom_sr"):
-        assert not packages & {"torch", "monai", "openvino", "orthanc_plugin", "training"}, f"{module}: encodes, no more"
+        assert not packages & {"torch", "monai", "openvino", "orthanc_plugin", "training"}, (
+            f"{module}: encodes, no more"
+        )
         ours = {name for name in names if name.split(".")[0] == "models"}
         assert all(name.startswith("models.findings") or name == "models" for name in ours), f"{module}: only findings"
     if module.startswith("orthanc_plugin") and module != "orthanc_plugin.plugin":
@@ -88,7 +90,11 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_project_speaks_of_itself_alone() -> None:
     """No absolute path of a machine and no registry host in any text that we ship."""
     forbidden = re.compile(r"/work/|/root/|/home/\w+/|/opt/wheels|registry\.npmjs|pypi\.org|files\.pythonhosted")
-    for path in [*REPOSITORY.glob("*.*"), REPOSITORY / "hilum", *(q for p in OURS for q in (REPOSITORY / p).rglob("*"))]:
+    for path in [
+        *REPOSITORY.glob("*.*"),
+        REPOSITORY / "hilum",
+        *(q for p in OURS for q in (REPOSITORY / p).rglob("*")),
+    ]:
         if path.is_file() and path.suffix in {".py", ".md", ".json", ".toml", ".lock", ".js", ".html", ".txt", ""}:
             match = forbidden.search(path.read_text("utf-8"))
             assert match is None, f"{path.relative_to(REPOSITORY)} holds {match and match[0]!r}"

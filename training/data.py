@@ -36,7 +36,8 @@ class StructureRecord:
     Parameters
     ----------
     masks
-        Structure key (``lung_fields``, ``heart``) to the file of its mask.
+        Structure key to the file of its mask: ``lung_fields`` (both lungs in one), ``lung_right``, ``lung_left``,
+        ``heart``. Where both drawings of the lungs are there, two readers drew them.
     """
 
     image: Path
@@ -68,19 +69,20 @@ class FindingRecord:
 
 
 def read_structures(data: Path) -> list[StructureRecord]:
-    """Lung fields of ``lung_masks`` and hearts of ``chest_structures``.
+    """Lung fields of ``lung_masks``; lungs by side and hearts of ``chest_structures``.
 
-    The two sets draw lungs differently (with and without the lung behind the heart), so lungs come from the first alone.
+    Both sets draw the lung behind the heart: on the pictures that lie in both, as much of it.
     """
     masks: dict[str, dict[str, Path]] = defaultdict(dict)
     images: dict[str, Path] = {}
     patients: dict[str, str] = {}
+    structures = {"Cardiomediastinum": "heart", "Right_Lung": "lung_right", "Left_Lung": "lung_left"}
     for row in _rows(data / "chest_structures" / "masks.csv"):
         name = row["file"]
         images[name] = data / "chest_structures" / "images" / name
         patients[name] = row["patientid"]
-        if row["structure"] == "Cardiomediastinum":
-            masks[name]["heart"] = data / "chest_structures" / "masks" / row["mask"]
+        if row["structure"] in structures:
+            masks[name][structures[row["structure"]]] = data / "chest_structures" / "masks" / row["mask"]
     for row in _rows(data / "lung_masks" / "labels.csv"):
         name = row["file"]
         # the same picture may lie in both folders; the masks of each fit its own copy, and both show the same field
@@ -88,6 +90,12 @@ def read_structures(data: Path) -> list[StructureRecord]:
         patients[name] = row["patientid"]
         masks[name]["lung_fields"] = data / "lung_masks" / "masks" / row["mask"]
     return [StructureRecord(images[n], patients[n], masks[n]) for n in sorted(images) if masks[n]]
+
+
+def read_other_pictures(data: Path) -> list[StructureRecord]:
+    """Lateral radiographs and CT figures of ``view_gate``: nothing on them is to be outlined."""
+    folder = data / "view_gate"
+    return [StructureRecord(folder / row["file"], row["patientid"], {}) for row in _rows(folder / "labels.csv")]
 
 
 def read_findings(data: Path) -> list[FindingRecord]:

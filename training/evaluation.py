@@ -44,7 +44,7 @@ def auroc(truth: FloatArray, scores: FloatArray, patients: Sequence[str], seed: 
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     members = [np.flatnonzero(index == i) for i in range(len(names))]
     rng = np.random.default_rng(seed)
-    draws = []
+    draws: list[float] = []
     while len(draws) < BOOTSTRAP_SAMPLES:
         chosen = np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])
         if 0 < truth[chosen].sum() < len(chosen):
@@ -95,7 +95,7 @@ def sensitivity_specificity(truth: FloatArray, probabilities: FloatArray, thresh
 def shortcut_scores(
     truth: FloatArray, attributes: Sequence[tuple[str, ...]], folds: npt.NDArray[np.int_]
 ) -> FloatArray:
-    """Out-of-fold scores of a logistic regression that sees only attributes such as view and source, never the image."""
+    """Out-of-fold scores of a logistic regression on attributes such as view and source alone, without the image."""
     levels = [sorted(set(column)) for column in zip(*attributes, strict=True)]
     columns = [[float(row[i] == level) for i, names in enumerate(levels) for level in names] for row in attributes]
     features, scores = np.asarray(columns), np.zeros(len(truth))

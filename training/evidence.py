@@ -1,0 +1,238 @@
+"""Weighs the evidence for each output of ``chest_findings`` and writes bundle and card.
+
+The rule: a finding that the evidence does not carry is switched off in the contract, so that the node can only say
+"not evaluated"; nobody has to remember it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.bundle import write_bundle
+from training.card import Card, metadata, plot_intervals, plot_reliability, write_card
+from training.data import NIH_COLUMNS, FindingRecord
+from training.evaluation import (
+    Interval,
+    auroc,
+    calibration_error,
+    mean_interval,
+    operating_points,
+    platt,
+    sensitivity_specificity,
+    shortcut_scores,
+)
+
+INPUT_SIZE = 320
+CELLS = 19  # side of a map
+OUTPUTS = (*NIH_COLUMNS, "abnormal", "lung_opacity")  # opacity last: it has its own head
+FOLDS = 5
+# A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut.
+LEAST_AUROC, LEAST_POSITIVES = 0.70, 15
+SPECIFICITY, SENSITIVITY = 0.90, 0.90
+# Its images were drawn at random from the test set of ChestX-ray14: there is no collection to read off.
+RANDOM_SOURCE = "jrzech/reproduce-chexnet"
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What the heads are trained on.
+
+    Parameters
+    ----------
+    truth, teacher
+        Shape (n, outputs): 0 to 1, NaN where nobody said.
+    boxes
+        Shape (views, n, CELLS, CELLS): share of each cell inside an opacity box.
+    """
+
+    records: list[FindingRecord]
+    fold: npt.NDArray[np.int_]
+    truth: npt.NDArray[np.float32]
+    teacher: npt.NDArray[np.float32]
+    boxes: Tensor
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each sample."""
+        return [record.patient for record in self.records]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Answers for each sample by heads that never saw its patient: logits (n, outputs), opacity maps (n, h, w)."""
+
+    logits: FloatArray
+    maps: FloatArray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What held-out patients say about one output."""
+
+    key: str
+    positives: int
+    images: int
+    auroc: Interval
+    shortcut: float
+    calibration: float
+    slope: float
+    intercept: float
+    threshold_absent: float
+    threshold_present: float
+    sensitivity: float
+    specificity: float
+    within_source: Interval | None
+
+    @property
+    def carries(self) -> bool:
+        """Whether the finding may be reported."""
+        return (
+            self.auroc.low >= LEAST_AUROC
+            and self.positives >= LEAST_POSITIVES
+            and self.auroc.value > self.shortcut
+            and self.threshold_absent < self.threshold_present
+        )
+
+
+def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, FloatArray, FloatArray]:
+    """The evidence for one output; also its truth and its probabilities, calibrated on the other folds."""
+    known = ~np.isnan(samples.truth[:, output])
+    truth, scores = samples.truth[known, output].astype(float), logits[known, output]
+    folds, patients = samples.fold[known], [p for p, k in zip(samples.patients, known, strict=True) if k]
+    records = [r for r, k in zip(samples.records, known, strict=True) if k]
+    probabilities, called = np.zeros(len(truth)), np.zeros(len(truth), np.bool_)
+    for fold in range(FOLDS):
+        inside = folds != fold
+        slope, intercept = platt(truth[inside], scores[inside])
+        line = _sigmoid(slope * scores + intercept)
+        _, present = operating_points(truth[inside], line[inside], specificity=SPECIFICITY, sensitivity=SENSITIVITY)
+        probabilities[~inside], called[~inside] = line[~inside], line[~inside] >= present
+    slope, intercept = platt(truth, scores)
+    absent, present = operating_points(
+        truth, _sigmoid(slope * scores + intercept), specificity=SPECIFICITY, sensitivity=SENSITIVITY
+    )
+    shortcut = shortcut_scores(truth, [(r.view, r.source) for r in records], folds)
+    sources = np.array([r.source for r in records])
+    random_source = sources == RANDOM_SOURCE
+    within = None
+    if 5 <= truth[random_source].sum() < random_source.sum():
+        within = auroc(
+            truth[random_source], scores[random_source], [p for p, s in zip(patients, random_source, strict=True) if s]
+        )
+    sensitivity, specificity = sensitivity_specificity(truth, called.astype(float), 0.5)
+    evidence = Evidence(
+        OUTPUTS[output], int(truth.sum()), len(truth), auroc(truth, scores, patients),
+        auroc(truth, shortcut, patients).value, calibration_error(truth, probabilities), slope, intercept,
+        absent, present, sensitivity, specificity, within,
+    )  # fmt: skip
+    return evidence, truth, probabilities
+
+
+def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
+    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); and that of the best fixed cell."""
+    boxed = np.flatnonzero(samples.boxes[0].sum((1, 2)).numpy() > 0)
+    inside = samples.boxes[0].numpy()[boxed] >= 0.5
+    hits = np.array([cells.ravel()[maps[i].argmax()] for i, cells in zip(boxed, inside, strict=True)], float)
+    fixed = inside.reshape(len(boxed), -1)
+    best = fixed[:, fixed.mean(0).argmax()].astype(float)
+    patients = [samples.patients[i] for i in boxed]
+    return mean_interval(hits, patients), mean_interval(best, patients)
+
+
+def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut, provenance: dict[str, Any]) -> None:
+    """Weigh the evidence; write weights, contract and card."""
+    weighed = [weigh(samples, held_out.logits, i) for i in tqdm(range(len(OUTPUTS)), desc="evidence", unit="finding")]
+    evidence = [e for e, _, _ in weighed]
+    hit, fixed = pointing(samples, held_out.maps)
+    localises = hit.low > fixed.value
+    findings = {
+        e.key: {
+            "output": OUTPUTS.index(e.key), "evaluated": e.carries, "slope": e.slope, "intercept": e.intercept,
+            "threshold_absent": e.threshold_absent, "threshold_present": e.threshold_present,
+            "localises": e.key == "lung_opacity" and localises,
+        }
+        for e in evidence if e.key != "abnormal"
+    }  # fmt: skip
+    figures = {e.key: {**asdict(e), "evaluated": e.carries} for e in evidence}
+    section = {
+        "interpreter": "scores", "input_size": INPUT_SIZE, "findings": findings, "provenance": provenance,
+        "figures": {**figures, "pointing_lung_opacity": asdict(hit), "pointing_best_fixed_cell": asdict(fixed)},
+    }  # fmt: skip
+    described = metadata(
+        "NIH-14 findings and lung opacity on frontal chest radiographs of adults",
+        "Raising the reading priority of radiographs in research. Not a medical device, not for diagnosis.",
+        channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(OUTPUTS)},
+    )  # fmt: skip
+    network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(OUTPUTS)}
+    write_bundle(bundle, network, {"network_def": network_def}, {**described, "hilum": section})
+    plots = (
+        plot_intervals(
+            bundle / "docs" / "auroc.png",
+            {e.key: e.auroc for e in evidence},
+            {e.key: e.shortcut for e in evidence},
+            LEAST_AUROC,
+        ),
+        plot_reliability(bundle / "docs" / "reliability.png", {e.key: (t, p) for e, t, p in weighed if e.carries}),
+    )
+    write_card(bundle, replace(_card(evidence, hit, fixed, provenance), plots=plots))
+
+
+def _card(evidence: Sequence[Evidence], hit: Interval, fixed: Interval, provenance: dict[str, Any]) -> Card:
+    rows = [
+        (
+            e.key.replace("_", " "), f"{e.positives} of {e.images}", str(e.auroc), f"{e.shortcut:.3f}",
+            str(e.within_source) if e.within_source else "too few", f"{e.sensitivity:.2f} / {e.specificity:.2f}",
+            f"{e.calibration:.3f}", "yes" if e.carries else "**not evaluated**",
+        )
+        for e in evidence
+    ]  # fmt: skip
+    eight = sorted((e for e in evidence if e.key in NIH_COLUMNS), key=lambda e: -e.positives)[:8]
+    mean8 = np.mean([e.auroc.value for e in eight])
+    return Card(
+        title="chest_findings",
+        purpose="Scores the 14 findings of NIH ChestX-ray14 and lung opacity (RSNA) on a frontal chest radiograph of "
+        "an adult, and draws boxes around opacities. `abnormal` (any of the 14) is for comparison and not reported.",
+        data="1,303 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center), labels from reports; "
+        "434 of them with radiologists' opacity labels and boxes (RSNA 2018). Features: SqueezeNet 1.0, trained on "
+        "ImageNet.",
+        header=(
+            "finding",
+            "positives",
+            "AUROC, five folds by patient, 95 % interval",
+            "view + source alone",
+            "within the randomly drawn source",
+            "sensitivity / specificity when called present",
+            "calibration error",
+            "reported",
+        ),
+        rows=rows,
+        notes=(
+            f"A finding is reported only if the lower bound of its AUROC is at least {LEAST_AUROC}, with at least "
+            f"{LEAST_POSITIVES} positives, and it beats a regression on view and source alone.",
+            f"Mean AUROC of the eight most frequent findings: {mean8:.3f}.",
+            f"Opacity boxes: the hottest cell lies in a radiologist's box in {hit} of the pictures; the best fixed "
+            f"cell in {fixed}.",
+            "Labels are text-mined and partly wrong. The images come from several collections that differ in disease "
+            "and view; the column 'view + source alone' shows how far that leads without looking at the image.",
+            "Probabilities are calibrated to the share of each finding in this collection, higher than in a hospital.",
+            "Pneumothorax: few positives; where it says not evaluated, the model says nothing about it and triage "
+            "cannot use it.",
+            "Adults only. Not validated on portable units, detectors or populations other than the collection's.",
+        ),
+        plots=(),
+        provenance=json.dumps(provenance, indent=1),
+    )
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return 1 / (1 + np.exp(-x))
