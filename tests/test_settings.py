@@ -1,0 +1,47 @@
+"""Settings: validated at the start, and documented."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, load_settings
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "hilum.toml").write_text('http_port = 9000\nae_title = "FROMFILE"\nbundles = ["lung_fields"]\n')
+    settings = load_settings({"HILUM_HOME": str(tmp_path), "HILUM_HTTP_PORT": "9001"})
+    assert (settings.http_port, settings.ae_title, settings.dicom_port) == (9001, "FROMFILE", 4242)
+    assert settings.bundles == ("lung_fields",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["http_port = 0", "http_port = 70000", 'http_port = "x"', "http_port = 1.5", "http_port = true", "colour = 1",
+     'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense"],
+)  # fmt: skip
+def test_a_bad_value_stops_the_start_and_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "hilum.toml").write_text(line)
+    with pytest.raises(SettingsInvalid):
+        load_settings({"HILUM_HOME": str(tmp_path)})
+
+
+def test_every_setting_is_documented() -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    for name in {f.name for f in fields(Settings)} - {"home"}:
+        assert f"`{name}`" in readme, f"{name} is missing from the README's table of settings"
+
+
+def test_passwords_are_random_kept_and_private(tmp_path: Path) -> None:
+    first, other = load_credentials(tmp_path / "a.json"), load_credentials(tmp_path / "b.json")
+    assert first == load_credentials(tmp_path / "a.json")
+    assert first.password != other.password
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
+    assert first.password not in repr(first)
+    (tmp_path / "a.json").chmod(0o644)
+    with pytest.raises(PermissionError, match="others"):
+        load_credentials(tmp_path / "a.json")
