@@ -11,9 +11,11 @@ The rule: a bundle whose weights are not the ones its metadata names is not run.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from models.findings import ModelIdentity
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "models.networks.")
+INTERPRETERS = ("structures", "scores")
 
 
 class BundleInvalid(Exception):
@@ -90,31 +93,31 @@ def load_bundle(path: Path) -> Bundle:
     Raises
     ------
     BundleInvalid
-        When a file is missing or malformed, or the weights are not those that the metadata names.
+        When a file is missing or malformed, the weights are not those that the metadata names, or the network is not
+        of the modules that bundles may use.
     """
     from monai.bundle import ConfigParser
 
     try:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
-        weights = path / "models" / "model.pt"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        section, target = metadata["hilum"], inference["network_def"]["_target_"]
+        content = (path / "models" / "model.pt").read_bytes()
+        section, network_def = metadata["hilum"], inference["network_def"]
         expected, version = section["weights_sha256"], metadata["version"]
         contract = _contract(section)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleInvalid(f"bundle {path.name}: {type(error).__name__}: {error}; restore its folder") from error
+    digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise BundleInvalid(
             f"bundle {path.name}: model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
         )
-    if not target.startswith(_ALLOWED_TARGETS):
-        raise BundleInvalid(f"bundle {path.name}: network_def may not name {target}")
-    network = ConfigParser(inference).get_parsed_content("network_def", instantiate=True)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
+    _check_network_def(path.name, network_def)
     try:
+        network = ConfigParser({"network_def": network_def}).get_parsed_content("network_def", instantiate=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
         raise BundleInvalid(f"bundle {path.name}: the weights do not fit network_def; restore its folder") from error
     identity = ModelIdentity(path.name, version, digest, config_digest(section, inference))
     return Bundle(identity, contract, network.eval())
@@ -143,4 +146,26 @@ def _contract(section: dict[str, Any]) -> Contract:
         FindingContract(key=key, **{n: v for n, v in entry.items() if n in FindingContract.__dataclass_fields__})
         for key, entry in section.get("findings", {}).items()
     )
-    return Contract(section["interpreter"], int(section["input_size"]), tuple(section.get("segments", ())), findings)
+    for f in findings:
+        if not 0.0 <= f.threshold_absent <= f.threshold_present <= 1.0:
+            raise ValueError(f"the thresholds of {f.key} are not in order between 0 and 1")
+    interpreter, size = section["interpreter"], section["input_size"]
+    if interpreter not in INTERPRETERS:
+        raise ValueError(f"interpreter {interpreter!r} is none of {', '.join(INTERPRETERS)}")
+    if not isinstance(size, int) or not 32 <= size <= 2048:
+        raise ValueError(f"input_size {size!r} is no side between 32 and 2048 pixels")
+    return Contract(interpreter, size, tuple(section.get("segments", ())), findings)
+
+
+def _check_network_def(name: str, part: Any) -> None:
+    """Refuse what ConfigParser would evaluate or import beyond the allowed classes, at any depth."""
+    if isinstance(part, str) and part[:1] in ("$", "@", "%"):
+        raise BundleInvalid(f"bundle {name}: network_def may hold no expression or reference: {part}")
+    if isinstance(part, dict):
+        if "_target_" in part and not str(part["_target_"]).startswith(_ALLOWED_TARGETS):
+            raise BundleInvalid(f"bundle {name}: network_def may not name {part['_target_']}")
+        for value in part.values():
+            _check_network_def(name, value)
+    if isinstance(part, list):
+        for value in part:
+            _check_network_def(name, value)

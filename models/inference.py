@@ -42,6 +42,10 @@ NIH_FINDINGS = (
 )  # fmt: skip
 
 
+class OutputInvalid(Exception):
+    """A network answered with something that cannot be interpreted; recorded as that model's failure."""
+
+
 @dataclass(frozen=True)
 class ImageIdentity:
     """Which image is read, and from which side it was taken."""
@@ -149,6 +153,8 @@ class _Answer:
             self._pictures[size] = network_input(self.image, size)
         picture, frame = self._pictures[size]
         output = forward(picture[None, None])
+        if not all(np.isfinite(values).all() for values in output.values()):
+            raise OutputInvalid(f"{name} answered with values that are not numbers")
         if bundle.contract.interpreter == "structures":
             fields = (1.0 / (1.0 + np.exp(-output["logits"]))).astype(np.float32)
             self.segments, self.measurements = structures.interpret(

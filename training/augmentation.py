@@ -60,36 +60,6 @@ def augment(pictures: Tensor, masks: Tensor, how: Augmentation) -> tuple[Tensor,
     return pictures.clamp(0, 1), masks, matrix
 
 
-def spoil(pictures: Tensor) -> Tensor:
-    """Make of each picture (n, 1, h, w) something that is no upright frontal chest: turned, upside down, inverted,
-    shuffled, a small part of it, or noise of any grain."""  # noqa: D205, D209
-    spoiled = []
-    for picture in pictures:
-        kind = int(torch.randint(7, ()))
-        height, width = picture.shape[-2:]
-        if kind == 0:
-            changed = torch.rot90(picture, int(torch.randint(1, 4, ())), (-2, -1))
-        elif kind == 1:
-            changed = picture.flip(-2)
-        elif kind == 2:
-            changed = 1 - picture
-        elif kind == 3:
-            tiles = picture.unfold(1, height // 4, height // 4).unfold(2, width // 4, width // 4).reshape(16, -1)
-            mixed = tiles[torch.randperm(16)].reshape(4, 4, height // 4, width // 4)
-            changed = mixed.permute(0, 2, 1, 3).reshape(1, height, width)
-        elif kind == 4:
-            side = height // 4
-            top, left = (int(torch.randint(height - side, ())) for _ in range(2))
-            part = picture[None, :, top : top + side, left : left + side]
-            changed = functional.interpolate(part, (height, width), mode="bilinear")[0]
-        else:
-            grain = int(2 ** torch.randint(2, 9, ()))
-            coarse = torch.rand(1, 1, min(grain, height), min(grain, width))
-            changed = functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
-        spoiled.append(changed)
-    return torch.stack(spoiled)
-
-
 def _random_affine(count: int, how: Augmentation) -> Tensor:
     angle = _symmetric(count) * math.radians(how.degrees)
     scale, aspect = torch.exp(_symmetric(count) * how.log_scale), torch.exp(_symmetric(count) * how.log_scale / 3)

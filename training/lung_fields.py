@@ -22,10 +22,11 @@ from models.bundle import write_bundle
 from models.findings import View
 from models.rendering import Frame
 from models.structures import cardiothoracic_ratio, clean
-from training.augmentation import Augmentation, augment, spoil
+from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.card import Card, metadata, plot_histograms, write_card
 from training.data import (
+    BoolArray,
     StructureRecord,
     data_digest,
     network_mask,
@@ -35,6 +36,9 @@ from training.data import (
     split_sides,
 )
 from training.evaluation import Interval, mean_interval
+from training.negatives import spoil
+
+FloatArray = npt.NDArray[np.float16]
 
 SEGMENTS = ("lung_right", "lung_left", "heart")
 INPUT_SIZE = 256
@@ -51,19 +55,30 @@ NETWORK: dict[str, Any] = {
 # Sides are learnt, so nothing is mirrored; strong tones, for detectors differ.
 AUGMENTATION = Augmentation(degrees=12, log_scale=0.22, shift=0.12)
 BATCH = 8
-SPOILED = 1  # pictures that are no chest, beside each batch
+WRONG = 2  # pictures without a frontal chest that each batch has in addition
 BASELINE_DICE = 0.952  # a U-Net of 275k parameters at 160 px on 80 unseen images of the same set
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Pictures (n, size, size), masks (n, 3, size, size) and which of them were drawn (n, 3)."""
+    """Pictures as the network sees them.
+
+    Parameters
+    ----------
+    pictures
+        Shape (n, size, size), 0 to 1.
+    masks, drawn
+        Shape (n, 3, size, size), in the order of `SEGMENTS`, and which of them somebody drew: shape (n, 3).
+    second
+        Number of a picture to the lungs that a second reader drew on it, shape (size, size).
+    """
 
     pictures: npt.NDArray[np.float16]
     masks: npt.NDArray[np.bool_]
     drawn: npt.NDArray[np.bool_]
     frames: list[Frame]
     patients: list[str]
+    second: dict[int, npt.NDArray[np.bool_]]
 
 
 def train(data: Path, bundle: Path, *, epochs: int, seed: int) -> None:
@@ -95,26 +110,36 @@ def train(data: Path, bundle: Path, *, epochs: int, seed: int) -> None:
     write(bundle, network, figures, provenance)
 
 
-def load_samples(records: list[StructureRecord]) -> Samples:
-    """Render every record as the network will see it, with its masks."""
-    pictures, frames = network_pictures([r.image for r in records], INPUT_SIZE, "rendering")
+def load_samples(records: list[StructureRecord], what: str = "rendering") -> Samples:
+    """Render every record as the network will see it, with its masks; a record without any is no frontal chest."""
+    pictures, frames = network_pictures([r.image for r in records], INPUT_SIZE, what)
     masks = np.zeros((len(records), len(SEGMENTS), INPUT_SIZE, INPUT_SIZE), np.bool_)
     drawn = np.zeros((len(records), len(SEGMENTS)), np.bool_)
+    second = {}
     for i, (record, frame) in enumerate(zip(records, frames, strict=True)):
-        if "lung_fields" in record.masks:
-            masks[i, :2] = split_sides(network_mask(record.masks["lung_fields"], frame))
+        found = {key: network_mask(path, frame) for key, path in record.masks.items()}
+        if "lung_fields" in found:
+            masks[i, :2] = split_sides(found["lung_fields"])
             drawn[i, :2] = True
-        if "heart" in record.masks:
-            masks[i, 2] = network_mask(record.masks["heart"], frame)
-            drawn[i, 2] = True
-    return Samples(pictures, masks, drawn, frames, [r.patient for r in records])
+            if "lung_right" in found and "lung_left" in found:
+                second[i] = found["lung_right"] | found["lung_left"]
+        for channel, key in enumerate(SEGMENTS):
+            if key in found and not drawn[i, channel]:
+                masks[i, channel], drawn[i, channel] = found[key], True
+    return Samples(pictures, masks, drawn, frames, [r.patient for r in records], second)
 
 
-def fit(samples: Samples, chosen: npt.NDArray[np.bool_], *, epochs: int, seed: int) -> nn.Module:
-    """Train on the chosen samples; returns the averaged network in evaluation mode."""
+def fit(samples: Samples, chosen: BoolArray, others: FloatArray, *, epochs: int, seed: int) -> nn.Module:
+    """Train on the chosen samples; returns the averaged network in evaluation mode.
+
+    Parameters
+    ----------
+    others
+        Shape (m, size, size): pictures of anything but a frontal chest, on which nothing is to be outlined.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"})
+    network = UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"}).to(memory_format=torch.channels_last)
     # few hearts were drawn: those pictures come twice
     pool = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(chosen & samples.drawn[:, 2])])
     steps = len(pool) // BATCH
@@ -126,15 +151,17 @@ def fit(samples: Samples, chosen: npt.NDArray[np.bool_], *, epochs: int, seed: i
             order = rng.permutation(pool)
             for step in range(steps):
                 batch = order[step * BATCH : (step + 1) * BATCH]
-                pictures = torch.from_numpy(samples.pictures[batch].astype(np.float32))[:, None]
-                masks = torch.from_numpy(samples.masks[batch].astype(np.float32))
+                chests = torch.from_numpy(samples.pictures[batch].astype(np.float32))[:, None]
+                wrong = _wrong_pictures(chests, others, rng)
+                pictures = torch.cat((chests, wrong))
+                empty = np.zeros((len(wrong), *samples.masks.shape[1:]), np.bool_)
+                masks = torch.from_numpy(np.concatenate((samples.masks[batch], empty))).float()
+                drawn = torch.from_numpy(np.pad(samples.drawn[batch], ((0, WRONG), (0, 0)), constant_values=True))
                 pictures, masks, _ = augment(pictures, masks, AUGMENTATION)
-                drawn = torch.from_numpy(samples.drawn[batch]).float()
-                # what is no chest has no lungs: the node refuses such pictures by the empty outlines
-                pictures = torch.cat((pictures, spoil(pictures[:SPOILED])))
-                masks = torch.cat((masks, torch.zeros_like(masks[:SPOILED])))
-                drawn = torch.cat((drawn, torch.ones_like(drawn[:SPOILED])))
-                loss = segmentation_loss(network(pictures), masks, drawn)
+                # half the work in half precision; the loss and the weights stay single
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    logits = network(pictures)
+                loss = segmentation_loss(logits.float(), masks, drawn.float())
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), 2.0)
@@ -146,6 +173,16 @@ def fit(samples: Samples, chosen: npt.NDArray[np.bool_], *, epochs: int, seed: i
     network.load_state_dict(average.state)
     trained: nn.Module = network.eval()
     return trained
+
+
+def _wrong_pictures(chests: Tensor, others: FloatArray, rng: np.random.Generator) -> Tensor:
+    """Pictures of which nothing is to be outlined, shape (WRONG, 1, size, size): real ones and made ones by turns."""
+    wrong = spoil(chests[:WRONG])
+    for i in range(WRONG):
+        if len(others) and rng.random() < 0.5:
+            picture = torch.from_numpy(others[int(rng.integers(len(others)))].astype(np.float32))
+            wrong[i, 0] = picture.flip(-1) if rng.random() < 0.5 else picture
+    return wrong
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, drawn: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Pictures without an upright frontal chest: what ``lung_fields`` learns to leave empty, so that they are refused.
 
-The rule: nothing here may look like a chest hung as it should; what comes from a chest is turned, inverted, magnified or
-cut to pieces. The limbs of ``data/dicom`` are never used, so that they stay a test.
+The rule: nothing here may look like a chest hung as it should; what comes from a chest is turned, inverted,
+magnified or cut to pieces. The limbs of ``data/dicom`` are never used, so that they stay a test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def spoil(pictures: Tensor) -> Tensor:
 
 def _one(chest: Tensor, kind: str) -> Tensor:
     makers = {
-        "turned": lambda: torch.rot90(chest, int(torch.randint(1, 4, ()))),
+        "turned": lambda: _turned(chest),
         "inverted": lambda: 1 - chest,
         "pieces": lambda: _pieces(chest),
         "magnified": lambda: _magnified(chest),
@@ -44,6 +44,12 @@ def _one(chest: Tensor, kind: str) -> Tensor:
         "page": lambda: _page(chest.shape[-1]),
     }
     return makers[kind]().clamp(0, 1)
+
+
+def _turned(chest: Tensor) -> Tensor:
+    """A chest that lies on its side or stands on its head, mirrored or not."""
+    turns = int(torch.randint(1, 4, ()))
+    return torch.rot90(chest, turns) if _uniform() < 0.7 else chest.flip(-2)
 
 
 def _pieces(chest: Tensor) -> Tensor:
