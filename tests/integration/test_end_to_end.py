@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Node
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -21,6 +20,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from running_node import Node
 
 from models.phantom import Pathology, chest
 from orthanc_plugin import modality

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import Node, start_node
+from running_node import Node, start_node
 
 from models.phantom import chest
 from orthanc_plugin import modality, node

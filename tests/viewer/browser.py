@@ -116,6 +116,10 @@ class Viewer:
     def open_study(self, study_instance_uid: str) -> None:
         """Follow the deep link and wait until every viewport shows its picture and our results are drawn."""
         self.page.goto(f"{self.base_url}/ohif/viewer?StudyInstanceUIDs={study_instance_uid}")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until every viewport shows its picture and nothing is under way."""
         self.wait(_RENDERED)
         self.wait(_SETTLED)
 

@@ -1,0 +1,80 @@
+"""A person's way on the real node: log in, worklist, one click, and the viewer shows what the models found.
+
+The pictures of the README are made here; ``HILUM_SCREENSHOTS=docs`` writes them there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Viewer
+from playwright.sync_api import expect
+from running_node import Node
+
+from models.phantom import Pathology, chest
+from orthanc_plugin import modality
+from orthanc_plugin.credentials import Credentials
+from orthanc_plugin.modality import Exposure
+from orthanc_plugin.settings import REPOSITORY
+
+pytestmark = [pytest.mark.node, pytest.mark.viewer]
+
+Open = Callable[[str, Credentials], Viewer]
+
+
+def keep(picture: Path, name: str) -> None:
+    if folder := os.environ.get("HILUM_SCREENSHOTS"):
+        shutil.copyfile(picture, REPOSITORY / folder / name)
+
+
+def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> None:
+    phantom = chest(7, pathologies=[Pathology("lung_opacity", right=True, size=1.0, height=0.6)])
+    ds = modality.radiograph(
+        phantom.pixels, Exposure(seed=uuid.uuid4().hex, patient_name="Hilum^First Light", patient_id="FIRST")
+    )
+    sent = list(modality.send([ds], "127.0.0.1", hilum_node.settings.dicom_port, hilum_node.settings.ae_title))
+    assert all(outcome.accepted for outcome in sent)
+    uid = str(ds.StudyInstanceUID)
+    row = hilum_node.wait_for(uid)
+    assert row["status"] == "done"
+    with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
+        window.page.goto(f"{hilum_node.settings.http_url}/hilum/")
+        listed = window.page.locator(f'[id="study-{uid}"]')
+        expect(listed).to_contain_text("Hilum, First Light")
+        expect(listed).to_contain_text("Done")
+        expect(window.page.locator("header")).to_contain_text("not a medical device")
+        keep(window.screenshot("worklist"), "worklist.png")
+        listed.get_by_role("link", name="Open in OHIF").click()
+        window.settle()
+        (viewport,) = window.viewports()
+        assert viewport["sop_instance_uid"] == ds.SOPInstanceUID
+        (segmentation,) = viewport["segmentations"]
+        labels = {segment["label"]: segment for segment in segmentation["segments"]}
+        for key, label in (("lung_right", "Lung right"), ("lung_left", "Lung left")):
+            rows, columns = np.nonzero(phantom.masks[key])
+            x, y = labels[label]["centre"]
+            assert abs(x - columns.mean()) < 40, "the segment lies over the lung that it outlines"
+            assert abs(y - rows.mean()) < 60
+        found = {f["key"]: f for f in row["findings"]}
+        assert len(viewport["boxes"]) == sum(f["regions"] for f in found.values())
+        assert all(box["locked"] and box["label"] for box in viewport["boxes"])
+        assert window.foreign_requests() == []
+        keep(window.screenshot("first_light"), "ohif.png")
+        window.page.go_back()
+        expect(window.page.locator(f'[id="study-{uid}"]')).to_be_visible()
+
+
+def test_the_worklist_takes_in_a_new_study_without_a_reload(hilum_node: Node, chromium: Open) -> None:
+    with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
+        window.page.goto(f"{hilum_node.settings.http_url}/hilum/")
+        ds = modality.radiograph(chest(8).pixels, Exposure(seed=uuid.uuid4().hex, patient_name="Hilum^Late Comer"))
+        list(modality.send([ds], "127.0.0.1", hilum_node.settings.dicom_port, hilum_node.settings.ae_title))
+        row = window.page.locator(f'[id="study-{ds.StudyInstanceUID}"]')
+        expect(row).to_contain_text("Done", timeout=30_000)
+        expect(row).to_contain_text("Hilum, Late Comer")
