@@ -94,7 +94,7 @@ class OpacityHead(nn.Module):
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.look = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.map = nn.Conv2d(hidden, 1, 1)
-        self.dropout = nn.Dropout2d(0.5)
+        self.dropout = nn.Dropout2d(0.3)
         self.sharpness = nn.Parameter(torch.tensor(1.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
 

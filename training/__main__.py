@@ -13,7 +13,7 @@ from training.data import DataMissing
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
-_EPOCHS = {"lung_fields": 60, "chest_findings": 20}
+_EPOCHS = {"lung_fields": 60, "chest_findings": 30}
 
 
 def main() -> int:

@@ -246,9 +246,9 @@ def fit_opacity(cells: Cells, inside: npt.NDArray[np.bool_], *, epochs: int, see
     """Train an opacity head by the image's label and by the boxes on its map."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    head, pool, batch = OpacityHead(FindingsNet.CHANNELS, 64), np.flatnonzero(inside), 32
+    head, pool, batch = OpacityHead(FindingsNet.CHANNELS, 64), np.flatnonzero(inside), 16
     steps = len(pool) // batch
-    optimiser = torch.optim.AdamW(head.parameters(), weight_decay=0.3)
+    optimiser = torch.optim.AdamW(head.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=epochs * steps)
     for _ in tqdm(range(epochs), desc=what, unit="epoch"):
         order = rng.permutation(pool)

@@ -77,11 +77,11 @@ def calibration_error(truth: FloatArray, probabilities: FloatArray, bins: int = 
 
 
 def operating_points(
-    truth: FloatArray, probabilities: FloatArray, *, specificity: float, sensitivity: float
+    truth: FloatArray, probabilities: FloatArray, *, specificity: float, sensitivity: float, least: float = 0.0
 ) -> tuple[float, float]:
     """Thresholds (absent, present): below the first at most 1 - `sensitivity` of the positives lie, from the second on
     at most 1 - `specificity` of the negatives."""
-    present = float(np.quantile(probabilities[truth == 0], specificity))
+    present = max(least, float(np.quantile(probabilities[truth == 0], specificity)))
     absent = float(np.quantile(probabilities[truth == 1], 1 - sensitivity))
     return min(absent, 0.999 * present), present
 

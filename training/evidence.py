@@ -38,6 +38,8 @@ FOLDS = 5
 # A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut.
 LEAST_AUROC, LEAST_POSITIVES = 0.70, 15
 SPECIFICITY, SENSITIVITY = 0.90, 0.90
+# Nothing is called present that is more than twice as likely absent; and if that finds almost none, it is no finding.
+LEAST_PROBABILITY, LEAST_SENSITIVITY = 1 / 3, 0.10
 # Its images were drawn at random from the test set of ChestX-ray14: there is no collection to read off.
 RANDOM_SOURCE = "jrzech/reproduce-chexnet"
 FloatArray = npt.NDArray[np.float64]
@@ -100,6 +102,7 @@ class Evidence:
             self.auroc.low >= LEAST_AUROC
             and self.positives >= LEAST_POSITIVES
             and self.auroc.value > self.shortcut
+            and self.sensitivity >= LEAST_SENSITIVITY
             and self.threshold_absent < self.threshold_present
         )
 
@@ -115,11 +118,17 @@ def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, 
         inside = folds != fold
         slope, intercept = platt(truth[inside], scores[inside])
         line = _sigmoid(slope * scores + intercept)
-        _, present = operating_points(truth[inside], line[inside], specificity=SPECIFICITY, sensitivity=SENSITIVITY)
+        _, present = operating_points(
+            truth[inside], line[inside], specificity=SPECIFICITY, sensitivity=SENSITIVITY, least=LEAST_PROBABILITY
+        )
         probabilities[~inside], called[~inside] = line[~inside], line[~inside] >= present
     slope, intercept = platt(truth, scores)
     absent, present = operating_points(
-        truth, _sigmoid(slope * scores + intercept), specificity=SPECIFICITY, sensitivity=SENSITIVITY
+        truth,
+        _sigmoid(slope * scores + intercept),
+        specificity=SPECIFICITY,
+        sensitivity=SENSITIVITY,
+        least=LEAST_PROBABILITY,
     )
     shortcut = shortcut_scores(truth, [(r.view, r.source) for r in records], folds)
     sources = np.array([r.source for r in records])
@@ -138,23 +147,24 @@ def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, 
     return evidence, truth, probabilities
 
 
-def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
-    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); and that of the best fixed cell."""
+def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval, Interval]:
+    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); that of the best fixed cell; and the
+    difference, picture by picture."""
     boxed = np.flatnonzero(samples.boxes[0].sum((1, 2)).numpy() > 0)
     inside = samples.boxes[0].numpy()[boxed] >= 0.5
     hits = np.array([cells.ravel()[maps[i].argmax()] for i, cells in zip(boxed, inside, strict=True)], float)
     fixed = inside.reshape(len(boxed), -1)
     best = fixed[:, fixed.mean(0).argmax()].astype(float)
     patients = [samples.patients[i] for i in boxed]
-    return mean_interval(hits, patients), mean_interval(best, patients)
+    return mean_interval(hits, patients), mean_interval(best, patients), mean_interval(hits - best, patients)
 
 
 def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut, provenance: dict[str, Any]) -> None:
     """Weigh the evidence; write weights, contract and card."""
     weighed = [weigh(samples, held_out.logits, i) for i in tqdm(range(len(OUTPUTS)), desc="evidence", unit="finding")]
     evidence = [e for e, _, _ in weighed]
-    hit, fixed = pointing(samples, held_out.maps)
-    localises = hit.low > fixed.value
+    hit, fixed, margin = pointing(samples, held_out.maps)
+    localises = margin.low > 0
     findings = {
         e.key: {
             "output": OUTPUTS.index(e.key), "evaluated": e.carries, "slope": e.slope, "intercept": e.intercept,
@@ -184,10 +194,11 @@ def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut,
         ),
         plot_reliability(bundle / "docs" / "reliability.png", {e.key: (t, p) for e, t, p in weighed if e.carries}),
     )
-    write_card(bundle, replace(_card(evidence, hit, fixed, provenance), plots=plots))
+    write_card(bundle, replace(_card(evidence, (hit, fixed, localises), provenance), plots=plots))
 
 
-def _card(evidence: Sequence[Evidence], hit: Interval, fixed: Interval, provenance: dict[str, Any]) -> Card:
+def _card(evidence: Sequence[Evidence], pointed: tuple[Interval, Interval, bool], provenance: dict[str, Any]) -> Card:
+    hit, fixed, localises = pointed
     rows = [
         (
             e.key.replace("_", " "), f"{e.positives} of {e.images}", str(e.auroc), f"{e.shortcut:.3f}",
@@ -218,10 +229,15 @@ def _card(evidence: Sequence[Evidence], hit: Interval, fixed: Interval, provenan
         rows=rows,
         notes=(
             f"A finding is reported only if the lower bound of its AUROC is at least {LEAST_AUROC}, with at least "
-            f"{LEAST_POSITIVES} positives, and it beats a regression on view and source alone.",
+            f"{LEAST_POSITIVES} positives, it beats a regression on view and source alone, and the threshold from "
+            f"which it is called present (specificity {SPECIFICITY:.0%} or a probability of one third, the stricter of "
+            f"both) finds at least {LEAST_SENSITIVITY:.0%} of the positives.",
             f"Mean AUROC of the eight most frequent findings: {mean8:.3f}.",
             f"Opacity boxes: the hottest cell lies in a radiologist's box in {hit} of the pictures; the best fixed "
-            f"cell in {fixed}.",
+            f"cell in {fixed}. Boxes are drawn only because the difference is beyond chance."
+            if localises
+            else f"The hottest cell lies in a radiologist's box in {hit} of the pictures, the best fixed in {fixed}; "
+            "that is not beyond chance, so no boxes are drawn.",
             "Labels are text-mined and partly wrong. The images come from several collections that differ in disease "
             "and view; the column 'view + source alone' shows how far that leads without looking at the image.",
             "Probabilities are calibrated to the share of each finding in this collection, higher than in a hospital.",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-KINDS = ("turned", "inverted", "pieces", "magnified", "clouds", "shapes", "limb", "slice", "page")
+MADE_FROM_CHESTS = ("turned", "inverted", "pieces", "magnified")
+KINDS = (*MADE_FROM_CHESTS, "clouds", "shapes", "limb", "slice", "page")
 
 
 def spoil(pictures: Tensor) -> Tensor:
@@ -28,10 +29,11 @@ def spoil(pictures: Tensor) -> Tensor:
     Tensor
         Of the same shape; the kinds are drawn evenly from torch's generator.
     """
-    return torch.stack([_one(picture[0], KINDS[int(torch.randint(len(KINDS), ()))])[None] for picture in pictures])
+    return torch.stack([spoil_as(picture[0], KINDS[int(torch.randint(len(KINDS), ()))])[None] for picture in pictures])
 
 
-def _one(chest: Tensor, kind: str) -> Tensor:
+def spoil_as(chest: Tensor, kind: str) -> Tensor:
+    """Make one of `KINDS`, shape (size, size), from or instead of a chest of that shape."""
     makers = {
         "turned": lambda: _turned(chest),
         "inverted": lambda: 1 - chest,

@@ -1,0 +1,99 @@
+"""Reading the outputs of ``chest_findings``: states, boxes and sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.bundle import FindingContract
+from models.findings import FindingState, Laterality, SegmentMask
+from models.rendering import RenderedImage, network_input
+from models.scores import boxes_of, calibrate, interpret, state_of
+
+CONTRACT = FindingContract(
+    "lung_opacity",
+    0,
+    evaluated=True,
+    slope=2.0,
+    intercept=-1.0,
+    threshold_absent=0.2,
+    threshold_present=0.6,
+    localises=True,
+)
+_, FRAME = network_input(RenderedImage(np.linspace(0, 1, 400 * 300, dtype=np.float32).reshape(400, 300)), 320)
+
+
+def heat(*spots: tuple[int, int]) -> np.ndarray:
+    cells = np.zeros((1, 20, 20), np.float32)
+    for row, column in spots:
+        cells[0, row - 1 : row + 2, column - 1 : column + 2] = 5.0
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("probability", "state"),
+    [
+        (0.6, "present"),
+        (0.59, "undetermined"),
+        (0.2, "undetermined"),
+        (0.19, "absent"),
+        (0.0, "absent"),
+        (1.0, "present"),
+    ],
+)
+def test_the_two_thresholds_divide_three_states(probability: float, state: str) -> None:
+    assert state_of(probability, CONTRACT) is FindingState(state)
+
+
+def test_probabilities_follow_platt_and_never_overflow() -> None:
+    assert calibrate(0.5, CONTRACT) == pytest.approx(0.5)
+    assert 0 <= calibrate(-1e9, CONTRACT) < 1e-9
+    assert 1 - 1e-9 < calibrate(1e9, CONTRACT) <= 1
+
+
+def test_a_finding_that_the_evidence_does_not_carry_has_no_number() -> None:
+    unproven = FindingContract("mass", 0, evaluated=False)
+    (found,) = interpret(np.array([9.0]), heat((5, 5)), FRAME, contract=[unproven], segments=(), model="m")
+    assert (found.state, found.probability, found.regions, found.reason) == (
+        FindingState.NOT_EVALUATED,
+        None,
+        (),
+        "evidence",
+    )
+
+
+@pytest.mark.parametrize(
+    ("spots", "side"),
+    [
+        ([(10, 6)], Laterality.RIGHT),
+        ([(10, 14)], Laterality.LEFT),
+        ([(10, 6), (12, 14)], Laterality.BILATERAL),
+    ],
+)
+def test_boxes_lie_on_the_hot_cells_and_tell_the_patient_s_side(spots: list[tuple[int, int]], side: Laterality) -> None:
+    (found,) = interpret(np.array([3.0]), heat(*spots), FRAME, contract=[CONTRACT], segments=(), model="m")
+    assert found.laterality is side
+    assert len(found.regions) == len(spots)
+    scale = 400 / 20  # stored pixels of a cell; the picture is 400 high and 300 wide, with 50 of margin on each side
+    for region in found.regions:
+        centre = (region.x + region.width / 2 + 50) / scale, (region.y + region.height / 2) / scale
+        assert min(abs(centre[0] - c - 0.5) + abs(centre[1] - r - 0.5) for r, c in spots) < 0.6
+        assert 0.5 < region.score <= found.probability
+
+
+def test_sides_are_told_by_the_lungs_when_the_chest_lies_off_centre() -> None:
+    right, left = np.zeros((400, 300), bool), np.zeros((400, 300), bool)
+    right[100:300, 150:200], left[100:300, 230:280] = True, True
+    lungs = (SegmentMask("lung_right", right, "l"), SegmentMask("lung_left", left, "l"))
+    (found,) = interpret(np.array([3.0]), heat((10, 11)), FRAME, contract=[CONTRACT], segments=lungs, model="m")
+    assert found.laterality is Laterality.RIGHT
+
+
+def test_nothing_is_drawn_for_an_absent_finding_or_an_unproven_map() -> None:
+    for contract, logit in ((CONTRACT, -3.0), (FindingContract("edema", 0, evaluated=True), 3.0)):
+        (found,) = interpret(np.array([logit]), heat((5, 5)), FRAME, contract=[contract], segments=(), model="m")
+        assert found.regions == ()
+
+
+def test_a_flat_map_has_no_boxes() -> None:
+    assert boxes_of(np.ones((20, 20), np.float32), 0.9) == []
