@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from models.findings import BoolMask
-from models.selection import ImageRefused, Refusal
+from models.selection import ImageRefused, Refusal, integer
 
 FloatImage = npt.NDArray[np.float32]
 
@@ -97,12 +98,12 @@ def render(ds: Dataset) -> RenderedImage:
     ImageRefused
         ``unreadable_pixels`` when the pixels are absent, incomplete, too large or cannot be decoded.
     """
-    rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
+    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
     if "PixelData" not in ds or rows < 1 or columns < 1:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the instance carries no pixel data")
     if rows * columns > MAX_PIXELS:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, f"{rows} x {columns} pixels exceed the limit of {MAX_PIXELS}")
-    if int(ds.get("SamplesPerPixel") or 1) != 1:
+    if integer(ds, "SamplesPerPixel", 1) != 1:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the image is in colour")
     stored = _decode(ds)
     padding = _padding_mask(ds, stored)
@@ -177,7 +178,7 @@ def resize(array: FloatImage, rows: int, columns: int) -> FloatImage:
 def _decode(ds: Dataset) -> npt.NDArray[Any]:
     """Stored values of the only frame, shape (rows, columns), with the sign that the header gives."""
     syntax = ds.file_meta.TransferSyntaxUID
-    frames = int(ds.get("NumberOfFrames") or 1)
+    frames = integer(ds, "NumberOfFrames", 1)
     if frames != 1:
         raise ImageRefused(Refusal.MULTI_FRAME, f"{frames} frames")
     try:
@@ -192,11 +193,10 @@ def _decode(ds: Dataset) -> npt.NDArray[Any]:
 
 def _padding_mask(ds: Dataset, stored: npt.NDArray[Any]) -> BoolMask | None:
     """True where Pixel Padding Value or its range says that there is no image (PS3.3 C.7.5.1.1.2)."""
-    value = ds.get("PixelPaddingValue")
-    if value is None:
+    if ds.get("PixelPaddingValue") is None:
         return None
-    limit = ds.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit)))
+    value = integer(ds, "PixelPaddingValue", 0)
+    low, high = sorted((value, integer(ds, "PixelPaddingRangeLimit", value)))
     mask = (stored >= low) & (stored <= high)
     return mask if mask.any() and not mask.all() else None
 
@@ -209,9 +209,13 @@ def _is_inverse(ds: Dataset) -> bool:
 
 def _pixel_spacing(ds: Dataset) -> tuple[float, float] | None:
     spacing = ds.get("PixelSpacing") or ds.get("ImagerPixelSpacing")
-    if not spacing or len(spacing) != 2 or min(float(v) for v in spacing) <= 0:
+    if not isinstance(spacing, MultiValue) or len(spacing) != 2:
         return None
-    return float(spacing[0]), float(spacing[1])
+    try:
+        row, column = float(spacing[0]), float(spacing[1])
+    except (ValueError, TypeError):
+        return None  # the picture can be read without it; the result then carries no millimetres
+    return (row, column) if min(row, column) > 0 else None
 
 
 def _extent(values: npt.NDArray[Any], padding: BoolMask | None) -> tuple[float, float]:

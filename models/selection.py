@@ -132,7 +132,7 @@ def _check_intent(ds: Dataset) -> None:
         raise ImageRefused(Refusal.INTENT, "the image is a localiser")
     if image_type & {"BONE_SUPPRESSED", "SUBTRACTED", "SUBTRACTION", "EDGE_ENHANCED"}:
         raise ImageRefused(Refusal.INTENT, "the image is a vendor's post-processing")
-    if int(ds.get("NumberOfFrames") or 1) > 1:
+    if integer(ds, "NumberOfFrames", 1) > 1:
         raise ImageRefused(Refusal.MULTI_FRAME, f"{ds.NumberOfFrames} frames")
 
 
@@ -204,6 +204,23 @@ def _age_years(ds: Dataset) -> float | None:
 def _mentions_chest(ds: Dataset) -> bool:
     keywords = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
     return any(_CHEST_WORDS.search(_plain(_text(ds, keyword))) for keyword in keywords)
+
+
+def integer(ds: Dataset, keyword: str, default: int) -> int:
+    """The value of an integer attribute; `default` when it is absent or empty.
+
+    Raises
+    ------
+    ImageRefused
+        ``unreadable_header`` when it holds something else.
+    """
+    value = ds.get(keyword)
+    if value is None or value == "":
+        return default
+    try:
+        return int(value)
+    except (ValueError, TypeError) as error:
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"{keyword} is not a number") from error
 
 
 def _text(ds: Dataset, keyword: str) -> str:

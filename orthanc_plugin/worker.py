@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import socket
+import struct
 import sys
 import threading
 import time
@@ -46,6 +47,9 @@ log = logging.getLogger("hilum.worker")
 _MAY_HOLD_RADIOGRAPHS = frozenset({"CR", "DX", "RG", "OT", "SC", "XC", ""})
 # Objects that accompany images and are never read.
 _NOT_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "REG", "FID", "AU", "RTSTRUCT", "PLAN", "RWV", "SMR"})
+# What pydicom raises on files that are no valid DICOM.
+_UNPARSABLE = (InvalidDicomError, ValueError, EOFError, NotImplementedError, LookupError, TypeError, AttributeError,
+               ArithmeticError, struct.error)  # fmt: skip
 _FIRST_RETRY_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 
@@ -146,7 +150,7 @@ def _parse(content: bytes) -> Dataset:
         for keyword in ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID"):
             if not source.get(keyword):
                 raise ImageRefused(Refusal.UNREADABLE_HEADER, f"{keyword} is missing")
-    except (InvalidDicomError, ValueError, EOFError, NotImplementedError, KeyError, TypeError) as error:
+    except _UNPARSABLE as error:
         raise ImageRefused(Refusal.UNREADABLE_HEADER, f"not valid DICOM: {type(error).__name__}") from error
     return source
 

@@ -1,0 +1,157 @@
+"""Bundles: only the weights that were evaluated are run, and only networks that bundles may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.nets import UNet
+
+from models.bundle import BundleInvalid, load_bundle, write_bundle
+from orthanc_plugin.settings import REPOSITORY
+
+SHIPPED = sorted(path.parent.parent for path in (REPOSITORY / "models").glob("*/configs/metadata.json"))
+NETWORK = {
+    "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1,
+}  # fmt: skip
+
+
+def small_bundle(path: Path, **section: Any) -> Path:
+    torch.manual_seed(1)
+    contract = {"interpreter": "structures", "input_size": 64, "segments": ["lung_right", "lung_left", "heart"]}
+    network_def = {"_target_": "monai.networks.nets.UNet", **NETWORK}
+    metadata = {"version": "1.2.3", "hilum": {**contract, **section}}
+    write_bundle(path, UNet(**NETWORK), {"network_def": network_def}, metadata)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_bundle_loads_and_is_the_one_that_its_card_describes(path: Path) -> None:
+    bundle = load_bundle(path)
+    metadata = json.loads((path / "configs" / "metadata.json").read_text())
+    assert bundle.identity.weights_digest == hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
+    assert (bundle.identity.name, bundle.identity.version) == (path.name, metadata["version"])
+    assert not bundle.network.training
+    assert all(p.dtype == torch.float32 for p in bundle.network.parameters())
+    card = (path / "docs" / "README.md").read_text()
+    assert "not a medical device" in card
+    for picture in (path / "docs").glob("*.png"):
+        assert f"({picture.name})" in card
+    assert metadata["hilum"]["provenance"]["command"].startswith(f"./hilum train {path.name}")
+    assert (path / "LICENSE").exists()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_bundle_says_what_monai_s_schema_asks_for(path: Path) -> None:
+    metadata = json.loads((path / "configs" / "metadata.json").read_text())
+    required = {
+        "version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
+        "copyright", "network_data_format", "intended_use", "data_source",
+    }  # fmt: skip
+    assert required <= set(metadata)
+    picture = metadata["network_data_format"]["inputs"]["image"]
+    assert picture["spatial_shape"] == [metadata["hilum"]["input_size"]] * 2
+
+
+def test_a_changed_byte_in_the_weights_is_noticed_and_both_digests_are_named(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path / "b")
+    weights = path / "models" / "model.pt"
+    right = hashlib.sha256(weights.read_bytes()).hexdigest()
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleInvalid) as caught:
+        load_bundle(path)
+    for words in ("bundle b", right, hashlib.sha256(content).hexdigest(), "restore"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["configs/metadata.json", "configs/inference.json", "models/model.pt"])
+def test_a_missing_or_empty_file_is_named_as_an_invalid_bundle(tmp_path: Path, file: str) -> None:
+    path = small_bundle(tmp_path / "b")
+    (path / file).write_bytes(b"")
+    with pytest.raises(BundleInvalid, match="bundle b"):
+        load_bundle(path)
+    (path / file).unlink()
+    with pytest.raises(BundleInvalid, match="bundle b"):
+        load_bundle(path)
+
+
+def test_nothing_in_a_configuration_is_executed(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    expression = f"$__import__('pathlib').Path({str(marker)!r}).touch()"
+    attacks: list[Callable[[dict[str, Any]], None]] = [
+        lambda c: c["network_def"].update(_target_="os.system", command=f"touch {marker}"),
+        lambda c: c["network_def"].update(out_channels=expression),
+        lambda c: c["network_def"].update(channels=[4, expression]),
+        lambda c: c["network_def"].update(act={"_target_": "os.system", "command": f"touch {marker}"}),
+        lambda c: c.update(network_def=expression),
+        lambda c: c.update(network_def="%other.json#network_def"),
+    ]
+    for number, attack in enumerate(attacks):
+        path = small_bundle(tmp_path / f"b{number}")
+        rewrite(path / "configs" / "inference.json", attack)
+        with pytest.raises(BundleInvalid):
+            load_bundle(path)
+        assert not marker.exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path / "b")
+    rewrite(path / "configs" / "inference.json", lambda c: c["network_def"].update(channels=[4, 12]))
+    with pytest.raises(BundleInvalid, match="do not fit"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"interpreter": "oracle"},
+        {"input_size": "large"},
+        {"findings": {"effusion": {"output": 0, "evaluated": True, "threshold_absent": 0.7, "threshold_present": 0.3}}},
+        {"findings": {"effusion": {"output": 0, "evaluated": True, "threshold_present": 1.2}}},
+        {"plausibility": {"mean": [0.0], "precision": [[1.0]], "limit": 3.0}},
+    ],
+)
+def test_a_contract_that_makes_no_sense_is_refused(tmp_path: Path, section: dict[str, Any]) -> None:
+    with pytest.raises(BundleInvalid, match="bundle b"):
+        load_bundle(small_bundle(tmp_path / "b", **section))
+
+
+def test_what_is_written_is_what_is_read_but_for_half_precision(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = UNet(**NETWORK).eval()
+    bundle = load_bundle(small_bundle(tmp_path / "b"))
+    picture = torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(bundle.network(picture), network(picture), atol=0.02)
+    stored = torch.load(tmp_path / "b" / "models" / "model.pt", weights_only=True)
+    assert all(value.dtype == torch.float16 for value in stored.values() if value.is_floating_point())
+
+
+def test_the_digest_of_the_contract_follows_what_decides_and_nothing_else(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path / "b", findings={"effusion": {"output": 0, "evaluated": True}})
+    first, metadata = load_bundle(path).identity, path / "configs" / "metadata.json"
+    rewrite(metadata, lambda c: c["hilum"].update(figures={"auroc": 0.9}))
+    assert load_bundle(path).identity == first
+    rewrite(metadata, lambda c: c["hilum"]["findings"]["effusion"].update(threshold_present=0.8))
+    second = load_bundle(path).identity
+    assert second.weights_digest == first.weights_digest
+    assert second.config_digest != first.config_digest
+
+
+def test_a_bundle_is_named_after_its_folder(tmp_path: Path) -> None:
+    shutil.copytree(small_bundle(tmp_path / "b"), tmp_path / "c")
+    assert load_bundle(tmp_path / "c").identity.name == "c"

@@ -1,0 +1,202 @@
+"""The bundles together on one picture: what is answered, what is refused, and what happens when a model fails."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydicom import dcmread
+from scipy import ndimage
+
+from models.bundle import BundleInvalid
+from models.findings import FindingState, ImageFindings, View
+from models.inference import NIH_FINDINGS, ImageIdentity, Models, load_models
+from models.phantom import chest
+from models.rendering import RenderedImage, network_input, render, render_picture
+from models.selection import ImageRefused, Refusal
+from orthanc_plugin.settings import REPOSITORY
+
+BUNDLES = REPOSITORY / "models"
+NAMES = ("chest_findings", "lung_fields")
+IDENTITY = ImageIdentity("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", View.PA)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return load_models(BUNDLES, NAMES, threads=2)
+
+
+@pytest.fixture(scope="module")
+def answer(models: Models) -> ImageFindings:
+    return models.predict(RenderedImage(chest(1, rows=900, columns=800).pixels), IDENTITY)
+
+
+def with_broken_weights(bundle: Path) -> None:
+    """Real weights, one of them not a number, with a digest that fits."""
+    weights, metadata = bundle / "models" / "model.pt", bundle / "configs" / "metadata.json"
+    state = torch.load(weights, weights_only=True)
+    for value in state.values():
+        if value.is_floating_point() and value.dim() == 4:
+            value[0] = float("nan")
+    torch.save(state, weights)
+    content = json.loads(metadata.read_text())
+    content["hilum"]["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    metadata.write_text(json.dumps(content))
+
+
+def refused(models: Models, image: RenderedImage) -> bool:
+    try:
+        models.predict(image, IDENTITY)
+    except ImageRefused as refusal:
+        assert refusal.code is Refusal.LUNGS_NOT_FOUND
+        return True
+    return False
+
+
+def test_the_answer_names_the_image_the_models_and_every_finding(answer: ImageFindings) -> None:
+    assert (answer.rows, answer.columns, answer.sop_instance_uid) == (900, 800, "1.2.3")
+    assert [run.model.name for run in answer.runs] == ["lung_fields", "chest_findings"]
+    assert not any(run.failure for run in answer.runs)
+    assert set(NIH_FINDINGS) <= {finding.key for finding in answer.findings}
+    names = {run.model.name for run in answer.runs}
+    for finding in answer.findings:
+        if finding.state is FindingState.NOT_EVALUATED:
+            assert finding.reason in {"evidence", "no_model"}
+            assert finding.probability is None
+        else:
+            assert finding.model in names
+            assert finding.probability is not None
+            assert 0 <= finding.probability <= 1
+
+
+def test_lungs_heart_and_ratio_of_a_computed_chest_are_found(answer: ImageFindings) -> None:
+    truth = chest(1, rows=900, columns=800).masks
+    for segment in answer.segments:
+        assert segment.mask.shape == (900, 800)
+        overlap = 2 * (segment.mask & truth[segment.key]).sum() / (segment.mask.sum() + truth[segment.key].sum())
+        assert overlap > (0.7 if segment.key == "heart" else 0.85), segment.key
+    assert {segment.key for segment in answer.segments} == {"lung_right", "lung_left", "heart"}
+    (ratio,) = answer.measurements
+    assert (ratio.key, ratio.unit, ratio.model) == ("cardiothoracic_ratio", "1", "lung_fields")
+    assert 0.3 < ratio.value < 0.7
+
+
+def test_the_same_picture_gets_the_same_answer(models: Models, answer: ImageFindings) -> None:
+    again = models.predict(RenderedImage(chest(1, rows=900, columns=800).pixels), IDENTITY)
+    assert again.to_json() == answer.to_json()
+    for one, other in zip(answer.segments, again.segments, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+
+
+def test_an_image_takes_less_than_half_a_second(models: Models) -> None:
+    image = RenderedImage(chest(2, rows=2048, columns=2048).pixels)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        models.predict(image, IDENTITY)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5, seconds
+
+
+@pytest.mark.parametrize("broken", NAMES)
+def test_a_model_that_fails_is_recorded_and_the_other_still_answers(tmp_path: Path, broken: str) -> None:
+    for name in NAMES:
+        shutil.copytree(BUNDLES / name, tmp_path / name)
+    with_broken_weights(tmp_path / broken)
+    found = load_models(tmp_path, NAMES, threads=1).predict(RenderedImage(chest(1).pixels), IDENTITY)
+    failures = {run.model.name: run.failure for run in found.runs}
+    assert failures == {name: "model_failed" if name == broken else None for name in NAMES}
+    assert set(NIH_FINDINGS) <= {finding.key for finding in found.findings}
+    evaluated = [f for f in found.findings if f.state is not FindingState.NOT_EVALUATED]
+    if broken == "chest_findings":
+        assert not evaluated
+        assert {f.reason for f in found.findings} <= {"model_failed", "evidence"}
+        assert "model_failed" in {f.reason for f in found.findings}
+        assert found.segments
+    else:
+        assert evaluated
+        assert found.segments == ()
+        assert found.measurements == ()
+
+
+def test_findings_that_no_active_model_knows_are_not_evaluated() -> None:
+    found = load_models(BUNDLES, ["lung_fields"], threads=1).predict(RenderedImage(chest(1).pixels), IDENTITY)
+    assert {f.key for f in found.findings} == set(NIH_FINDINGS)
+    assert {(f.state, f.reason) for f in found.findings} == {(FindingState.NOT_EVALUATED, "no_model")}
+    assert found.present == ()
+
+
+def test_a_bundle_that_is_not_there_stops_the_start() -> None:
+    with pytest.raises(BundleInvalid, match="lung_feilds"):
+        load_models(BUNDLES, ["lung_feilds"], threads=1)
+
+
+def test_noise_clouds_slopes_and_bare_shapes_are_refused(models: Models) -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[-1:1:500j, -1:1:400j]
+    pictures = [np.full((500, 400), 0.5), rows / 2 + 0.5, (rows**2 + columns**2 < 0.5).astype(float)]
+    pictures += [rng.random((500, 400)) for _ in range(3)]
+    for width in (2, 5, 10, 20, 30, 40, 60, 80):
+        cloud = ndimage.gaussian_filter(rng.normal(size=(500, 400)), width)
+        pictures.append((cloud - cloud.min()) / np.ptp(cloud))
+    passed = [i for i, p in enumerate(pictures) if not refused(models, RenderedImage(p.astype(np.float32)))]
+    assert passed == []
+
+
+def test_a_computed_chest_is_refused_when_it_lies_stands_on_its_head_or_is_inverted(models: Models) -> None:
+    for seed in range(3):
+        pixels = chest(seed).pixels
+        assert not refused(models, RenderedImage(pixels))
+        for wrong in (np.rot90(pixels), np.rot90(pixels, 3), pixels[::-1], 1 - pixels):
+            assert refused(models, RenderedImage(np.ascontiguousarray(wrong)))
+
+
+@pytest.mark.shared
+def test_hips_and_tibias_are_refused(models: Models, shared_data: Path) -> None:
+    images = []
+    for path in sorted((shared_data / "dicom").glob("RG*.dcm")):
+        try:
+            images.append(render(dcmread(path)))
+        except ImageRefused as refusal:
+            assert refusal.code is Refusal.UNREADABLE_PIXELS
+    assert len(images) >= 5
+    assert all(refused(models, image) for image in images)
+
+
+@pytest.mark.shared
+def test_lateral_radiographs_and_ct_figures_are_refused_also_those_never_trained_on(
+    models: Models, shared_data: Path
+) -> None:
+    from training.data import read_other_pictures, split_patients
+
+    records = read_other_pictures(shared_data)
+    seed = json.loads((BUNDLES / "lung_fields/configs/metadata.json").read_text())["hilum"]["provenance"]["seed"]
+    folds = split_patients([record.patient for record in records], 5, seed)
+    unseen = [record for record in records if folds[record.patient] in (0, 1)]
+    assert len(unseen) >= 10
+    assert sum(refused(models, render_picture(record.image)) for record in unseen) >= 0.9 * len(unseen)
+
+
+@pytest.mark.shared
+def test_no_more_than_one_in_a_hundred_unseen_frontal_radiographs_is_refused(shared_data: Path) -> None:
+    lungs_alone = load_models(BUNDLES, ["lung_fields"], threads=2)
+    with (shared_data / "nih_chestxray14" / "labels.csv").open(encoding="utf-8-sig", newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)][::9]
+    paths = [shared_data / "nih_chestxray14" / "images" / name for name in names]
+    wrongly = [path.name for path in paths if refused(lungs_alone, render_picture(path))]
+    assert len(paths) > 100
+    assert len(wrongly) <= 0.01 * len(paths), wrongly
+
+
+def test_the_network_sees_the_same_whatever_the_size_of_the_picture() -> None:
+    phantom = chest(3, rows=1024, columns=1024).pixels
+    small = np.ascontiguousarray(phantom.reshape(512, 2, 512, 2).mean((1, 3)))
+    pictures = [network_input(RenderedImage(p), 256)[0] for p in (phantom, small)]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.01
