@@ -280,6 +280,7 @@ def main() -> int:
         tasks.report_worker(db, worker_id, "starting", {}, now=time.time())
     started = time.monotonic()
     models = load_models(Path(REPOSITORY / "models"), settings.bundles, threads=settings.threads or os.cpu_count() or 1)
+    models.warm_up()
     log.info("models loaded", extra={"worker": worker_id, "seconds": round(time.monotonic() - started, 2)})
     with OrthancClient(settings.http_url, credentials.worker_user, credentials.worker_password) as orthanc:
         work(Reader(settings, orthanc, models), wake, worker_id)

@@ -55,7 +55,8 @@ def refused(models: Models, image: RenderedImage) -> bool:
     try:
         models.predict(image, IDENTITY)
     except ImageRefused as refusal:
-        assert refusal.code is Refusal.LUNGS_NOT_FOUND
+        if refusal.code is not Refusal.LUNGS_NOT_FOUND:
+            raise
         return True
     return False
 
@@ -165,7 +166,8 @@ def test_hips_and_tibias_are_refused(models: Models, shared_data: Path) -> None:
         try:
             images.append(render(dcmread(path)))
         except ImageRefused as refusal:
-            assert refusal.code is Refusal.UNREADABLE_PIXELS
+            if refusal.code is not Refusal.UNREADABLE_PIXELS:
+                raise
     assert len(images) >= 5
     assert all(refused(models, image) for image in images)
 

@@ -9,17 +9,20 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Viewer
 from playwright.sync_api import expect
+from rich.console import Console
 from running_node import Node
 
 from models.phantom import Pathology, chest
 from orthanc_plugin import modality
 from orthanc_plugin.credentials import Credentials
+from orthanc_plugin.demo import run_demo
 from orthanc_plugin.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY
 
@@ -31,6 +34,25 @@ Open = Callable[[str, Credentials], Viewer]
 def keep(picture: Path, name: str) -> None:
     if folder := os.environ.get("HILUM_SCREENSHOTS"):
         shutil.copyfile(picture, REPOSITORY / folder / name)
+
+
+def test_the_demo_fills_the_worklist(hilum_node: Node, chromium: Open) -> None:
+    printed = StringIO()
+    assert run_demo(hilum_node.settings, Console(file=printed, width=200), limit=0) == 0
+    for text in (
+        "Normal, PA: done",
+        "Lateral (to be refused): not processed",
+        "after the last C-STORE response",
+        "/ohif/",
+    ):
+        assert text in printed.getvalue()
+    with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
+        window.page.emulate_media(color_scheme="dark")
+        window.page.goto(f"{hilum_node.settings.http_url}/hilum/")
+        expect(window.page.locator("main")).to_contain_text("Hilum, Phantom 02")
+        expect(window.page.locator("main")).to_contain_text("ViewCodeSequence says left lateral")
+        expect(window.page.locator("header")).to_contain_text("not a medical device")
+        keep(window.screenshot("worklist"), "worklist.png")
 
 
 def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> None:
@@ -48,8 +70,6 @@ def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> N
         listed = window.page.locator(f'[id="study-{uid}"]')
         expect(listed).to_contain_text("Hilum, First Light")
         expect(listed).to_contain_text("Done")
-        expect(window.page.locator("header")).to_contain_text("not a medical device")
-        keep(window.screenshot("worklist"), "worklist.png")
         listed.get_by_role("link", name="Open in OHIF").click()
         window.settle()
         (viewport,) = window.viewports()
