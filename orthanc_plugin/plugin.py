@@ -113,6 +113,8 @@ def _text(tags: dict[str, Any], keyword: str) -> str:
 
 
 tasks.create(SETTINGS.ledger)
+with tasks.connect(SETTINGS.ledger) as _db:
+    tasks.forget_workers(_db)
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
 orthanc.RegisterOnChangeCallback(on_change)
 orthanc.RegisterRestCallback("/hilum(/.*)?", answer_hilum)

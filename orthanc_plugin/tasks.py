@@ -304,6 +304,11 @@ def report_worker(db: sqlite3.Connection, worker_id: str, state: str, models: di
     )
 
 
+def forget_workers(db: sqlite3.Connection) -> None:
+    """Start with no worker known: those that live report again within a second."""
+    db.execute("DELETE FROM workers")
+
+
 def ready_models(db: sqlite3.Connection, *, now: float, silent_seconds: float) -> dict[str, str] | None:
     """The models (name to version) of a worker that is ready and was seen lately; None when there is no such worker."""
     row = db.execute(

@@ -143,6 +143,8 @@ def test_only_a_ready_worker_that_was_seen_lately_counts(db: sqlite3.Connection)
     tasks.report_worker(db, "w", "ready", {"lung_fields": "1"}, now=102)
     assert tasks.ready_models(db, now=103, silent_seconds=15) == {"lung_fields": "1"}
     assert tasks.ready_models(db, now=200, silent_seconds=15) is None
+    tasks.forget_workers(db)
+    assert tasks.ready_models(db, now=103, silent_seconds=15) is None
 
 
 def test_the_ledger_is_readable_by_its_owner_alone(ledger: Path) -> None:
