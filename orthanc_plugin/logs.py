@@ -47,5 +47,6 @@ def start_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("hilum").setLevel(level)
     # pydicom and highdicom quote header values in their warnings.
+    logging.captureWarnings(True)
     for name in ("pydicom", "highdicom", "pynetdicom", "py.warnings"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -66,7 +66,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     settings.logs.mkdir(exist_ok=True, mode=0o700)
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
-    with (settings.logs / "orthanc.log").open("ab") as log:
+    with _redacted_log(settings) as log:
         try:
             process = subprocess.Popen(
                 ["Orthanc", str(configuration)],
@@ -186,6 +186,21 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
     }
+
+
+def _redacted_log(settings: Settings) -> IO[bytes]:
+    """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "orthanc_plugin.redaction", str(settings.logs / "orthanc.log")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+    if writer.stdin is None:
+        raise NodeFailed("the log cannot be written")
+    return writer.stdin
 
 
 def _plugin(name: str) -> Path:

@@ -239,9 +239,16 @@ def test_no_log_names_a_patient(hilum_node: Node) -> None:
     good, bad = phantom(patient_name=f"{marker}^A", patient_id=marker), phantom(patient_name=marker, view="LL")
     good.AccessionNumber = marker
     bad.StudyDescription = marker
-    send(hilum_node, good, bad)
-    for ds in (good, bad):
+    odd, refused = phantom(patient_name=f"{marker}^B"), phantom(patient_name=marker, patient_id=marker)
+    odd.PatientAge = odd.PatientOrientation = marker[:16]
+    del refused.StudyInstanceUID
+    send(hilum_node, good, bad, odd)
+    for ds in (good, bad, odd):
         hilum_node.wait_for(str(ds.StudyInstanceUID))
+    (outcome,) = modality.send([refused], "127.0.0.1", hilum_node.settings.dicom_port, "HILUM")
+    assert not outcome.accepted, "Orthanc refuses it and says so in its log"
+    time.sleep(0.5)
+    assert "(withheld)" in (hilum_node.settings.logs / "orthanc.log").read_text()
     for log in hilum_node.settings.logs.iterdir():
         assert marker not in log.read_text(errors="replace"), log.name
 
