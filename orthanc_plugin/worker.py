@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import random
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
@@ -29,6 +28,7 @@ from pydicom.errors import InvalidDicomError
 from dicom_sr.identity import result_uids
 from dicom_sr.ownership import is_own_result
 from dicom_sr.results import encode_results
+from models.bundle import BundleInvalid
 from models.findings import ImageFindings, Priority
 from models.inference import ImageIdentity, Models, load_models
 from models.rendering import render
@@ -184,21 +184,38 @@ def _outcome(entries: list[dict[str, Any]], read: list[ImageFindings]) -> Outcom
     )
 
 
-def work(reader: Reader, wake: queue.SimpleQueue[bool], worker_id: str) -> None:
-    """Claim and process tasks until `wake` says False: the plugin has gone."""
+@dataclass(frozen=True)
+class Plugin:
+    """What the worker hears of the plugin: that there is work, and that it has gone."""
+
+    rang: threading.Event
+    gone: threading.Event
+
+    def listen(self) -> None:
+        """Each byte on standard input means new work; its end means that the plugin has gone.
+
+        A worker that somebody started by hand has no such pipe: it looks for work by itself and runs until it is ended.
+        """
+        if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+            return
+        while os.read(sys.stdin.fileno(), 4096):
+            self.rang.set()
+        self.gone.set()
+        self.rang.set()
+
+
+def work(reader: Reader, plugin: Plugin, worker_id: str) -> None:
+    """Claim and process tasks until the plugin has gone."""
     settings = reader.settings
-    while True:
+    while not plugin.gone.is_set():
+        plugin.rang.clear()
         with tasks.connect(settings.ledger) as db:
             tasks.report_worker(db, worker_id, "ready", reader.models.versions, now=time.time())
             task = tasks.claim(db, now=time.time(), lease_seconds=settings.lease_seconds, attempts=settings.attempts)
         if task is not None:
             attempt(task, reader)
-            continue
-        try:
-            if not wake.get(timeout=_POLL_SECONDS):
-                return
-        except queue.Empty:
-            continue
+        else:
+            plugin.rang.wait(_POLL_SECONDS)
 
 
 def attempt(task: InferenceTask, reader: Reader) -> None:
@@ -260,13 +277,6 @@ def _lease(task: InferenceTask, settings: Settings) -> Iterator[None]:
         thread.join()
 
 
-def _listen(wake: queue.SimpleQueue[bool]) -> None:
-    """Each byte on standard input means new work; its end means that the plugin has gone."""
-    while os.read(sys.stdin.fileno(), 4096):
-        wake.put(True)
-    wake.put(False)
-
-
 def main() -> int:
     """Run one worker beside the plugin that started it, or by hand (``python -m orthanc_plugin.worker``)."""
     start_logging()
@@ -274,16 +284,20 @@ def main() -> int:
     credentials = load_credentials(settings.credentials)
     tasks.create(settings.ledger)
     worker_id = f"{socket.gethostname()}-{os.getpid()}"
-    wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(wake,), name="wake", daemon=True).start()
+    plugin = Plugin(threading.Event(), threading.Event())
+    threading.Thread(target=plugin.listen, name="plugin", daemon=True).start()
     with tasks.connect(settings.ledger) as db:
         tasks.report_worker(db, worker_id, "starting", {}, now=time.time())
     started = time.monotonic()
-    models = load_models(Path(REPOSITORY / "models"), settings.bundles, threads=settings.threads or os.cpu_count() or 1)
+    try:
+        models = load_models(REPOSITORY / "models", settings.bundles, threads=settings.threads or os.cpu_count() or 1)
+    except BundleInvalid as error:
+        log.error("no worker without its models: %s", error)
+        return 2
     models.warm_up()
     log.info("models loaded", extra={"worker": worker_id, "seconds": round(time.monotonic() - started, 2)})
     with OrthancClient(settings.http_url, credentials.worker_user, credentials.worker_password) as orthanc:
-        work(Reader(settings, orthanc, models), wake, worker_id)
+        work(Reader(settings, orthanc, models), plugin, worker_id)
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from models.phantom import chest
 from orthanc_plugin import modality, node
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.modality import Exposure
+from orthanc_plugin.settings import REPOSITORY
 
 pytestmark = pytest.mark.node
 
@@ -47,3 +50,31 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_second_node_on_the_same_home_is_refused(hilum_node: Node) -> None:
     with pytest.raises(node.NodeFailed, match="runs already"):
         node.start(hilum_node.settings)
+
+
+def test_a_worker_started_by_hand_does_the_work_too(tmp_path: Path) -> None:
+    settings, process = start_node(tmp_path / "home", HILUM_LEASE_SECONDS="2")
+    own = None
+    try:
+        (supervised,) = worker_pids(process.pid)
+        os.kill(supervised, signal.SIGSTOP)  # it holds nothing yet, and will answer nothing
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "HILUM_HOME": str(settings.home),
+            "HILUM_HTTP_PORT": str(settings.http_port),
+            "HILUM_DICOM_PORT": str(settings.dicom_port),
+        }
+        command = [sys.executable, "-m", "orthanc_plugin.worker"]
+        own = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        with node.http(settings, load_credentials(settings.credentials)) as client:
+            running = Node(settings, load_credentials(settings.credentials), client)
+            ds = modality.radiograph(chest(1).pixels, Exposure(seed=uuid.uuid4().hex))
+            assert all(o.accepted for o in modality.send([ds], "127.0.0.1", settings.dicom_port, settings.ae_title))
+            assert running.wait_for(str(ds.StudyInstanceUID), 60)["status"] == "done"
+        os.kill(supervised, signal.SIGCONT)
+    finally:
+        if own is not None:
+            own.terminate()
+            own.wait()
+        node.stop(settings)
