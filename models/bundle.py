@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from models.findings import ModelIdentity
+from models.plausibility import FEATURES, Plausibility
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "models.networks.")
@@ -68,14 +69,15 @@ class Contract:
         ``structures`` or ``scores``: which module reads the outputs.
     input_size
         Side of the square picture, in pixels.
-    segments
-        Key of each output channel (interpreter ``structures``).
+    segments, plausibility
+        Key of each output channel, and what lungs look like (interpreter ``structures``).
     """
 
     interpreter: str
     input_size: int
     segments: tuple[str, ...] = ()
     findings: tuple[FindingContract, ...] = ()
+    plausibility: Plausibility | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def write_bundle(path: Path, network: nn.Module, inference: dict[str, Any], meta
 
 def config_digest(section: dict[str, Any], inference: dict[str, Any]) -> str:
     """SHA-256 of what decides on an answer beside the weights: contract and network, without figures and provenance."""
-    decisive = {k: section[k] for k in ("interpreter", "input_size", "segments", "findings") if k in section}
+    decisive = {
+        k: section[k] for k in ("interpreter", "input_size", "segments", "findings", "plausibility") if k in section
+    }
     canonical = json.dumps([decisive, inference["network_def"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -154,7 +158,18 @@ def _contract(section: dict[str, Any]) -> Contract:
         raise ValueError(f"interpreter {interpreter!r} is none of {', '.join(INTERPRETERS)}")
     if not isinstance(size, int) or not 32 <= size <= 2048:
         raise ValueError(f"input_size {size!r} is no side between 32 and 2048 pixels")
-    return Contract(interpreter, size, tuple(section.get("segments", ())), findings)
+    return Contract(interpreter, size, tuple(section.get("segments", ())), findings, _plausibility(section))
+
+
+def _plausibility(section: dict[str, Any]) -> Plausibility | None:
+    if "plausibility" not in section:
+        return None
+    entry, count = section["plausibility"], len(FEATURES)
+    mean = tuple(float(v) for v in entry["mean"])
+    precision = tuple(tuple(float(v) for v in row) for row in entry["precision"])
+    if len(mean) != count or len(precision) != count or any(len(row) != count for row in precision):
+        raise ValueError(f"plausibility does not describe {count} features")
+    return Plausibility(mean, precision, float(entry["limit"]))
 
 
 def _check_network_def(name: str, part: Any) -> None:

@@ -68,6 +68,12 @@ class Models:
         """Name to version."""
         return {bundle.identity.name: bundle.identity.version for bundle in self.bundles}
 
+    def warm_up(self) -> None:
+        """Run every network once, so that the first patient does not wait for one-time preparations."""
+        for bundle, forward in zip(self.bundles, self.forwards, strict=True):
+            size = bundle.contract.input_size
+            forward(np.zeros((1, 1, size, size), np.float32))
+
     def predict(self, image: RenderedImage, identity: ImageIdentity) -> ImageFindings:
         """Run every bundle on one image.
 
@@ -158,7 +164,13 @@ class _Answer:
         if bundle.contract.interpreter == "structures":
             fields = (1.0 / (1.0 + np.exp(-output["logits"]))).astype(np.float32)
             self.segments, self.measurements = structures.interpret(
-                fields, frame, bundle.contract.segments, self.view, name
+                fields,
+                frame,
+                bundle.contract.segments,
+                self.view,
+                name,
+                picture=picture,
+                plausibility=bundle.contract.plausibility,
             )
         else:
             found = scores.interpret(

@@ -86,11 +86,13 @@ class FindingsNet(nn.Module):
 class OpacityHead(nn.Module):
     """Marks lung opacities: a map trained with boxes, and as image score its smooth maximum.
 
-    The score is the log-mean-exp of the map with a sharpness that is learnt (Pinheiro and Collobert, CVPR 2015).
+    The score is the log-mean-exp of the map with a sharpness that is learnt (Pinheiro and Collobert, CVPR 2015). Its
+    map is the sum of what is seen in a cell and of how often opacities lie there (`place`): both are evidence.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, cells: int = 19) -> None:
         super().__init__()
+        self.place = nn.Parameter(torch.zeros(cells, cells))
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.look = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.map = nn.Conv2d(hidden, 1, 1)
@@ -102,7 +104,7 @@ class OpacityHead(nn.Module):
         """Logits of shape (n,) and maps of shape (n, h, w)."""
         hidden = functional.relu(self.reduce(self.dropout(features)))
         hidden = hidden + functional.relu(self.look(self.dropout(hidden)))
-        heat = self.map(self.dropout(hidden))[:, 0]
+        heat = self.map(self.dropout(hidden))[:, 0] + self.place
         sharpness = functional.softplus(self.sharpness)
         cells = heat.shape[-2] * heat.shape[-1]
         score = (torch.logsumexp(sharpness * heat.flatten(1), 1) - math.log(cells)) / sharpness

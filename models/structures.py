@@ -12,12 +12,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from models.findings import BoolMask, Line, Measurement, SegmentMask, View
+from models.plausibility import Plausibility, describe
 from models.rendering import Frame
 from models.selection import ImageRefused, Refusal
 
 FloatArray = npt.NDArray[np.float32]
 
-# Plausible lungs, as shares of the network's picture. Bounds lie outside everything seen in the training data.
+# Two lungs at all, as shares of the network's picture: bounds lie outside everything seen in the training data.
 _SMALLEST_LUNG, _LARGEST_LUNG = 0.012, 0.42
 _MOST_UNEQUAL = 8.0  # area of the larger lung over that of the smaller
 _LEAST_CERTAIN = 0.80  # mean score inside the outline
@@ -25,7 +26,14 @@ _SMALLEST_HEART = 0.01
 
 
 def interpret(
-    scores: FloatArray, frame: Frame, keys: Sequence[str], view: View, model: str
+    scores: FloatArray,
+    frame: Frame,
+    keys: Sequence[str],
+    view: View,
+    model: str,
+    *,
+    picture: FloatArray | None = None,
+    plausibility: Plausibility | None = None,
 ) -> tuple[tuple[SegmentMask, ...], tuple[Measurement, ...]]:
     """Clean the masks, bring them to stored pixels and measure.
 
@@ -35,6 +43,8 @@ def interpret(
         Shape (len(keys), size, size), 0 to 1.
     keys
         ``lung_right``, ``lung_left``, ``heart``.
+    picture, plausibility
+        What the network saw, and what its outlines are compared with; without them only size and place are checked.
 
     Raises
     ------
@@ -42,8 +52,11 @@ def interpret(
         ``lungs_not_found`` when there is no plausible pair of lungs.
     """
     cleaned = {key: clean(scores[i]) for i, key in enumerate(keys)}
-    check_lungs(cleaned["lung_right"], cleaned["lung_left"])
-    heart_holds = float((cleaned["heart"] >= 0.5).mean()) >= _SMALLEST_HEART
+    right, left, heart = (cleaned[key] for key in ("lung_right", "lung_left", "heart"))
+    check_lungs(right, left)
+    if picture is not None and plausibility is not None:
+        check_likeness(picture, right, left, plausibility)
+    heart_holds = _heart_holds(right, left, heart)
     segments = tuple(
         SegmentMask(key, frame.mask_to_stored(field), model)
         for key, field in cleaned.items()
@@ -100,22 +113,69 @@ def check_lungs(right: FloatArray, left: FloatArray) -> None:
         )
 
 
+def check_likeness(picture: FloatArray, right: FloatArray, left: FloatArray, plausibility: Plausibility) -> None:
+    """Refuse outlines that are unlike those of the chests that the model was made from.
+
+    Raises
+    ------
+    ImageRefused
+        ``lungs_not_found``.
+    """
+    features = describe(picture, right, left)
+    distance = plausibility.distance(features)
+    if distance > plausibility.limit:
+        raise ImageRefused(
+            Refusal.LUNGS_NOT_FOUND,
+            f"the outlines are unlike lungs of a frontal chest radiograph (distance {distance:.1f}, limit "
+            f"{plausibility.limit:.1f}), most by their {plausibility.oddest(features)}",
+        )
+
+
 def cardiothoracic_ratio(
     right: BoolMask, left: BoolMask, heart: BoolMask, view: View, model: str
 ) -> Measurement | None:
-    """Largest transverse diameter of the heart over that of the thorax, inside the ribs (Danzer, 1919).
+    """Transverse diameter of the heart over the widest inner diameter of the thorax (Danzer, 1919).
 
-    None when the outlines allow no sensible ratio, for example when a lung is cut off.
+    The heart is measured between its outermost points on either side, which may lie at different heights; only the
+    lower half of its outline counts, for the upper half is great vessels.
+
+    Returns
+    -------
+    Measurement or None
+        None when the outlines allow no sensible ratio, for example because a lung is cut off by the picture's edge.
     """
-    cardiac = _widest_row(heart, heart)
-    thoracic = _widest_row(right, left)
-    if cardiac is None or thoracic is None:
+    cardiac, thoracic = _transverse(heart), _widest_row(right, left)
+    if cardiac is None or thoracic is None or thoracic.x0 <= 0 or thoracic.x1 >= right.shape[1]:
         return None
     ratio = (cardiac.x1 - cardiac.x0) / (thoracic.x1 - thoracic.x0)
     if not 0.2 < ratio < 0.95:
         return None
     caution = {View.AP: "ap_view", View.FRONTAL: "view_unknown"}.get(view)
     return Measurement("cardiothoracic_ratio", ratio, "1", model, (cardiac, thoracic), caution)
+
+
+def _heart_holds(right: FloatArray, left: FloatArray, heart: FloatArray) -> bool:
+    """Whether the outline of the heart is large and certain enough and lies between the lungs."""
+    mask = heart >= 0.5
+    if float(mask.mean()) < _SMALLEST_HEART or float(heart[mask].mean()) < _LEAST_CERTAIN:
+        return False
+    first, middle, last = (ndimage.center_of_mass(field >= 0.5)[1] for field in (right, heart, left))
+    return bool(first < middle < last)
+
+
+def _transverse(heart: BoolMask) -> Line | None:
+    """The horizontal extent of the lower half of a mask, drawn half-way between its two outermost points."""
+    rows = np.flatnonzero(heart.any(axis=1))
+    if rows.size == 0:
+        return None
+    middle = int(rows[0] + rows[-1] + 1) // 2
+    lower = heart[middle:]
+    columns = np.flatnonzero(lower.any(axis=0))
+    if columns.size == 0:
+        return None
+    heights = [float(np.flatnonzero(lower[:, column]).mean()) for column in (columns[0], columns[-1])]
+    y = middle + sum(heights) / 2 + 0.5
+    return Line(float(columns[0]), y, float(columns[-1]) + 1.0, y)
 
 
 def _widest_row(starts: BoolMask, ends: BoolMask) -> Line | None:

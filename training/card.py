@@ -96,6 +96,17 @@ def plot_histograms(path: Path, values: Mapping[str, Sequence[float]], what: str
     return _save(figure, path)
 
 
+def plot_outlines(path: Path, pictures: Sequence[tuple[Any, Sequence[Any]]]) -> Path:
+    """Pictures (rows, columns) with the outlines of boolean masks of the same shape; for computed pictures alone."""
+    figure, axes = _figure(len(pictures))
+    for axis, (picture, outlines) in zip(axes, pictures, strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        for mask, colour in zip(outlines, ("#2f9fe8", "#35c46a", "#f0a030"), strict=True):
+            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+        axis.set_axis_off()
+    return _save(figure, path)
+
+
 def _figure(columns: int, width: float = 3.6, height: float = 3.2) -> Any:
     import matplotlib as mpl
 

@@ -242,12 +242,21 @@ class Cells:
         return logits.double().numpy(), heat.double().numpy()
 
 
+def place_of(boxes: Tensor) -> Tensor:
+    """How often a cell lies in a box, as log odds around their mean: shape (CELLS, CELLS) from (n, CELLS, CELLS)."""
+    smooth = functional.avg_pool2d(boxes.mean(0)[None, None], 3, 1, padding=1, count_include_pad=False)[0, 0]
+    both_sides = (smooth + smooth.flip(-1)) / 2  # pictures are mirrored in training
+    odds = torch.logit(both_sides.clamp(0.004, 0.996))
+    return odds - odds.mean()
+
+
 def fit_opacity(cells: Cells, inside: npt.NDArray[np.bool_], *, epochs: int, seed: int, what: str) -> OpacityHead:
     """Train an opacity head by the image's label and by the boxes on its map."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     head, pool, batch = OpacityHead(FindingsNet.CHANNELS, 64), np.flatnonzero(inside), 16
     steps = len(pool) // batch
+    head.place.data.copy_(place_of(cells.boxes[0, torch.from_numpy(pool)]))
     optimiser = torch.optim.AdamW(head.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=epochs * steps)
     for _ in tqdm(range(epochs), desc=what, unit="epoch"):

@@ -19,29 +19,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.rendering import Frame, network_input, render, render_picture
+from models.rendering import network_input, render, render_picture
 from models.selection import ImageRefused
 from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.data import (
     BoolArray,
-    StructureRecord,
     data_digest,
-    network_mask,
-    network_pictures,
     read_adult_normals,
     read_other_pictures,
     read_structures,
     split_patients,
-    split_sides,
 )
-from training.lung_evidence import Evidence, Outliner, fit_plausibility, judge, made_wrong, refusals, write
+from training.lung_evidence import (
+    OUTLINES_PLOT,
+    Evidence,
+    Outliner,
+    fit_plausibility,
+    judge,
+    judge_computed,
+    made_wrong,
+    refusals,
+    write,
+)
+from training.lung_samples import INPUT_SIZE, SEGMENTS, HalfArray, Samples, load_samples
 from training.negatives import MADE_FROM_CHESTS, spoil
 
-HalfArray = npt.NDArray[np.float16]
-
-SEGMENTS = ("lung_right", "lung_left", "heart")
-INPUT_SIZE = 256
 NETWORK: dict[str, Any] = {
     "_target_": "monai.networks.nets.UNet",
     "spatial_dims": 2,
@@ -57,28 +60,6 @@ AUGMENTATION = Augmentation(degrees=12, log_scale=0.22, shift=0.12)
 BATCH = 8
 WRONG = 2  # pictures without a frontal chest that each batch has in addition
 UNSEEN = 400  # pictures of each unseen collection on which false refusals are counted
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Pictures as the network sees them.
-
-    Parameters
-    ----------
-    pictures
-        Shape (n, size, size), 0 to 1.
-    masks, drawn
-        Shape (n, 3, size, size), in the order of `SEGMENTS`, and which of them somebody drew: shape (n, 3).
-    second
-        Number of a picture to the lungs that a second reader drew on it, shape (size, size).
-    """
-
-    pictures: npt.NDArray[np.float16]
-    masks: npt.NDArray[np.bool_]
-    drawn: npt.NDArray[np.bool_]
-    frames: list[Frame]
-    patients: list[str]
-    second: dict[int, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +121,9 @@ def conclude(data: Path, bundle: Path, network: nn.Module, split: Split, provena
            for kind, pictures in made_wrong(samples.pictures[split.held_out], seed=0)},
     }  # fmt: skip
     evidence = Evidence(
-        **judge(outliner, samples, split.held_out, SEGMENTS), refused=refusals(outliner, plausibility, groups)
+        **judge(outliner, samples, split.held_out),
+        computed=judge_computed(outliner, INPUT_SIZE, bundle / "docs" / OUTLINES_PLOT),
+        refused=refusals(outliner, plausibility, groups),
     )
     section = {
         "interpreter": "structures",
@@ -179,25 +162,6 @@ def _evenly(paths: list[Path], count: int) -> list[Path]:
     return paths[:: max(1, len(paths) // count)][:count]
 
 
-def load_samples(records: list[StructureRecord], what: str = "rendering") -> Samples:
-    """Render every record as the network will see it, with its masks; a record without any is no frontal chest."""
-    pictures, frames = network_pictures([r.image for r in records], INPUT_SIZE, what)
-    masks = np.zeros((len(records), len(SEGMENTS), INPUT_SIZE, INPUT_SIZE), np.bool_)
-    drawn = np.zeros((len(records), len(SEGMENTS)), np.bool_)
-    second = {}
-    for i, (record, frame) in enumerate(zip(records, frames, strict=True)):
-        found = {key: network_mask(path, frame) for key, path in record.masks.items()}
-        if "lung_fields" in found:
-            masks[i, :2] = split_sides(found["lung_fields"])
-            drawn[i, :2] = True
-            if "lung_right" in found and "lung_left" in found:
-                second[i] = found["lung_right"] | found["lung_left"]
-        for channel, key in enumerate(SEGMENTS):
-            if key in found and not drawn[i, channel]:
-                masks[i, channel], drawn[i, channel] = found[key], True
-    return Samples(pictures, masks, drawn, frames, [r.patient for r in records], second)
-
-
 def fit(samples: Samples, chosen: BoolArray, others: HalfArray, *, epochs: int, seed: int) -> nn.Module:
     """Train on the chosen samples; returns the averaged network in evaluation mode.
 
@@ -207,8 +171,8 @@ def fit(samples: Samples, chosen: BoolArray, others: HalfArray, *, epochs: int, 
         Shape (m, size, size): pictures of anything but a frontal chest, on which nothing is to be outlined.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     network = UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"}).to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(seed)
     # few hearts were drawn: those pictures come twice
     pool = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(chosen & samples.drawn[:, 2])])
     steps = len(pool) // BATCH
@@ -221,13 +185,13 @@ def fit(samples: Samples, chosen: BoolArray, others: HalfArray, *, epochs: int, 
             for step in range(steps):
                 batch = order[step * BATCH : (step + 1) * BATCH]
                 chests = torch.from_numpy(samples.pictures[batch].astype(np.float32))[:, None]
-                wrong = _wrong_pictures(chests, others, rng)
+                wrong = _wrong_pictures(chests[:WRONG], others, rng)
                 pictures = torch.cat((chests, wrong))
                 empty = np.zeros((len(wrong), *samples.masks.shape[1:]), np.bool_)
                 masks = torch.from_numpy(np.concatenate((samples.masks[batch], empty))).float()
-                drawn = torch.from_numpy(np.pad(samples.drawn[batch], ((0, WRONG), (0, 0)), constant_values=True))
+                drawn = torch.from_numpy(np.pad(samples.drawn[batch], ((0, len(wrong)), (0, 0)), constant_values=True))
                 pictures, masks, _ = augment(pictures, masks, AUGMENTATION)
-                # half the work in half precision; the loss and the weights stay single
+                # bfloat16 halves the time; the loss and the weights stay single
                 with torch.autocast("cpu", dtype=torch.bfloat16):
                     logits = network(pictures)
                 loss = segmentation_loss(logits.float(), masks, drawn.float())
@@ -245,9 +209,9 @@ def fit(samples: Samples, chosen: BoolArray, others: HalfArray, *, epochs: int, 
 
 
 def _wrong_pictures(chests: Tensor, others: HalfArray, rng: np.random.Generator) -> Tensor:
-    """Pictures of which nothing is to be outlined, shape (WRONG, 1, size, size): real ones and made ones by turns."""
-    wrong = spoil(chests[:WRONG])
-    for i in range(WRONG):
+    """For each chest a picture of which nothing is to be outlined: real ones and made ones by turns."""
+    wrong = spoil(chests)
+    for i in range(len(wrong)):
         if len(others) and rng.random() < 0.5:
             picture = torch.from_numpy(others[int(rng.integers(len(others)))].astype(np.float32))
             wrong[i, 0] = picture.flip(-1) if rng.random() < 0.5 else picture

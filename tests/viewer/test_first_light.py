@@ -22,7 +22,7 @@ from running_node import Node
 from models.phantom import Pathology, chest
 from orthanc_plugin import modality
 from orthanc_plugin.credentials import Credentials
-from orthanc_plugin.demo import run_demo
+from orthanc_plugin.demo import real_radiograph, run_demo
 from orthanc_plugin.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY
 
@@ -98,3 +98,26 @@ def test_the_worklist_takes_in_a_new_study_without_a_reload(hilum_node: Node, ch
         row = window.page.locator(f'[id="study-{ds.StudyInstanceUID}"]')
         expect(row).to_contain_text("Done", timeout=30_000)
         expect(row).to_contain_text("Hilum, Late Comer")
+
+
+@pytest.mark.shared
+def test_boxes_that_the_models_drew_on_a_real_radiograph_are_shown_locked(
+    hilum_node: Node, chromium: Open, shared_data: Path
+) -> None:
+    picture = shared_data / "nih_chestxray14" / "images" / "00000061_012.jpg"  # opacities on both sides (RSNA)
+    ds = real_radiograph(picture, uuid.uuid4().hex, variant=2)
+    list(modality.send([ds], "127.0.0.1", hilum_node.settings.dicom_port, hilum_node.settings.ae_title))
+    row = hilum_node.wait_for(str(ds.StudyInstanceUID))
+    (opacity,) = (f for f in row["findings"] if f["key"] == "lung_opacity")
+    assert (opacity["state"], row["priority"]) == ("present", "urgent")
+    assert opacity["regions"] >= 1
+    with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
+        window.open_study(str(ds.StudyInstanceUID))
+        (viewport,) = window.viewports()
+        assert len(viewport["boxes"]) == opacity["regions"]
+        for box in viewport["boxes"]:
+            assert box["locked"]
+            assert box["visible"]
+            assert box["label"].startswith("Lung opacity")
+            assert all(0 <= x <= 512 and 0 <= y <= 512 for x, y, *_ in box["corners"])
+        assert len(viewport["segmentations"]) == 1
