@@ -266,7 +266,7 @@ def complete(db: sqlite3.Connection, task: InferenceTask, outcome: Outcome, *, n
 def fail(
     db: sqlite3.Connection, task: InferenceTask, reason: str, message: str, *, now: float, retry_at: float | None
 ) -> None:
-    """Record a failed attempt: queued again at `retry_at`, or FAILED when that is None.
+    """Record a failed attempt: queued again at `retry_at`, or FAILED when that is None and no image came meanwhile.
 
     Raises
     ------
@@ -274,7 +274,8 @@ def fail(
     """
     changed = db.execute(
         """
-        UPDATE tasks SET status = CASE WHEN :retry_at IS NULL THEN 'failed' ELSE 'queued' END,
+        UPDATE tasks SET status = CASE WHEN :retry_at IS NULL AND generation = claimed_generation
+                                       THEN 'failed' ELSE 'queued' END,
                          not_before = coalesce(:retry_at, not_before), lease_until = NULL,
                          reason = :reason, message = :message,
                          completed_at = CASE WHEN :retry_at IS NULL THEN :now ELSE completed_at END

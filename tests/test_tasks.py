@@ -110,6 +110,15 @@ def test_a_failed_attempt_waits_and_the_last_one_is_final(db: sqlite3.Connection
     assert nothing_due(db, 10_000)
 
 
+def test_an_image_that_comes_during_the_last_attempt_is_still_looked_at(db: sqlite3.Connection) -> None:
+    enqueue(db, 100)
+    task = claim(db, 100)
+    enqueue(db, 100.2)
+    tasks.fail(db, task, "internal_error", "why", now=101, retry_at=None)
+    assert status_of(db) == "queued"
+    assert claim(db, 101).generation == 2
+
+
 def test_a_study_that_kills_every_worker_is_given_up(db: sqlite3.Connection) -> None:
     enqueue(db, 0)
     for now in (0, 100, 200):
