@@ -63,7 +63,9 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
     for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
         _require_free(name, port)
-    settings.logs.mkdir(exist_ok=True, mode=0o700)
+    for private in (settings.logs, settings.home / "orthanc"):
+        private.mkdir(exist_ok=True)
+        private.chmod(0o700)  # a home that somebody made beforehand may be open to others
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
     with _redacted_log(settings) as log:

@@ -92,7 +92,7 @@ class OrthancClient:
             response = self._http.request(method, path, content=content)
         except httpx.TransportError as error:
             raise OrthancUnavailable(f"{method} {path}: {type(error).__name__}") from error
-        if response.status_code in (502, 503, 504, 507) or response.status_code >= 500:
+        if response.status_code in (502, 503, 504, 507):
             raise OrthancUnavailable(f"{method} {path}: HTTP {response.status_code}")
         response.raise_for_status()
         return response

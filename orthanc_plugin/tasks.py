@@ -327,8 +327,14 @@ def count_by_status(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def reading_order(db: sqlite3.Connection, *, limit: int = 500) -> list[dict[str, Any]]:
-    """The rows of the worklist: the most pressing first, then the one that waits longest."""
-    rows = db.execute("SELECT * FROM tasks ORDER BY priority_rank, received_at LIMIT ?", (limit,)).fetchall()
+    """The `limit` studies that came last, the most pressing first, then the one that waits longest."""
+    rows = db.execute(
+        """
+        SELECT * FROM (SELECT * FROM tasks ORDER BY last_instance_at DESC LIMIT ?)
+        ORDER BY priority_rank, received_at
+        """,
+        (limit,),
+    ).fetchall()
     return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
 
 

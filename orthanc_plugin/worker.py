@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+import sqlite3
 import stat
 import struct
 import sys
@@ -267,6 +268,8 @@ def _lease(task: InferenceTask, settings: Settings) -> Iterator[None]:
                     tasks.heartbeat(db, task, now=time.time(), lease_seconds=settings.lease_seconds)
             except ClaimLost:
                 return
+            except sqlite3.Error:
+                continue  # the ledger may answer the next time, well before the lease ends
 
     thread = threading.Thread(target=beat, name="lease", daemon=True)
     thread.start()
