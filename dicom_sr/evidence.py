@@ -1,16 +1,19 @@
 """The attributes of the image that its results share: patient and study, decoded, complete and in UTF-8.
 
 The rule: values are copied exactly (IHE AIR 6.5.3); only their encoding changes, because a result may add characters
-that the source's character set does not have.
+that the source's character set does not have. A value that the standard does not allow is left empty, for no archive
+need accept it: a sex of ``W``, a date of ``2026-01-02``.
 """
 
 from __future__ import annotations
 
 from pydicom import DataElement, Dataset
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VM
 from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import PersonName, validate_value
 
 from models.findings import ImageFindings
 
@@ -24,6 +27,8 @@ _OPTIONAL = (
     "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence", "ReferencedStudySequence",
     "TimezoneOffsetFromUTC", "ProcedureCodeSequence",
 )  # fmt: skip
+# Value representations whose form archives check.
+_CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "PixelSpacing",
     "ImagerPixelSpacing",
@@ -33,8 +38,7 @@ _IMAGE = (
 def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     """A light copy of the source's header, as the encoders want it; the source is not changed.
 
-    The image is hung normally or it would have been refused (``models.selection``), so a missing Patient Orientation
-    is stated as L\\F, which is how the models read it.
+    A missing Patient Orientation is stated as L\\F, which is how the models read the image (``models.hanging``).
     """
     copy = Dataset()
     copy.file_meta = FileMetaDataset()
@@ -43,7 +47,11 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     undeclared = not source.get("SpecificCharacterSet")
     for keyword in (*_REQUIRED, *_OPTIONAL, *_IMAGE):
         if keyword in source:
-            copy.add(_decoded(source[keyword], undeclared))
+            element = _decoded(source[keyword], undeclared)
+            if _is_valid(element):
+                copy.add(element)
+            elif keyword in _REQUIRED:
+                setattr(copy, keyword, "")
         elif keyword in _REQUIRED:
             setattr(copy, keyword, "")
     copy.Modality = copy.get("Modality") or "CR"
@@ -71,6 +79,23 @@ def _decoded(element: DataElement, undeclared: bool) -> DataElement:
     elif isinstance(value, str) and undeclared:
         value = _repaired(value)
     return DataElement(element.tag, element.VR, value)
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether a value keeps to its value representation and multiplicity (PS3.5 6.2, PS3.6)."""
+    if element.keyword in ("PatientName", "PatientID"):
+        return True  # never emptied: a result without its patient is worse than none
+    if element.VR not in _CHECKED:
+        return not (isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1")
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    if len(values) > 1 and dictionary_VM(element.tag) == "1":
+        return False
+    try:
+        for value in values:
+            validate_value(element.VR, "" if value is None else str(value), RAISE)
+    except ValueError:
+        return False
+    return element.keyword != "PatientSex" or element.value in ("M", "F", "O", "", None)
 
 
 def _repaired(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from models.findings import ImageFindings, ModelIdentity
 
 # Raise this when the encoding of the same findings changes: a new object must not carry an old identifier.
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 _NAMESPACE = uuid.UUID("6e1dfc1c-94a0-5c6e-9d0b-7c1c3f0a4f2e")
 
 
@@ -32,7 +32,7 @@ def result_uids(findings: ImageFindings) -> ResultUids:
     run, image = _models_key(findings), findings.sop_instance_uid
     return ResultUids(
         derived_uid("series", findings.study_instance_uid, run, "SR"),
-        derived_uid("instance", image, run, "SR"),
+        derived_uid("instance", image, run, "SR", *findings.cautions),
         derived_uid("series", findings.study_instance_uid, run, "SEG"),
         derived_uid("instance", image, run, "SEG"),
     )

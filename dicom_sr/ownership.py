@@ -4,6 +4,11 @@ MANUFACTURER = "Hilum"
 # Modality (0008,0060) of everything that we ever store.
 RESULT_MODALITIES = frozenset({"SR", "SEG", "PR", "KO", "OT", "DOC"})
 
+# Objects that accompany images: they are never read, and storing them is no reason to read a study again.
+ACCOMPANYING_MODALITIES = frozenset(
+    {"SR", "SEG", "PR", "KO", "DOC", "REG", "FID", "AU", "RTSTRUCT", "PLAN", "RWV", "SMR"}
+)
+
 
 def is_own_result(modality: str, manufacturer: str) -> bool:
     """Whether a series is ours, from its Modality and Manufacturer."""

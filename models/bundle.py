@@ -22,11 +22,12 @@ import torch
 from torch import nn
 
 from models.findings import ModelIdentity
+from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "models.networks.")
-INTERPRETERS = ("structures", "scores")
+INTERPRETERS = ("gate", "structures", "scores")
 
 
 class BundleInvalid(Exception):
@@ -66,11 +67,13 @@ class Contract:
     Parameters
     ----------
     interpreter
-        ``structures`` or ``scores``: which module reads the outputs.
+        ``gate``, ``structures`` or ``scores``: which module reads the outputs.
     input_size
         Side of the square picture, in pixels.
     segments, plausibility
         Key of each output channel, and what lungs look like (interpreter ``structures``).
+    gate
+        How the scores of the classes decide (interpreter ``gate``).
     """
 
     interpreter: str
@@ -78,6 +81,7 @@ class Contract:
     segments: tuple[str, ...] = ()
     findings: tuple[FindingContract, ...] = ()
     plausibility: Plausibility | None = None
+    gate: GateContract | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,8 @@ def write_bundle(path: Path, network: nn.Module, inference: dict[str, Any], meta
 
 def config_digest(section: dict[str, Any], inference: dict[str, Any]) -> str:
     """SHA-256 of what decides on an answer beside the weights: contract and network, without figures and provenance."""
-    decisive = {
-        k: section[k] for k in ("interpreter", "input_size", "segments", "findings", "plausibility") if k in section
-    }
+    keys = ("interpreter", "input_size", "segments", "findings", "plausibility", "gate")
+    decisive = {k: section[k] for k in keys if k in section}
     canonical = json.dumps([decisive, inference["network_def"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -158,7 +161,18 @@ def _contract(section: dict[str, Any]) -> Contract:
         raise ValueError(f"interpreter {interpreter!r} is none of {', '.join(INTERPRETERS)}")
     if not isinstance(size, int) or not 32 <= size <= 2048:
         raise ValueError(f"input_size {size!r} is no side between 32 and 2048 pixels")
-    return Contract(interpreter, size, tuple(section.get("segments", ())), findings, _plausibility(section))
+    gate = _gate(section) if interpreter == "gate" else None
+    return Contract(interpreter, size, tuple(section.get("segments", ())), findings, _plausibility(section), gate)
+
+
+def _gate(section: dict[str, Any]) -> GateContract:
+    entry = section["gate"]
+    classes = tuple(entry["classes"])
+    if classes != tuple(CLASSES):
+        raise ValueError(f"the gate tells {', '.join(classes)}, this version reads {', '.join(CLASSES)}")
+    if not 0.0 < entry["threshold"] < 1.0:
+        raise ValueError(f"threshold {entry['threshold']!r} does not lie between 0 and 1")
+    return GateContract(classes, float(entry["slope"]), float(entry["intercept"]), float(entry["threshold"]))
 
 
 def _plausibility(section: dict[str, Any]) -> Plausibility | None:

@@ -44,6 +44,25 @@ class View(StrEnum):
     FRONTAL = "FRONTAL"  # frontal, but the header does not say from which side
 
 
+class Caution(StrEnum):
+    """What limits a result that is given all the same."""
+
+    AP_VIEW = "ap_view"  # the heart looks larger
+    BEDSIDE = "bedside"
+    AGE_UNKNOWN = "age_unknown"
+    AGE_OUTSIDE_VALIDATION = "age_outside_validation"  # the site has children read
+    VIEW_UNKNOWN = "view_unknown"  # frontal, from which side nobody tells: the heart may look larger
+    VIEW_FROM_PIXELS = "view_from_pixels"  # the header does not tell it
+    BODY_PART_DOUBTFUL = "body_part_doubtful"  # Body Part Examined names another one
+    PIXELS_DOUBTFUL = "pixels_doubtful"  # they pass the gate, but hardly
+    GATE_FAILED = "gate_failed"  # the pixels were not checked
+    COLLIMATED = "collimated"
+    LUNGS_CUT_OFF = "lungs_cut_off"
+    CLIPPED_GRAYS = "clipped_grays"
+    LOW_CONTRAST = "low_contrast"
+    EXTREME_EXPOSURE = "extreme_exposure"  # Deviation Index
+
+
 class Priority(StrEnum):
     """Reading priority of an image or a study; what the AI found can raise it and never lower it."""
 
@@ -158,7 +177,7 @@ class Measurement:
     lines
         E.g. the cardiac diameter, then the thoracic diameter.
     caution
-        Why the number deserves care, as a code (``ap_view``); None if there is no reason known.
+        Why the number deserves care; None if there is no reason known.
     """
 
     key: str
@@ -166,7 +185,7 @@ class Measurement:
     unit: str
     model: str
     lines: tuple[Line, ...] = ()
-    caution: str | None = None
+    caution: Caution | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +209,7 @@ class ImageFindings:
     priority, priority_reason
         Set by ``models.triage``; the reason is a sentence for people.
     cautions
-        Codes of what limits the result (``ap_view``, ``age_unknown``).
+        What limits the result.
     """
 
     study_instance_uid: str
@@ -205,7 +224,7 @@ class ImageFindings:
     measurements: tuple[Measurement, ...] = ()
     priority: Priority = Priority.ROUTINE
     priority_reason: str = ""
-    cautions: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
     @property
     def present(self) -> tuple[Finding, ...]:

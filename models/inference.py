@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models import scores, structures
+from models import pixel_gate, scores, structures
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.findings import (
     Finding,
@@ -26,8 +26,9 @@ from models.findings import (
     SegmentMask,
     View,
 )
+from models.pixel_gate import GateAnswer
+from models.refusal import ImageRefused
 from models.rendering import Frame, RenderedImage, network_input
-from models.selection import ImageRefused
 
 log = logging.getLogger("hilum.inference")
 
@@ -58,21 +59,50 @@ class ImageIdentity:
 
 @dataclass(frozen=True)
 class Models:
-    """The active bundles in the order in which they run; use ``load_models``."""
+    """The active bundles in the order in which they run; use ``load_models``.
+
+    Parameters
+    ----------
+    bundles, forwards
+        Those that find something.
+    gate
+        The one that decides whether they are asked at all; None when the site runs without it.
+    """
 
     bundles: tuple[Bundle, ...]
     forwards: tuple[Forward, ...]
+    gate: tuple[Bundle, Forward] | None = None
 
     @property
     def versions(self) -> dict[str, str]:
         """Name to version."""
-        return {bundle.identity.name: bundle.identity.version for bundle in self.bundles}
+        return {bundle.identity.name: bundle.identity.version for bundle, _ in self._all()}
 
     def warm_up(self) -> None:
         """Run every network once, so that the first patient does not wait for one-time preparations."""
-        for bundle, forward in zip(self.bundles, self.forwards, strict=True):
+        for bundle, forward in self._all():
             size = bundle.contract.input_size
             forward(np.zeros((1, 1, size, size), np.float32))
+
+    def look(self, image: RenderedImage, *, children: bool) -> GateAnswer | None:
+        """What the pixel gate says of an image; None when no gate is active.
+
+        Raises
+        ------
+        OutputInvalid
+            When its network answers with something that is no number.
+        """
+        if self.gate is None:
+            return None
+        bundle, forward = self.gate
+        picture, _ = network_input(image, bundle.contract.input_size, stretch=True)
+        logits = forward(picture[None, None])["logits"]
+        if bundle.contract.gate is None or not np.isfinite(logits).all():
+            raise OutputInvalid(f"{bundle.identity.name} answered with values that are not numbers")
+        return pixel_gate.interpret(logits, bundle.contract.gate, children=children)
+
+    def _all(self) -> list[tuple[Bundle, Forward]]:
+        return [*([self.gate] if self.gate else []), *zip(self.bundles, self.forwards, strict=True)]
 
     def predict(self, image: RenderedImage, identity: ImageIdentity) -> ImageFindings:
         """Run every bundle on one image.
@@ -126,7 +156,11 @@ def load_models(root: Path, names: Sequence[str], *, threads: int) -> Models:
             raise BundleInvalid(f"there is no bundle {name!r} in {root.name}/: correct the setting `bundles`")
     bundles = [load_bundle(root / name) for name in names]
     bundles.sort(key=lambda bundle: bundle.contract.interpreter != "structures")
-    return Models(tuple(bundles), tuple(torch_forward(bundle.network) for bundle in bundles))
+    gates = [(b, torch_forward(b.network)) for b in bundles if b.contract.interpreter == "gate"]
+    if len(gates) > 1:
+        raise BundleInvalid("two pixel gates are active: name one of them in the setting `bundles`")
+    finding = [bundle for bundle in bundles if bundle.contract.interpreter != "gate"]
+    return Models(tuple(finding), tuple(torch_forward(b.network) for b in finding), gates[0] if gates else None)
 
 
 def torch_forward(network: nn.Module) -> Forward:

@@ -2,10 +2,15 @@
 
 The rule: each step of the grayscale pipeline (PS3.3 C.7.6.3, C.11.1, C.11.2, PS3.4 N.2) is applied exactly once, and
 coordinates found in a network's picture always lead back to the stored pixel matrix.
+
+The pipeline is worked out once for each stored value that can occur, not for each pixel: a radiograph of 7.5 million
+pixels has at most 65,536 of them.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +20,25 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+from models.decoding import decode
 from models.findings import BoolMask
-from models.selection import ImageRefused, Refusal, integer
+from models.grayscale import display_values, is_inverse
+from models.hanging import AS_STORED, Hanging
+from models.refusal import ImageRefused, Refusal, integer
 
 FloatImage = npt.NDArray[np.float32]
 
 # A radiograph of 43 x 43 cm at 0.1 mm is 18 Mpixel; beyond this a header is a mistake or an attack.
 MAX_PIXELS = 64_000_000
+# Below this, in pixels of the shorter side, no lung is told from the next.
+MIN_SIDE = 96
+# Fewer gray levels than this are a drawing or a threshold, not a radiograph.
+MIN_GRAY_LEVELS = 16
+# Proportions of a pixel beyond this are a mistake of the header.
+_MAX_ASPECT = 4.0
+# JPEG 2000 is decoded in half the time by two threads on an idle machine, and no slower on a busy one.
+_DECODING_THREADS = min(4, os.cpu_count() or 1)
 # Contrast is stretched between these percentiles: collimator edges and burnt-in markers lie outside them.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # Percentiles are taken from at most this many pixels, on a regular grid.
@@ -43,15 +57,21 @@ class RenderedImage:
         Row and column spacing in mm at the detector or as calibrated; None when the header does not tell.
     valid
         False where the pixel is padding; None when there is none.
+    hanging
+        How the stored image is to be turned for reading.
+    aspect
+        Height of a stored pixel over its width.
     """
 
     pixels: FloatImage
     pixel_spacing: tuple[float, float] | None = None
     valid: BoolMask | None = None
+    hanging: Hanging = AS_STORED
+    aspect: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Rows and columns as stored."""
         rows, columns = self.pixels.shape
         return rows, columns
 
@@ -60,7 +80,7 @@ class RenderedImage:
 class Frame:
     """How a network's square picture lies over the stored image.
 
-    The stored image is scaled to ``height`` x ``width`` and placed at (`top`, `left`) in a square of `size`.
+    The stored image is turned to hang, scaled to `height` x `width` and put at (`top`, `left`) in a square of `size`.
     """
 
     rows: int
@@ -70,56 +90,60 @@ class Frame:
     left: int
     height: int
     width: int
+    hanging: Hanging = AS_STORED
 
     def mask_to_stored(self, scores: FloatImage, threshold: float = 0.5) -> BoolMask:
         """Bring scores of shape (size, size) back to (rows, columns), bilinearly, and cut them at `threshold`."""
         inner = np.ascontiguousarray(scores[self.top : self.top + self.height, self.left : self.left + self.width])
-        return resize(inner, self.rows, self.columns) >= threshold
+        hung = resize(inner, *self.hanging.size(self.rows, self.columns)) >= threshold
+        return np.ascontiguousarray(self.hanging.undo(hung))
+
+    def point_to_stored(self, x: float, y: float) -> tuple[float, float]:
+        """Bring a point in network pixels back to stored pixels, clipped to the image."""
+        hung_rows, hung_columns = self.hanging.size(self.rows, self.columns)
+        across = min(max((x - self.left) * hung_columns / self.width, 0.0), float(hung_columns))
+        down = min(max((y - self.top) * hung_rows / self.height, 0.0), float(hung_rows))
+        return self.hanging.point_to_stored(across, down, self.rows, self.columns)
 
     def box_to_stored(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
         """Bring a box in network pixels back to stored pixels, clipped to the image."""
-        x0, x1 = (((v - self.left) * self.columns / self.width) for v in (x, x + width))
-        y0, y1 = (((v - self.top) * self.rows / self.height) for v in (y, y + height))
-        x0, x1 = max(x0, 0.0), min(x1, float(self.columns))
-        y0, y1 = max(y0, 0.0), min(y1, float(self.rows))
-        return x0, y0, max(x1 - x0, 0.0), max(y1 - y0, 0.0)
+        (x0, y0), (x1, y1) = self.point_to_stored(x, y), self.point_to_stored(x + width, y + height)
+        return min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0)
 
 
-def render(ds: Dataset) -> RenderedImage:
+def render(ds: Dataset, hanging: Hanging = AS_STORED) -> RenderedImage:
     """Decode and render one radiograph.
 
     Parameters
     ----------
     ds
         A single-frame grayscale image with its file meta information.
+    hanging
+        Kept beside the pixels, which stay as stored.
 
     Raises
     ------
     ImageRefused
-        ``unreadable_pixels`` when the pixels are absent, incomplete, too large or cannot be decoded.
+        ``unreadable_pixels`` when the pixels are absent, incomplete, too large or cannot be decoded; ``quality`` when
+        they are too few or have too few gray levels; ``unreadable_header`` when a look-up table or window is invalid.
     """
-    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
-    if "PixelData" not in ds or rows < 1 or columns < 1:
-        raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the instance carries no pixel data")
-    if rows * columns > MAX_PIXELS:
-        raise ImageRefused(Refusal.UNREADABLE_PIXELS, f"{rows} x {columns} pixels exceed the limit of {MAX_PIXELS}")
-    if integer(ds, "SamplesPerPixel", 1) != 1:
-        raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the image is in colour")
-    stored = _decode(ds)
-    padding = _padding_mask(ds, stored)
-    try:
-        values = apply_voi_lut(apply_modality_lut(stored, ds), ds, index=0)
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
-        message = f"the look-up table or window of the header is invalid: {type(error).__name__}"
-        raise ImageRefused(Refusal.UNREADABLE_HEADER, message) from error
-    low, high = _extent(values, padding)
-    pixels = np.clip((values.astype(np.float32) - low) / (high - low), 0.0, 1.0)
-    if _is_inverse(ds):
-        np.subtract(1.0, pixels, out=pixels)
-    valid = None if padding is None else ~padding
-    if padding is not None:
-        pixels[padding] = 0.0
-    return RenderedImage(np.ascontiguousarray(pixels), _pixel_spacing(ds), valid)
+    _check_size(ds)
+    stored = decode(ds, threads=_DECODING_THREADS)
+    first, last = int(stored.min()), int(stored.max())
+    # the difference of two signed values may not fit into their own type
+    index = (stored.astype(np.int32) if stored.dtype.kind == "i" else stored) - first
+    occurs = np.zeros(last - first + 1, np.bool_)
+    occurs[index] = True
+    padding = _padding(ds, first, last) & occurs
+    if padding.all() or (occurs & ~padding).sum() < 2:
+        raise ImageRefused(Refusal.UNREADABLE_PIXELS, "every pixel has the same value")
+    if (levels := int((occurs & ~padding).sum())) < MIN_GRAY_LEVELS:
+        raise ImageRefused(Refusal.QUALITY, f"{levels} gray levels are too few for a radiograph")
+    table = _gray_table(ds, np.arange(first, last + 1).astype(stored.dtype), occurs & ~padding)
+    table[padding] = 0.0
+    valid = ~padding[index] if padding.any() else None
+    spacing = _pixel_spacing(ds)
+    return RenderedImage(table[index], spacing, valid, hanging, _aspect(ds, spacing))
 
 
 def render_picture(path: Path) -> RenderedImage:
@@ -128,7 +152,7 @@ def render_picture(path: Path) -> RenderedImage:
     Raises
     ------
     ImageRefused
-        ``unreadable_pixels`` when the file is no picture.
+        ``unreadable_pixels`` when the file is no picture; ``quality`` when it is too small.
     """
     try:
         with Image.open(path) as picture:
@@ -140,12 +164,21 @@ def render_picture(path: Path) -> RenderedImage:
                 values = np.asarray(picture.convert("L"), dtype=np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, f"not a readable picture: {type(error).__name__}") from error
-    low, high = _extent(values, None)
+    if min(values.shape) < MIN_SIDE:
+        raise ImageRefused(Refusal.QUALITY, f"{values.shape[0]} x {values.shape[1]} pixels are too few")
+    low, high = _extent(values)
     return RenderedImage(np.clip((values - low) / (high - low), 0.0, 1.0))
 
 
-def network_input(image: RenderedImage, size: int) -> tuple[FloatImage, Frame]:
-    """Scale a radiograph into a square with its contrast stretched.
+def network_input(image: RenderedImage, size: int, *, stretch: bool = False) -> tuple[FloatImage, Frame]:
+    """Hang a radiograph, scale it into a square with its true proportions, and stretch its contrast.
+
+    Parameters
+    ----------
+    size
+        Side of the square, in pixels.
+    stretch
+        Fill the square, whatever the proportions; else they are kept and what is left of the square is black.
 
     Returns
     -------
@@ -155,12 +188,16 @@ def network_input(image: RenderedImage, size: int) -> tuple[FloatImage, Frame]:
         The way back to stored pixels.
     """
     rows, columns = image.shape
-    scale = size / max(rows, columns)
-    height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
+    down, across = rows * image.aspect, float(columns)
+    tall, wide = (across, down) if image.hanging.transpose else (down, across)
+    scale = size / max(tall, wide)
+    height, width = (size, size) if stretch else (max(1, round(tall * scale)), max(1, round(wide * scale)))
     top, left = (size - height) // 2, (size - width) // 2
-    frame = Frame(rows, columns, size, top, left, height, width)
+    frame = Frame(rows, columns, size, top, left, height, width, image.hanging)
     low, high = _percentiles(image)
-    small = np.clip((resize(image.pixels, height, width) - low) / (high - low), 0.0, 1.0)
+    # turned after it has become small
+    inner = image.hanging.apply(resize(image.pixels, *image.hanging.size(height, width)))
+    small = np.clip((inner - low) / (high - low), 0.0, 1.0)
     square = np.zeros((size, size), np.float32)
     square[top : top + height, left : left + width] = small
     return square, frame
@@ -175,36 +212,48 @@ def resize(array: FloatImage, rows: int, columns: int) -> FloatImage:
     return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=3.0), dtype=np.float32)
 
 
-def _decode(ds: Dataset) -> npt.NDArray[Any]:
-    """Stored values of the only frame, shape (rows, columns), with the sign that the header gives."""
-    syntax = ds.file_meta.TransferSyntaxUID
-    frames = integer(ds, "NumberOfFrames", 1)
-    if frames != 1:
-        raise ImageRefused(Refusal.MULTI_FRAME, f"{frames} frames")
-    try:
-        array, _ = get_decoder(syntax).as_array(ds, index=0, raw=True)
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError, IndexError, KeyError) as error:
-        message = f"the pixels cannot be decoded ({getattr(syntax, 'name', syntax)}): {type(error).__name__}"
-        raise ImageRefused(Refusal.UNREADABLE_PIXELS, message) from error
-    if array.ndim != 2:
-        raise ImageRefused(Refusal.UNREADABLE_PIXELS, f"decoded to {array.ndim} dimensions")
-    return array
+def _check_size(ds: Dataset) -> None:
+    """Refuse by the header alone what must not be decoded."""
+    rows, columns = integer(ds, "Rows", 0), integer(ds, "Columns", 0)
+    if "PixelData" not in ds or rows < 1 or columns < 1:
+        raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the instance carries no pixel data")
+    if rows * columns > MAX_PIXELS:
+        raise ImageRefused(Refusal.UNREADABLE_PIXELS, f"{rows} x {columns} pixels exceed the limit of {MAX_PIXELS}")
+    if min(rows, columns) < MIN_SIDE:
+        raise ImageRefused(Refusal.QUALITY, f"{rows} x {columns} pixels are too few")
+    if integer(ds, "SamplesPerPixel", 1) != 1:
+        raise ImageRefused(Refusal.UNREADABLE_PIXELS, "the image is in colour")
 
 
-def _padding_mask(ds: Dataset, stored: npt.NDArray[Any]) -> BoolMask | None:
-    """True where Pixel Padding Value or its range says that there is no image (PS3.3 C.7.5.1.1.2)."""
+def _gray_table(ds: Dataset, values: npt.NDArray[Any], occurs: BoolMask) -> FloatImage:
+    """What each stored value looks like, 0 to 1, dense structures bright.
+
+    Parameters
+    ----------
+    values
+        Shape (n,): every stored value from the least to the greatest.
+    occurs
+        Shape (n,): those that occur outside the padding; the least and the greatest of them become 0 and 1.
+    """
+    inverse, shown = is_inverse(ds), display_values(ds, values)
+    low, high = _extent(shown[occurs])
+    with np.errstate(all="ignore"):
+        table = np.clip((shown - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    if (levels := np.unique(table[occurs]).size) < MIN_GRAY_LEVELS:
+        message = f"the header's look-up table or window leaves {levels} gray levels, too few for a radiograph"
+        raise ImageRefused(Refusal.QUALITY, message)
+    return 1.0 - table if inverse else table
+
+
+def _padding(ds: Dataset, first: int, last: int) -> BoolMask:
+    """Which of the stored values from `first` to `last` stand for no image (PS3.3 C.7.5.1.1.2)."""
+    values = np.arange(first, last + 1)
     if ds.get("PixelPaddingValue") is None:
-        return None
+        return np.zeros(values.shape, np.bool_)
     value = integer(ds, "PixelPaddingValue", 0)
     low, high = sorted((value, integer(ds, "PixelPaddingRangeLimit", value)))
-    mask = (stored >= low) & (stored <= high)
-    return mask if mask.any() and not mask.all() else None
-
-
-def _is_inverse(ds: Dataset) -> bool:
-    """Whether the lowest value is meant to be shown white (PS3.3 C.7.6.3.1.2, C.11.6.1.2)."""
-    inverse_shape = str(ds.get("PresentationLUTShape", "")) == "INVERSE"
-    return inverse_shape or str(ds.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    padded: BoolMask = (values >= low) & (values <= high)
+    return padded if not padded.all() else np.zeros(values.shape, np.bool_)
 
 
 def _pixel_spacing(ds: Dataset) -> tuple[float, float] | None:
@@ -213,14 +262,30 @@ def _pixel_spacing(ds: Dataset) -> tuple[float, float] | None:
         return None
     try:
         row, column = float(spacing[0]), float(spacing[1])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None  # the picture can be read without it; the result then carries no millimetres
-    return (row, column) if min(row, column) > 0 else None
+    return (row, column) if 0 < row < math.inf and 0 < column < math.inf else None
 
 
-def _extent(values: npt.NDArray[Any], padding: BoolMask | None) -> tuple[float, float]:
-    inside = values if padding is None else values[~padding]
-    low, high = float(inside.min()), float(inside.max())
+def _aspect(ds: Dataset, spacing: tuple[float, float] | None) -> float:
+    """Height of a pixel over its width: Pixel Aspect Ratio (PS3.3 C.7.6.3.1.7), or the pixel spacing."""
+    ratio = ds.get("PixelAspectRatio")
+    pair: tuple[float, float] | None = spacing
+    if isinstance(ratio, MultiValue) and len(ratio) == 2:
+        try:
+            pair = (float(ratio[0]), float(ratio[1]))
+        except (ValueError, TypeError, OverflowError):
+            pair = spacing
+    if pair is None or not min(pair) > 0:
+        return 1.0
+    aspect = pair[0] / pair[1]
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, "the proportions of a pixel cannot be true")
+    return aspect
+
+
+def _extent(values: npt.NDArray[Any]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
     if not high > low:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, "every pixel has the same value")
     return low, high

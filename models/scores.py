@@ -101,7 +101,7 @@ def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float)
     for x, y, width, height, score in boxes_of(fine, probability):
         left, top, w, h = frame.box_to_stored(x * cell, y * cell, width * cell, height * cell)
         if w > 0 and h > 0:
-            side = Laterality.RIGHT if left + w / 2 < midline else Laterality.LEFT
+            side = Laterality.RIGHT if (x + width / 2) * cell < midline else Laterality.LEFT
             regions.append(Region(left, top, w, h, score, side))
     return tuple(regions)
 
@@ -114,9 +114,9 @@ def _side(regions: tuple[Region, ...]) -> Laterality | None:
 
 
 def _midline(segments: Sequence[SegmentMask], frame: Frame) -> float:
-    """Column half-way between the two lungs, or the middle of the image."""
-    masks: dict[str, BoolMask] = {s.key: s.mask for s in segments}
+    """Column of the network's picture half-way between the two lungs, or the middle of the image."""
+    masks: dict[str, BoolMask] = {s.key: frame.hanging.apply(s.mask) for s in segments}
     if "lung_right" in masks and "lung_left" in masks:
         centres = [float(np.flatnonzero(masks[key].any(axis=0)).mean()) for key in ("lung_right", "lung_left")]
-        return sum(centres) / 2
-    return frame.columns / 2
+        return frame.left + (sum(centres) / 2 + 0.5) * frame.width / int(masks["lung_right"].shape[1])
+    return frame.left + frame.width / 2

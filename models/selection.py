@@ -1,241 +1,392 @@
 """Which instances of a study are frontal chest radiographs that the models may read, and why the others are not.
 
-The rule: evidence is taken in a fixed order, the first decisive one wins, and what it was is kept. Nothing is guessed
-from silence: an image whose view no evidence tells is refused as such.
+The rule: evidence is taken in a fixed order, the first decisive one wins, and all that was looked at is kept. Nothing
+is guessed from silence: where the header is silent the pixels are asked (``models.pixel_gate``), and where the two
+contradict each other the image is refused.
+
+The order: SOP Class and Modality; Presentation Intent Type and Image Type; frames; View Code Sequence; View Position;
+Patient Orientation; descriptions; Body Part Examined, which is often wrong and only asks for a look at the pixels; age.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from models.findings import View
+from models.findings import Caution, View
+from models.hanging import AS_STORED, Hanging, hanging_of, is_lateral
+from models.header_terms import (
+    BEDSIDE_WORDS,
+    CHEST_WORDS,
+    DESCRIPTIONS,
+    DX_FOR_PROCESSING,
+    FRONTAL_SIDES,
+    FRONTAL_WORDS,
+    LATERAL_WORDS,
+    ODD_WORDS,
+    OTHER_BODY_WORDS,
+    OTHER_POSITIONS,
+    OTHER_VIEW_CODES,
+    POST_PROCESSED,
+    PROCESSED_WORDS,
+    RADIOGRAPH_MODALITIES,
+    READABLE_SOP_CLASSES,
+    SECONDARY_CAPTURE,
+    UNSAID_MODALITIES,
+    VIEW_CODES,
+    plain,
+    plain_code,
+)
+from models.pixel_gate import CHILD, FRONTAL, GateAnswer
+from models.refusal import Evidence, ImageRefused, Refusal, integer
 
-CR = UID("1.2.840.10008.5.1.4.1.1.1")
-DX_FOR_PRESENTATION = UID("1.2.840.10008.5.1.4.1.1.1.1")
-DX_FOR_PROCESSING = UID("1.2.840.10008.5.1.4.1.1.1.1.1")
-SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
-READABLE_SOP_CLASSES = frozenset({CR, DX_FOR_PRESENTATION, SECONDARY_CAPTURE})
-RADIOGRAPH_MODALITIES = frozenset({"CR", "DX", "RG"})
+# |Deviation Index| from which an exposure is far off its target: a factor of two (IEC 62494-1; AAPM TG-116).
+_EXTREME_DEVIATION = 3.0
+_OLDEST = 115  # years
 
 
-class Refusal(StrEnum):
-    """Why an image gets no result; the code reaches the worklist and the metrics."""
+@dataclass(frozen=True)
+class Policy:
+    """What the site decides about intake.
 
-    MODALITY = "modality"  # not a projection radiograph
-    INTENT = "intent"  # FOR PROCESSING, localiser or vendor post-processing
-    MULTI_FRAME = "multi_frame"
-    VIEW = "view"  # lateral, oblique, or another view that the models do not read
-    VIEW_UNKNOWN = "view_unknown"
-    BODY_PART = "body_part"
-    ORIENTATION = "orientation"  # stored mirrored or upside down
-    AGE = "age"  # outside the validated ages
-    UNREADABLE_PIXELS = "unreadable_pixels"
-    UNREADABLE_HEADER = "unreadable_header"
-    LUNGS_NOT_FOUND = "lungs_not_found"  # the picture shows no plausible pair of lungs
+    Parameters
+    ----------
+    minimum_age
+        Years; the models were not validated on younger patients.
+    read_children
+        Read them all the same, with a caution, instead of refusing.
+    """
 
+    minimum_age: int = 18
+    read_children: bool = False
 
-class ImageRefused(Exception):
-    """An image that will get no result. `code` says why, the message says it to a person, without patient data."""
-
-    def __init__(self, code: Refusal, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    @property
+    def children(self) -> bool:
+        """Whether a picture that shows a child may be read."""
+        return self.read_children or self.minimum_age <= 0
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A frontal chest radiograph that may be read.
+    """An image that its header lets pass.
 
     Parameters
     ----------
+    view
+        None when no attribute tells it: then the pixels have to.
+    hanging
+        How the image is to be turned, from the header alone.
     evidence
-        The header attribute that decided on the view, and what it said.
+        All that was looked at, in order; the first that names a view decided on it.
     cautions
-        Codes of what limits the result.
+        What limits the result.
+    body_part_doubtful
+        Body Part Examined names something else and nothing names the chest: the pixels have to show it.
     """
 
-    view: View
-    evidence: str
-    cautions: tuple[str, ...] = ()
+    view: View | None
+    hanging: Hanging
+    evidence: tuple[Evidence, ...]
+    cautions: tuple[Caution, ...] = ()
+    body_part_doubtful: bool = False
 
 
-# CID 4010 (PS3.16); the retired SRT values are still sent by older modalities.
-_VIEW_CODES = {
-    "272479007": View.PA,
-    "R-10214": View.PA,
-    "399348003": View.AP,
-    "R-10206": View.AP,
-    "399033003": View.FRONTAL,
-}
-_OTHER_VIEW_CODES = frozenset({"399067008", "399173006", "399198007", "R-10236", "R-10232", "R-10228"})
-_FRONTAL_POSITIONS = {"PA": View.PA, "AP": View.AP}
-_OTHER_POSITIONS = frozenset(
-    {"LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL", "RAO", "LAO", "RPO", "LPO", "OBL"}
-)
-_FRONTAL_WORDS = re.compile(r"\b(frontal|frente|face|facing|posteroanterior|anteroposterior|p\.?a\.?|a\.?p\.?)\b")
-_OTHER_WORDS = re.compile(r"\b(lat|lateral|laterale|seitlich|seitl|perfil|profil|profile|oblique|obl|schraeg)\b")
-_CHEST_WORDS = re.compile(r"\b(chest|thorax|torax|pecho|lung|lungs|thor|cxr|rtg klp|poumon|poumons)\b")
-_OTHER_BODY_WORDS = re.compile(
-    r"\b(hip|knee|hand|foot|ankle|wrist|elbow|shoulder|pelvis|skull|extremity|femur|tibia|humerus|forearm|"
-    r"spine|cspine|lspine|tspine|finger|toe|leg|arm|breast|mammo|dental|jaw|abdomen|abdominal)\b"
-)
-
-
-def select(ds: Dataset, *, minimum_age: int = 18) -> Selection:
+def select(ds: Dataset, policy: Policy | None = None) -> Selection:
     """Decide from the header whether the models may read this image.
 
     Parameters
     ----------
     ds
         The instance; pixel data is not looked at.
-    minimum_age
-        Years; younger patients lie outside the validation of the models.
 
     Raises
     ------
     ImageRefused
-        With the code of the first decisive piece of evidence.
+        With the code of the first decisive piece of evidence, and the evidence.
     """
-    _check_modality(ds)
-    _check_intent(ds)
-    _check_body_part(ds)
-    view, evidence = _view(ds)
-    _check_orientation(ds)
-    cautions = [*_age_cautions(ds, minimum_age)]
-    if view is View.AP:
-        cautions.append("ap_view")
-    return Selection(view, evidence, tuple(cautions))
+    trail = _Trail(ds)
+    _check_modality(trail)
+    _check_intent(trail)
+    view = _view(trail)
+    doubtful = _check_body_part(trail)
+    hanging = _hanging(trail)
+    cautions = [*_age_cautions(trail, policy or Policy()), *_technique_cautions(trail, view)]
+    if doubtful:
+        cautions.append(Caution.BODY_PART_DOUBTFUL)
+    return Selection(view, hanging, tuple(trail.evidence), tuple(cautions), doubtful)
 
 
-def _check_modality(ds: Dataset) -> None:
-    sop_class, modality = UID(str(ds.get("SOPClassUID", ""))), _text(ds, "Modality").upper()
+def confirm(selection: Selection, answer: GateAnswer | None) -> Selection:
+    """Hold the header's evidence against the pixels'.
+
+    Parameters
+    ----------
+    answer
+        What the pixel gate says of the image as the header hangs it; None when no gate is active.
+
+    Raises
+    ------
+    ImageRefused
+        When the pixels contradict the header, or when both are silent.
+    """
+    if answer is None:
+        if selection.view is None or selection.body_part_doubtful:
+            code = Refusal.BODY_PART if selection.body_part_doubtful else Refusal.VIEW_UNKNOWN
+            raise ImageRefused(code, "the header does not tell, and no pixel gate answered", selection.evidence)
+        return selection
+    evidence = (*selection.evidence, Evidence("pixels", f"{answer.shows.replace('_', ' ')}, score {answer.score:.2f}"))
+    if not answer.accepted:
+        code, message = _conflict(selection, answer)
+        raise ImageRefused(code, message, evidence)
+    cautions = selection.cautions
+    if answer.doubtful:
+        cautions = (*cautions, Caution.PIXELS_DOUBTFUL)
+    if selection.view is None:
+        cautions = (*cautions, Caution.VIEW_FROM_PIXELS)
+    return replace(selection, view=selection.view or View.FRONTAL, evidence=evidence, cautions=cautions)
+
+
+_TURNS = {
+    "mirrored": "mirrored",
+    "turned_left": "turned a quarter to the left",
+    "turned_right": "turned a quarter to the right",
+    "upside_down": "upside down",
+}
+
+
+def _conflict(selection: Selection, answer: GateAnswer) -> tuple[Refusal, str]:
+    """The code and the words for a picture that the gate refuses."""
+    what = {"lateral": "a lateral view", FRONTAL: "a frontal chest radiograph, but not surely enough"}
+    seen = f"the pixels show {what.get(answer.shows, 'no frontal chest radiograph')} (score {answer.score:.2f})"
+    if selection.body_part_doubtful:
+        return Refusal.BODY_PART, f"the header names another body part, and {seen}"
+    but = "the header does not say so" if selection.hanging.as_stored else "even after turning as the header says"
+    if answer.shows in _TURNS:
+        return Refusal.ORIENTATION, f"the pixels show a chest {_TURNS[answer.shows]}; {but}"
+    if answer.shows == "inverted":
+        return Refusal.INVERTED, "the pixels show dense structures dark; the header does not say so"
+    if answer.shows == CHILD:
+        return Refusal.AGE, "the pixels look like the chest of a child"
+    if selection.view is None:
+        return Refusal.PIXEL_GATE, f"the header does not tell the view, and {seen}"
+    return Refusal.VIEW_CONFLICT, f"the header says {selection.view.value}, but {seen}"
+
+
+class _Trail:
+    """The header being looked at, and what was seen so far."""
+
+    def __init__(self, ds: Dataset) -> None:
+        self.ds = ds
+        self.evidence: list[Evidence] = []
+
+    def note(self, source: str, says: str) -> None:
+        self.evidence.append(Evidence(source, says))
+
+    def refuse(self, code: Refusal, message: str, source: str, says: str) -> ImageRefused:
+        """Note what decided; the caller raises the answer."""
+        self.note(source, says)
+        return ImageRefused(code, message, tuple(self.evidence))
+
+    def text(self, keyword: str) -> str:
+        value = self.ds.get(keyword)
+        return "" if value is None else str(value).strip()
+
+    def values(self, keyword: str) -> list[Any]:
+        value = self.ds.get(keyword)
+        if value is None:
+            return []
+        return list(value) if not isinstance(value, str | bytes | int | float) else [value]
+
+
+def _check_modality(trail: _Trail) -> None:
+    """SOP Class (PS3.4 B.5) and Modality (PS3.3 C.7.3.1.1.1); other captures only when the chest is named."""
+    sop_class, modality = UID(trail.text("SOPClassUID")), plain_code(trail.text("Modality"))
+    name = sop_class.name if sop_class.name != str(sop_class) else "unknown SOP class"
     if sop_class == DX_FOR_PROCESSING:
-        raise ImageRefused(Refusal.INTENT, "the image is FOR PROCESSING")
+        raise trail.refuse(Refusal.INTENT, "the image is FOR PROCESSING", "SOPClassUID", name)
     if sop_class not in READABLE_SOP_CLASSES:
-        raise ImageRefused(Refusal.MODALITY, f"{sop_class.name or 'unknown SOP class'} is not a radiograph")
-    if modality not in RADIOGRAPH_MODALITIES and not (sop_class == SECONDARY_CAPTURE and _mentions_chest(ds)):
-        raise ImageRefused(Refusal.MODALITY, f"modality {modality or 'absent'}, no evidence of a chest radiograph")
-
-
-def _check_intent(ds: Dataset) -> None:
-    if _text(ds, "PresentationIntentType").upper() == "FOR PROCESSING":
-        raise ImageRefused(Refusal.INTENT, "the image is FOR PROCESSING")
-    image_type = {str(v).upper() for v in _values(ds, "ImageType")}
-    if "LOCALIZER" in image_type:
-        raise ImageRefused(Refusal.INTENT, "the image is a localiser")
-    if image_type & {"BONE_SUPPRESSED", "SUBTRACTED", "SUBTRACTION", "EDGE_ENHANCED"}:
-        raise ImageRefused(Refusal.INTENT, "the image is a vendor's post-processing")
-    if integer(ds, "NumberOfFrames", 1) > 1:
-        raise ImageRefused(Refusal.MULTI_FRAME, f"{ds.NumberOfFrames} frames")
-
-
-def _view(ds: Dataset) -> tuple[View, str]:
-    for item in _values(ds, "ViewCodeSequence"):
-        code = str(item.get("CodeValue", ""))
-        if code in _VIEW_CODES:
-            return _VIEW_CODES[code], f"ViewCodeSequence {code}"
-        if code in _OTHER_VIEW_CODES:
-            raise ImageRefused(Refusal.VIEW, f"ViewCodeSequence says {item.get('CodeMeaning', code)}")
-    words = re.split(r"[^A-Z]+", _text(ds, "ViewPosition").upper())
-    if _OTHER_POSITIONS.intersection(words):
-        raise ImageRefused(Refusal.VIEW, "ViewPosition says " + " ".join(w for w in words if w))
-    for word in words:
-        if word in _FRONTAL_POSITIONS:
-            return _FRONTAL_POSITIONS[word], f"ViewPosition {word}"
-    orientation = [str(v).upper() for v in _values(ds, "PatientOrientation")]
-    if orientation and orientation[0][:1] in ("A", "P"):
-        raise ImageRefused(Refusal.VIEW, "PatientOrientation says lateral")
-    for keyword in ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription"):
-        text = _plain(_text(ds, keyword))
-        if match := _OTHER_WORDS.search(text):
-            raise ImageRefused(Refusal.VIEW, f"{keyword} says '{match[0]}'")
-        if match := _FRONTAL_WORDS.search(text):
-            letters = match[0].replace(".", "")
-            return _FRONTAL_POSITIONS.get(letters.upper(), View.FRONTAL), f"{keyword} '{match[0]}'"
-    if len(orientation) == 2 and orientation[0][:1] in ("L", "R") and _mentions_chest(ds):
-        return View.FRONTAL, "PatientOrientation " + "\\".join(orientation)
-    raise ImageRefused(Refusal.VIEW_UNKNOWN, "no header attribute tells whether this is a frontal view")
-
-
-def _check_body_part(ds: Dataset) -> None:
-    """Refuse another body part, unless any of the same attributes also names the chest: they are often wrong."""
-    if _mentions_chest(ds):
+        raise trail.refuse(Refusal.MODALITY, f"{name} is not a radiograph", "SOPClassUID", name)
+    trail.note("SOPClassUID", name)
+    unsaid = modality in UNSAID_MODALITIES and (sop_class != SECONDARY_CAPTURE or _mentions_chest(trail))
+    if modality in RADIOGRAPH_MODALITIES or unsaid:
+        trail.note("Modality", modality or "absent")
         return
-    for keyword in ("BodyPartExamined", "StudyDescription", "SeriesDescription", "ProtocolName"):
-        if match := _OTHER_BODY_WORDS.search(_plain(_text(ds, keyword))):
-            raise ImageRefused(Refusal.BODY_PART, f"{keyword} says '{match[0]}'")
+    message = f"modality {modality or 'absent'}, no evidence of a chest radiograph"
+    raise trail.refuse(Refusal.MODALITY, message, "Modality", modality or "absent")
 
 
-def _check_orientation(ds: Dataset) -> None:
-    orientation = [str(v).upper() for v in _values(ds, "PatientOrientation")]
-    if len(orientation) == 2 and (orientation[0][:1] == "R" or orientation[1][:1] == "H"):
-        raise ImageRefused(Refusal.ORIENTATION, f"stored as {orientation[0]}\\{orientation[1]}, not as hung")
+def _check_intent(trail: _Trail) -> None:
+    """Presentation Intent Type (PS3.3 C.8.11.1.1.1), Image Type (C.7.6.1.1.2), Number of Frames (C.7.6.6)."""
+    if trail.text("PresentationIntentType").upper() == "FOR PROCESSING":
+        raise trail.refuse(Refusal.INTENT, "the image is FOR PROCESSING", "PresentationIntentType", "FOR PROCESSING")
+    image_type = [str(v).strip().upper().replace(" ", "_") for v in trail.values("ImageType")]
+    if "LOCALIZER" in image_type:
+        raise trail.refuse(Refusal.INTENT, "the image is a localiser", "ImageType", "LOCALIZER")
+    if marks := [v for v in image_type if v in POST_PROCESSED]:
+        raise trail.refuse(Refusal.INTENT, "the image is a vendor's post-processing", "ImageType", marks[0])
+    if match := PROCESSED_WORDS.search(plain(trail.text("SeriesDescription"))):
+        says = f"'{match[0]}'"
+        raise trail.refuse(Refusal.INTENT, "the image is a vendor's post-processing", "SeriesDescription", says)
+    if (frames := integer(trail.ds, "NumberOfFrames", 1)) > 1:
+        raise trail.refuse(Refusal.MULTI_FRAME, f"{frames} frames", "NumberOfFrames", str(frames))
 
 
-def _age_cautions(ds: Dataset, minimum_age: int) -> list[str]:
-    """Cautions about age, from Patient's Age (PS3.5 AS) or the dates of birth and study."""
-    age = _age_years(ds)
-    if age is None:
-        return ["age_unknown"]
-    if age < minimum_age:
-        raise ImageRefused(Refusal.AGE, f"the patient is younger than {minimum_age} years")
-    return []
+def _view(trail: _Trail) -> View | None:
+    """The first of the rules below that tells; None when all are silent.
+
+    Raises
+    ------
+    ImageRefused
+        When it tells of a view that the models do not read.
+    """
+    rules: tuple[Callable[[_Trail], View | None], ...] = (
+        _view_of_code, _view_of_position, _view_of_orientation, _view_of_words,
+    )  # fmt: skip
+    return next((view for rule in rules if (view := rule(trail)) is not None), None)
 
 
-def _age_years(ds: Dataset) -> float | None:
-    text = _text(ds, "PatientAge").upper()
-    if match := re.fullmatch(r"(\d{1,3})([DWMY]?)", text):
-        days = {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25, "": 365.25}[match[2]]
-        return int(match[1]) * days / 365.25
-    born, taken = _text(ds, "PatientBirthDate"), _text(ds, "AcquisitionDate") or _text(ds, "StudyDate")
-    if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", taken):
-        years = int(taken[:4]) - int(born[:4]) - (taken[4:] < born[4:])
-        return float(years) if years >= 0 else None
+def _view_of_code(trail: _Trail) -> View | None:
+    """View Code Sequence (PS3.3 C.8.11.5, PS3.16 CID 4010)."""
+    for item in trail.values("ViewCodeSequence"):
+        if not isinstance(item, Dataset):
+            continue
+        code, meaning = str(item.get("CodeValue", "")).strip(), plain(str(item.get("CodeMeaning", "")))
+        if code in VIEW_CODES:
+            trail.note("ViewCodeSequence", code)
+            return VIEW_CODES[code]
+        word = _not_frontal(meaning)
+        if word or code in OTHER_VIEW_CODES:
+            says = f"'{word}'" if word else code
+            raise trail.refuse(Refusal.VIEW, f"the view is not frontal ({says})", "ViewCodeSequence", says)
     return None
 
 
-def _mentions_chest(ds: Dataset) -> bool:
-    keywords = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
-    return any(_CHEST_WORDS.search(_plain(_text(ds, keyword))) for keyword in keywords)
+def _view_of_position(trail: _Trail) -> View | None:
+    """View Position (PS3.3 C.8.1.1, C.8.11.5), as it is met: padded, in lower case, with further words, often empty."""
+    text = plain(trail.text("ViewPosition"))
+    other = next((word for word in text.split() if word in OTHER_POSITIONS), None) or _not_frontal(text)
+    if other:
+        raise trail.refuse(Refusal.VIEW, f"the view is not frontal ({other.upper()})", "ViewPosition", other.upper())
+    if match := FRONTAL_WORDS.search(text):
+        trail.note("ViewPosition", match[0].upper())
+        return _side(match[0])
+    return None
 
 
-def integer(ds: Dataset, keyword: str, default: int) -> int:
-    """The value of an integer attribute; `default` when it is absent or empty.
+def _view_of_orientation(trail: _Trail) -> View | None:
+    """Patient Orientation (PS3.3 C.7.6.1.1.1): it can say that a view is lateral, and with the chest, frontal."""
+    orientation = [str(v) for v in trail.values("PatientOrientation")]
+    if is_lateral(orientation):
+        letters = "\\".join(direction.strip().upper()[:1] for direction in orientation)
+        raise trail.refuse(Refusal.VIEW, f"the view is lateral ({letters})", "PatientOrientation", letters)
+    return None
 
-    Raises
-    ------
-    ImageRefused
-        ``unreadable_header`` when it holds something else.
+
+def _view_of_words(trail: _Trail) -> View | None:
+    """Descriptions in several languages; then Patient Orientation where the chest is named at all."""
+    for keyword in DESCRIPTIONS:
+        text = plain(trail.text(keyword))
+        frontal, other = FRONTAL_WORDS.search(text), _not_frontal(text)
+        if frontal and other and not ODD_WORDS.search(text):
+            continue  # "PA and lateral" speaks of the study, not of this image
+        if other:
+            raise trail.refuse(Refusal.VIEW, f"the view is not frontal ('{other}')", keyword, f"'{other}'")
+        if frontal:
+            trail.note(keyword, f"'{frontal[0]}'")
+            return _side(frontal[0])
+    orientation = [str(v) for v in trail.values("PatientOrientation")]
+    if hanging_of(orientation) is not None and _mentions_chest(trail):
+        trail.note("PatientOrientation", "\\".join(v.strip().upper()[:1] for v in orientation))
+        return View.FRONTAL
+    return None
+
+
+def _check_body_part(trail: _Trail) -> bool:
+    """The narrowest word decides (PS3.3 C.7.3.1, C.7.2.1), and that of the series may refuse.
+
+    True when the pixels have to show whether it is a chest:
+    Study Description often tells why a patient is examined, and Body Part Examined is often wrong: both only doubt.
     """
-    value = ds.get(keyword)
-    if value is None or value == "":
-        return default
+    for keyword in ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription"):
+        text = plain(trail.text(keyword))
+        if CHEST_WORDS.search(text):
+            return False
+        if match := OTHER_BODY_WORDS.search(text):
+            raise trail.refuse(Refusal.BODY_PART, f"not the chest ('{match[0]}')", keyword, f"'{match[0]}'")
+    if _mentions_chest(trail):
+        return False
+    for keyword in ("BodyPartExamined", "StudyDescription"):
+        if match := OTHER_BODY_WORDS.search(plain(trail.text(keyword))):
+            trail.note(keyword, f"'{match[0]}'")
+            return True
+    return False
+
+
+def _hanging(trail: _Trail) -> Hanging:
+    orientation = [str(v) for v in trail.values("PatientOrientation")]
+    hanging = hanging_of(orientation)
+    if hanging is None or hanging.as_stored:
+        return AS_STORED
+    trail.note("PatientOrientation", "\\".join(v.strip().upper()[:1] for v in orientation) + ", turned to hang")
+    return hanging
+
+
+def _technique_cautions(trail: _Trail, view: View | None) -> list[Caution]:
+    cautions = [Caution.AP_VIEW] if view is View.AP else []
+    if any(BEDSIDE_WORDS.search(plain(trail.text(k))) for k in (*DESCRIPTIONS, "BodyPartExamined", "ViewPosition")):
+        cautions.append(Caution.BEDSIDE)
     try:
-        return int(value)
-    except (ValueError, TypeError) as error:
-        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"{keyword} is not a number") from error
+        deviation = float(trail.ds.get("DeviationIndex") or 0)
+    except (TypeError, ValueError, OverflowError):
+        deviation = 0.0  # a caution is all that hangs on it
+    if abs(deviation) >= _EXTREME_DEVIATION:
+        trail.note("DeviationIndex", f"{deviation:+.1f}")
+        cautions.append(Caution.EXTREME_EXPOSURE)
+    return cautions
 
 
-def _text(ds: Dataset, keyword: str) -> str:
-    value = ds.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _values(ds: Dataset, keyword: str) -> list[Any]:
-    value = ds.get(keyword)
-    if value is None:
+def _age_cautions(trail: _Trail, policy: Policy) -> list[Caution]:
+    """Patient's Age (PS3.5 AS), or the dates of birth and acquisition."""
+    age = _age_years(trail)
+    if age is None:
+        return [Caution.AGE_UNKNOWN]
+    if age >= policy.minimum_age:
         return []
-    return list(value) if not isinstance(value, str) else [value]
+    source = "PatientAge" if trail.text("PatientAge") else "PatientBirthDate"
+    says = f"younger than {policy.minimum_age} years"
+    if policy.children:
+        trail.note(source, says)
+        return [Caution.AGE_OUTSIDE_VALIDATION]
+    raise trail.refuse(Refusal.AGE, f"the patient is {says}", source, says)
 
 
-def _plain(text: str) -> str:
-    """Lower case, accents stripped, anything but letters and full stops turned into spaces."""
-    decomposed = unicodedata.normalize("NFKD", text.lower())
-    return re.sub(r"[^a-z.]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c)))
+def _age_years(trail: _Trail) -> float | None:
+    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", trail.text("PatientAge").upper())
+    if match and (int(match[1]) > 0 or match[2] in ("D", "W", "M")):  # 000Y stands for "unknown"
+        days = {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25, "": 365.25}[match[2]]
+        return int(match[1]) * days / 365.25
+    born, taken = trail.text("PatientBirthDate"), trail.text("AcquisitionDate") or trail.text("StudyDate")
+    if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", taken):
+        years = int(taken[:4]) - int(born[:4]) - (taken[4:] < born[4:])
+        return float(years) if 0 <= years <= _OLDEST else None  # 1900-01-01 and the like stand for "unknown"
+    return None
+
+
+def _mentions_chest(trail: _Trail) -> bool:
+    keywords = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
+    return any(CHEST_WORDS.search(plain(trail.text(keyword))) for keyword in keywords)
+
+
+def _not_frontal(text: str) -> str | None:
+    """The word of a plain text that tells of a lateral or oblique view, or of a patient who lies on the side."""
+    match = ODD_WORDS.search(text) or LATERAL_WORDS.search(text)
+    return match[0] if match else None
+
+
+def _side(word: str) -> View:
+    return FRONTAL_SIDES.get(re.sub(r"[^a-z]", "", word), View.FRONTAL)

@@ -6,15 +6,16 @@ The rule: right and left are the patient's; on a frontal radiograph hung normall
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from models.findings import BoolMask, Line, Measurement, SegmentMask, View
+from models.findings import BoolMask, Caution, Line, Measurement, SegmentMask, View
 from models.plausibility import Plausibility, describe
+from models.refusal import ImageRefused, Refusal
 from models.rendering import Frame
-from models.selection import ImageRefused, Refusal
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -62,13 +63,14 @@ def interpret(
         for key, field in cleaned.items()
         if key != "heart" or heart_holds
     )
-    masks = {s.key: s.mask for s in segments}
-    ratio = (
-        cardiothoracic_ratio(masks["lung_right"], masks["lung_left"], masks["heart"], view, model)
-        if heart_holds
-        else None
-    )
-    return segments, (ratio,) if ratio else ()
+    if not heart_holds:
+        return segments, ()
+    # measured as the image hangs, at the size of the stored pixels; the lines lead back to them
+    hung = {s.key: frame.hanging.apply(s.mask) for s in segments}
+    ratio = cardiothoracic_ratio(hung["lung_right"], hung["lung_left"], hung["heart"], view, model)
+    if ratio is None:
+        return segments, ()
+    return segments, (replace(ratio, lines=tuple(_line_to_stored(line, frame) for line in ratio.lines)),)
 
 
 def clean(scores: FloatArray) -> FloatArray:
@@ -150,8 +152,13 @@ def cardiothoracic_ratio(
     ratio = (cardiac.x1 - cardiac.x0) / (thoracic.x1 - thoracic.x0)
     if not 0.2 < ratio < 0.95:
         return None
-    caution = {View.AP: "ap_view", View.FRONTAL: "view_unknown"}.get(view)
+    caution = {View.AP: Caution.AP_VIEW, View.FRONTAL: Caution.VIEW_UNKNOWN}.get(view)
     return Measurement("cardiothoracic_ratio", ratio, "1", model, (cardiac, thoracic), caution)
+
+
+def _line_to_stored(line: Line, frame: Frame) -> Line:
+    start = frame.hanging.point_to_stored(line.x0, line.y0, frame.rows, frame.columns)
+    return Line(*start, *frame.hanging.point_to_stored(line.x1, line.y1, frame.rows, frame.columns))
 
 
 def _heart_holds(right: FloatArray, left: FloatArray, heart: FloatArray) -> bool:

@@ -13,14 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
+
+from models.decoding import decode
 
 CR_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
 DX_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1.1")
@@ -31,6 +50,24 @@ _VIEWS = {
     "PA": ("272479007", "postero-anterior"),
     "AP": ("399348003", "antero-posterior"),
     "LL": ("399173006", "left lateral"),
+}
+
+
+# Options of pydicom's encoders: 80 dB of PSNR, and an error of 2 at most for near-lossless. Each is named, because
+# GDCM, which pydicom may try first, ends the process on an RLE image of odd size.
+_PYDICOM_ENCODERS: dict[UID, dict[str, Any]] = {
+    RLELossless: {"encoding_plugin": "pydicom"},
+    JPEG2000Lossless: {"encoding_plugin": "pylibjpeg"},
+    JPEG2000: {"encoding_plugin": "pylibjpeg", "j2k_psnr": [80]},
+    JPEGLSLossless: {"encoding_plugin": "pyjpegls"},
+    JPEGLSNearLossless: {"encoding_plugin": "pyjpegls", "jls_error": 2},
+}
+_LOSSY_METHODS = {  # PS3.3 C.7.6.1.1.5.1
+    JPEGBaseline8Bit: "ISO_10918_1",
+    JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+    JPEG2000: "ISO_15444_1",
+    HTJ2K: "ISO_15444_15",
 }
 
 
@@ -86,7 +123,8 @@ def radiograph(pixels: npt.NDArray[Any], exposure: Exposure) -> Dataset:
     ds.PatientBirthDate, ds.PatientSex, ds.PatientAge = "", exposure.patient_sex, exposure.patient_age
     ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20260102", "030405", "1", "PHANTOM"
     ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = ds.StudyDate
-    ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = ds.StudyTime
+    ds.SeriesTime = ds.ContentTime = ds.StudyTime
+    ds.AcquisitionTime = _time_of(exposure.seed)
     ds.ReferringPhysicianName, ds.StudyDescription = "", exposure.study_description
     ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = exposure.modality, "Hilum phantom works", "Phantom"
     ds.SeriesNumber, ds.InstanceNumber = "1", "1"
@@ -106,9 +144,76 @@ def radiograph(pixels: npt.NDArray[Any], exposure: Exposure) -> Dataset:
 
 
 def encode_as(ds: Dataset, transfer_syntax_uid: str) -> Dataset:
-    """The same instance compressed by pydicom's encoders; lossless unless the syntax is not."""
-    ds.compress(UID(transfer_syntax_uid), generate_instance_uid=False)
+    """Change an uncompressed little endian instance of one grayscale frame to another transfer syntax, in place.
+
+    JPEG Baseline takes 8 bits, JPEG Extended 12 at most. The SOP Instance UID stays, as if the modality itself had
+    stored it so; what lost information says so in its header.
+
+    Raises
+    ------
+    ValueError
+        When the syntax cannot hold these pixels.
+    """
+    syntax = UID(transfer_syntax_uid)
+    values = decode(ds)
+    if syntax == ExplicitVRBigEndian:
+        if ds.BitsAllocated == 16:  # other words of 16 bits are not in what `radiograph` makes
+            ds.PixelData = values.astype(values.dtype.newbyteorder(">")).tobytes()
+            ds["PixelData"].VR = "OW"
+        ds.file_meta.TransferSyntaxUID = syntax
+    elif not syntax.is_encapsulated:
+        ds.file_meta.TransferSyntaxUID = syntax
+    elif syntax in _PYDICOM_ENCODERS:
+        ds.compress(syntax, values, generate_instance_uid=False, **_PYDICOM_ENCODERS[syntax])
+    else:
+        ds.PixelData = encapsulate([_codestream(values, int(ds.BitsStored), syntax)])
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+        ds.file_meta.TransferSyntaxUID = syntax
+    if method := _LOSSY_METHODS.get(syntax):
+        ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", method
+        ds.LossyImageCompressionRatio = f"{values.nbytes / len(ds.PixelData):.2f}"
     return ds
+
+
+def _codestream(values: npt.NDArray[Any], bits_stored: int, syntax: UID) -> bytes:
+    """Encode with libjpeg-turbo or OpenJPH what pydicom cannot."""
+    if syntax in (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K):
+        return _high_throughput(values, bits_stored, reversible=syntax != HTJ2K)
+    most = {JPEGBaseline8Bit: 8, JPEGExtended12Bit: 12}.get(syntax, 16)
+    if bits_stored > most or (most < 16 and values.dtype.kind == "i"):
+        raise ValueError(f"{syntax.name} cannot hold {bits_stored} bits of {values.dtype}")
+    cells = values.view(f"u{values.dtype.itemsize}") & (2**bits_stored - 1)  # JPEG knows no sign (PS3.5 8.2.1)
+    if most < 16:
+        precision = 8 if bits_stored == 8 else 12  # ITU-T T.81 knows no other
+        cells = cells.astype(np.uint8 if precision == 8 else np.uint16)
+        return bytes(imagecodecs.jpeg8_encode(cells, 95, bitspersample=precision))
+    # Process 14 allows seven predictors, Selection Value 1 the first alone (PS3.5 10.2).
+    predictor = 1 if syntax == JPEGLosslessSV1 else 6
+    return bytes(imagecodecs.jpeg8_encode(cells, lossless=True, predictor=predictor, bitspersample=bits_stored))
+
+
+def _high_throughput(values: npt.NDArray[Any], bits_stored: int, *, reversible: bool) -> bytes:
+    """HTJ2K in RPCL order with tile-part lengths; fit for each of its three syntaxes (PS3.5 10.17 and A.4.6).
+
+    The encoder knows 8 and 16 bits only. Unsigned values are given to it as signed ones around zero, which is what
+    JPEG 2000 makes of them anyway (the DC level shift, ITU-T T.800 G.1); SIZ then tells their true depth and sign.
+    """
+    signed = values.dtype.kind == "i"
+    centred = values.astype(np.int32) - (0 if signed else 2 ** (bits_stored - 1))
+    if not reversible:
+        centred <<= 8 * values.itemsize - bits_stored  # quantisation is relative to the depth (T.800 E.1)
+    levels = max(1, int(np.ceil(np.log2(max(values.shape) / 64)))) + 1  # the smallest picture is 64 x 64 at most
+    codestream = bytearray(
+        imagecodecs.htj2k_encode(
+            centred.astype(f"i{values.dtype.itemsize}"),
+            None if reversible else 2.0**-bits_stored,  # one stored value for each quantisation step
+            reversible=reversible,
+            resolutions=levels,
+            tlm=True,
+        )
+    )
+    codestream[42] = (bits_stored - 1) | (0x80 if signed else 0)  # Ssiz (T.800 A.5.1)
+    return bytes(codestream)
 
 
 @dataclass(frozen=True)
@@ -167,8 +272,9 @@ def _send(instances: list[tuple[str, Dataset]], host: str, port: int, ae_title: 
     contexts = [build_context(sop_class, [syntax]) for sop_class, syntax in pairs[:MOST_CONTEXTS]]
     association = ae.associate(host, port, contexts=contexts, ae_title=ae_title)
     if not association.is_established:
+        why = f"no association with {ae_title} on port {port}: is the node up, and does it take such objects?"
         for name, ds in instances:
-            yield _outcome(name, ds, f"no association with {ae_title} on port {port}: is the node up?")
+            yield _outcome(name, ds, why)
         return
     try:
         for name, ds in instances:
@@ -234,6 +340,12 @@ def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
     return item
+
+
+def _time_of(seed: str) -> str:
+    """A time of day (TM) for each seed: two exposures are not made in the same second."""
+    number = int.from_bytes(hashlib.sha256(f"time/{seed or uuid.uuid4()}".encode()).digest()[:4]) % 86400
+    return f"{number // 3600:02d}{number % 3600 // 60:02d}{number % 60:02d}"
 
 
 def _uid(role: str, seed: str) -> str:

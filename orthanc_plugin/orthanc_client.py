@@ -67,6 +67,10 @@ class OrthancClient:
                 )
         return series
 
+    def file_size(self, orthanc_id: str) -> int:
+        """Bytes of the file of an instance."""
+        return int(self._request("GET", f"/instances/{orthanc_id}").json()["FileSize"])
+
     def fetch(self, orthanc_id: str) -> StoredInstance:
         """The file of an instance, as it was received."""
         content = self._request("GET", f"/instances/{orthanc_id}/file").content

@@ -14,7 +14,7 @@ from typing import Any
 
 import orthanc
 
-from dicom_sr.ownership import is_own_result
+from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin import __version__, routes, tasks
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
@@ -27,16 +27,13 @@ SETTINGS: Settings = load_settings()
 SUPERVISOR = Supervisor(worker_python(), SETTINGS.logs / "worker.log")
 SITE = load_site(SETTINGS.viewer)
 
-# Objects that accompany images: storing them is no reason to read the study again.
-_NOT_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC"})
-
 
 def on_stored_instance(dicom: Any, _instance_id: str) -> None:
     """Put the study into the ledger; this runs before the C-STORE response, so the ledger is all it touches."""
     try:
         tags = json.loads(dicom.GetInstanceSimplifiedJson())
         modality, manufacturer = _text(tags, "Modality"), _text(tags, "Manufacturer")
-        if modality in _NOT_IMAGES or is_own_result(modality, manufacturer):
+        if modality in ACCOMPANYING_MODALITIES or is_own_result(modality, manufacturer):
             return
         arrival = tasks.Arrival(
             study_instance_uid=_text(tags, "StudyInstanceUID"),
@@ -70,7 +67,7 @@ def answer_hilum(output: Any, uri: str, **request: Any) -> None:
         output.SendMethodNotAllowed("GET")
         return
     try:
-        response = routes.respond(uri, SETTINGS, version=__version__)
+        response = routes.respond(uri, SETTINGS, version=__version__, query=request.get("get") or {})
     except sqlite3.Error:
         log.exception("the ledger did not answer")
         response = routes.Response(503, "text/plain; charset=utf-8", b"The ledger does not answer; try again.\n")

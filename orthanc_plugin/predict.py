@@ -7,25 +7,35 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.progress import Progress
 
-from models.findings import ImageFindings, View
+from models.findings import Caution, View
+from models.hanging import AS_STORED
 from models.inference import ImageIdentity, Models, load_models
-from models.rendering import RenderedImage, render, render_picture
-from models.selection import ImageRefused, Refusal, select
-from models.triage import prioritise
+from models.reading import Reading, read
+from models.refusal import Evidence, ImageRefused, Refusal
+from models.rendering import render_picture
+from models.selection import Selection
+from orthanc_plugin.isolation import IntakeProcess, policy_of
 from orthanc_plugin.settings import REPOSITORY, Settings
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """What files are read with."""
+
+    settings: Settings
+    models: Models
+    intake: IntakeProcess
 
 
 def predict_files(settings: Settings, paths: Sequence[Path], *, as_json: bool, masks: Path | None) -> int:
@@ -35,9 +45,11 @@ def predict_files(settings: Settings, paths: Sequence[Path], *, as_json: bool, m
         masks.mkdir(parents=True, exist_ok=True)
     threads = settings.threads or os.cpu_count() or 1
     models = load_models(REPOSITORY / "models", settings.bundles, threads=threads)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with IntakeProcess(settings.intake_seconds) as intake, progress:
+        reader = FileReader(settings, models, intake)
         for file in progress.track(files, description="Reading"):
-            answer = predict_file(file, models, settings, masks)
+            answer = predict_file(file, reader, masks)
             print(json.dumps(answer) if as_json else _sentence(answer), flush=True)
     missing = [path for path in paths if not path.exists()]
     for path in missing:
@@ -45,13 +57,21 @@ def predict_files(settings: Settings, paths: Sequence[Path], *, as_json: bool, m
     return 1 if missing else 0
 
 
-def predict_file(file: Path, models: Models, settings: Settings, masks: Path | None) -> dict[str, Any]:
+def predict_file(file: Path, reader: FileReader, masks: Path | None) -> dict[str, Any]:
     """The answer for one DICOM, PNG or JPEG file as JSON types; masks are written on the way."""
-    answer: dict[str, Any] = {"path": str(file), "status": "done", "reason": None, "models": models.versions}
+    answer: dict[str, Any] = {"path": str(file), "status": "done", "reason": None, "models": reader.models.versions}
     try:
-        findings = prioritise(_read(file, models, settings))
+        reading = _read(file, reader)
     except ImageRefused as refusal:
-        return {**answer, "status": "not_processed", "reason": refusal.code.value, "message": str(refusal)}
+        evidence = [str(e) for e in refusal.evidence]
+        return {
+            **answer,
+            "status": "not_processed",
+            "reason": refusal.code.value,
+            "message": str(refusal),
+            "evidence": evidence,
+        }
+    findings = reading.findings
     found = findings.to_json()
     if masks is not None:
         for segment in findings.segments:
@@ -68,28 +88,33 @@ def predict_file(file: Path, models: Models, settings: Settings, masks: Path | N
         "measurements": {m["key"]: m["value"] for m in found["measurements"]},
         "segments": found["segments"],
         "cautions": found["cautions"],
+        "evidence": [str(e) for e in reading.evidence],
+        "pixel_gate": None if reading.gate is None else {"shows": reading.gate.shows, "score": reading.gate.score},
         "failures": found["failures"],
     }
 
 
-def _read(file: Path, models: Models, settings: Settings) -> ImageFindings:
+def _read(file: Path, reader: FileReader) -> Reading:
+    policy = policy_of(reader.settings)
     if file.suffix.lower() in _PICTURES:
-        # A picture has no header: whoever passes it vouches for a frontal chest radiograph; the pixels are checked.
-        return models.predict(render_picture(file), _picture_identity(file))
+        # A picture has no header. Without a gate to look at it, whoever passes it vouches for a frontal radiograph.
+        view = None if reader.models.gate else View.FRONTAL
+        selection = Selection(
+            view, AS_STORED, (Evidence("file", "a picture without a header"),), (Caution.AGE_UNKNOWN,)
+        )
+        return read(render_picture(file), selection, _picture_identity(file), reader.models, policy)
     try:
-        source = dcmread(file)
-    except (InvalidDicomError, OSError, EOFError, ValueError, TypeError) as error:
-        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"not valid DICOM: {type(error).__name__}") from error
-    chosen = select(source, minimum_age=settings.minimum_age)
-    image: RenderedImage = render(source)
+        content = file.read_bytes()
+    except OSError as error:
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"the file cannot be read: {type(error).__name__}") from error
+    taken = reader.intake.take_in(content, policy)
     identity = ImageIdentity(
-        study_instance_uid=str(source.get("StudyInstanceUID", "")),
-        sop_class_uid=str(source.get("SOPClassUID", "")),
-        sop_instance_uid=str(source.get("SOPInstanceUID", "")),
-        view=chosen.view,
+        study_instance_uid=str(taken.header.StudyInstanceUID),
+        sop_class_uid=str(taken.header.SOPClassUID),
+        sop_instance_uid=str(taken.header.SOPInstanceUID),
+        view=taken.selection.view or View.FRONTAL,
     )
-    findings = models.predict(image, identity)
-    return replace(findings, cautions=tuple(dict.fromkeys((*findings.cautions, *chosen.cautions))))
+    return read(taken.image, taken.selection, identity, reader.models, policy)
 
 
 def _picture_identity(file: Path) -> ImageIdentity:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,13 +38,15 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def respond(path: str, settings: Settings, *, version: str) -> Response:
+def respond(path: str, settings: Settings, *, version: str, query: Mapping[str, str] | None = None) -> Response:
     """Answer a GET below ``/hilum``.
 
     Parameters
     ----------
     path
         Without the query, e.g. ``/hilum/api/worklist``.
+    query
+        Conditions of ``/hilum/api/images``.
     """
     name = path.removeprefix("/hilum").strip("/")
     if name.startswith("static/"):
@@ -52,6 +55,8 @@ def respond(path: str, settings: Settings, *, version: str) -> Response:
     with tasks.connect(settings.ledger) as db:
         if name == "api/status":
             return _json(_status(db, settings, version, now))
+        if name == "api/images":
+            return _images(db, query or {})
         if name not in ("", "rows", "api/worklist"):
             return Response(404, "text/plain; charset=utf-8", b"There is no such page. The worklist is at /hilum/\n")
         listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
@@ -72,6 +77,16 @@ def _status(db: sqlite3.Connection, settings: Settings, version: str, now: float
         "ae_title": settings.ae_title,
         "dicom_port": settings.dicom_port,
     }
+
+
+def _images(db: sqlite3.Connection, query: Mapping[str, str]) -> Response:
+    try:
+        study = query.get("study_instance_uid")
+        listed = tasks.reading_order(db) if study is None else tasks.of_study(db, study)
+        found = rows.matching_images(listed, query)
+    except ValueError as error:
+        return Response(400, "text/plain; charset=utf-8", f"{error}\n".encode())
+    return _json({"images": found, "research_only": rows.DISCLAIMER})
 
 
 def _static(name: str) -> Response:

@@ -39,6 +39,10 @@ class Settings:
         second one that has to wait for a busy core makes an inference ten times slower, not faster.
     minimum_age
         Years; younger patients are refused, for the models were never validated on them.
+    children
+        ``refuse``, or ``caution``: read younger patients all the same and say so.
+    intake_seconds
+        How long decoding one image may take before it is given up.
     quiet_seconds
         How long a study that already has an answer waits for further images before it is looked at again.
     lease_seconds
@@ -53,9 +57,11 @@ class Settings:
     http_port: int = 8042
     dicom_port: int = 4242
     ae_title: str = "HILUM"
-    bundles: tuple[str, ...] = ("lung_fields", "chest_findings")
+    bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings")
     threads: int = 1
     minimum_age: int = 18
+    children: str = "refuse"
+    intake_seconds: float = 30.0
     quiet_seconds: float = 0.5
     lease_seconds: float = 30.0
     attempts: int = 3
@@ -87,10 +93,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "dicom_port": (1, 65535),
     "threads": (0, 256),
     "minimum_age": (0, 120),
+    "intake_seconds": (1, 600),
     "quiet_seconds": (0, 3600),
     "lease_seconds": (2, 3600),
     "attempts": (1, 100),
 }
+_CHOICES = {"children": ("refuse", "caution")}
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -127,6 +135,10 @@ def _convert(name: str, value: object) -> Any:
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
         return tuple(names)
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
+        return value
     if isinstance(default, str):
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
             raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")

@@ -79,6 +79,10 @@ def start_node(home: Path, **overrides: str) -> tuple[Settings, Any]:
     }
     settings = load_settings(environment)
     process = node.start(settings)
-    for _ in node.wait_until_ready(settings, process, seconds=120):
-        pass
+    try:
+        for _ in node.wait_until_ready(settings, process, seconds=120):
+            pass
+    except BaseException:
+        node.stop(settings)
+        raise
     return settings, process

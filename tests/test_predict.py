@@ -94,4 +94,4 @@ def test_send_reports_what_is_no_dicom_and_where_no_node_is(tmp_path: Path) -> N
     done = hilum("send", str(tmp_path), home=tmp_path)
     assert done.returncode == 1
     assert "not a DICOM file" in done.stderr
-    assert "is the node up?" in done.stderr
+    assert "is the node up" in done.stderr

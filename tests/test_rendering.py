@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 
 from models.phantom import chest
+from models.refusal import ImageRefused, Refusal
 from models.rendering import Frame, RenderedImage, network_input, render, render_picture
-from models.selection import ImageRefused, Refusal
 from orthanc_plugin.modality import Exposure, radiograph
 
 PHANTOM = chest(1, rows=240, columns=200)
@@ -23,6 +23,10 @@ PHANTOM = chest(1, rows=240, columns=200)
 
 def dicom(**how: object) -> Dataset:
     return radiograph(PHANTOM.pixels, Exposure(seed="render", **how))  # type: ignore[arg-type]
+
+
+def _two_grays(ds: Dataset) -> bytes:
+    return np.where(np.frombuffer(ds.PixelData, "<u2") > 2000, 4000, 100).astype("<u2").tobytes()
 
 
 def read_back(ds: Dataset) -> Dataset:
@@ -78,6 +82,9 @@ def test_padding_neither_sets_the_contrast_nor_shows() -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
+        (lambda ds: (setattr(ds, "Rows", 20), setattr(ds, "PixelData", ds.PixelData[: 20 * 200 * 2])), Refusal.QUALITY),
+        (lambda ds: setattr(ds, "PixelData", _two_grays(ds)), Refusal.QUALITY),
+        (lambda ds: setattr(ds, "PixelAspectRatio", ["100", "1"]), Refusal.UNREADABLE_HEADER),
         (lambda ds: ds.__delattr__("PixelData"), Refusal.UNREADABLE_PIXELS),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:100]), Refusal.UNREADABLE_PIXELS),
         (lambda ds: setattr(ds, "PixelData", bytes(len(ds.PixelData))), Refusal.UNREADABLE_PIXELS),
@@ -85,7 +92,17 @@ def test_padding_neither_sets_the_contrast_nor_shows() -> None:
         (lambda ds: setattr(ds, "SamplesPerPixel", 3), Refusal.UNREADABLE_PIXELS),
         (lambda ds: setattr(ds, "WindowWidth", "0"), Refusal.UNREADABLE_HEADER),
     ],
-    ids=["no pixels", "too short", "one value", "40000 x 40000", "colour", "no window width"],
+    ids=[
+        "20 rows",
+        "two grays",
+        "pixels a hundred times as high as wide",
+        "no pixels",
+        "too short",
+        "one value",
+        "40000 x 40000",
+        "colour",
+        "no window width",
+    ],
 )
 def test_what_cannot_be_rendered_is_refused_with_a_code(change: object, code: Refusal) -> None:
     ds = dicom()
@@ -107,6 +124,18 @@ def test_a_text_file_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(ImageRefused):
         render_picture(tmp_path / "a.png")
+
+
+def test_a_pixel_higher_than_wide_makes_a_higher_picture() -> None:
+    ds = dicom()
+    ds.PixelAspectRatio = ["2", "1"]
+    image = render(read_back(ds))
+    assert image.aspect == 2.0
+    _, frame = network_input(image, 96)
+    assert (frame.height, frame.width) == (96, round(96 * 200 / 480))
+    spaced = dicom()
+    spaced.ImagerPixelSpacing = ["0.1", "0.2"]
+    assert render(read_back(spaced)).aspect == 0.5
 
 
 @settings(max_examples=60, deadline=None)

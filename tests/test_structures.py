@@ -14,8 +14,8 @@ from models.findings import View
 from models.inference import torch_forward
 from models.phantom import chest
 from models.plausibility import FEATURES, Plausibility, describe
+from models.refusal import ImageRefused, Refusal
 from models.rendering import Frame, RenderedImage, network_input, render_picture
-from models.selection import ImageRefused, Refusal
 from models.structures import cardiothoracic_ratio, check_likeness, check_lungs, clean, interpret
 from orthanc_plugin.settings import REPOSITORY
 

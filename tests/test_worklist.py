@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from models.findings import Caution
 from orthanc_plugin.worklist import page, rows
 
 READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242}
@@ -25,11 +26,16 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def image(*findings: dict[str, Any]) -> dict[str, Any]:
-    return {"status": "done", "view": "PA", "models": {"m": "1"}, "cautions": ["ap_view"], "findings": list(findings)}
+    return {
+        "sop_instance_uid": "1.2.3.1", "status": "done", "view": "PA", "reason": None, "models": {"m": "1"},
+        "cautions": ["ap_view"], "findings": list(findings), "evidence": [{"source": "ViewPosition", "says": "PA"}],
+    }  # fmt: skip
 
 
 def refused(reason: str) -> dict[str, Any]:
-    return {"status": "not_processed", "reason": reason, "message": "not read"}
+    evidence = [{"source": "ViewPosition", "says": "LL"}, {"source": "pixels", "says": "lateral, score 0.01"}]
+    return {"sop_instance_uid": "1.2.3.2", "status": "not_processed", "reason": reason, "message": "not read",
+            "evidence": evidence}  # fmt: skip
 
 
 def test_a_study_shows_the_most_telling_of_its_images_and_never_a_mean() -> None:
@@ -38,7 +44,7 @@ def test_a_study_shows_the_most_telling_of_its_images_and_never_a_mean() -> None
     row = rows.worklist_row(task(first, second, refused("view")))
     found = {f.key: (f.state, f.probability) for f in row.findings}
     assert found == {"effusion": ("present", 0.8), "edema": ("undetermined", 0.4)}
-    assert row.refused == (("view", "not read"),)
+    assert [(line.reason, line.message) for line in row.refused] == [("view", "not read")]
 
 
 def test_a_study_without_an_answer_has_no_findings() -> None:
@@ -95,3 +101,39 @@ def test_names_are_shown_as_people_write_them(name: str, shown: str) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (3600 * 3 + 300, "3 h 05")])
 def test_durations_are_short(seconds: float, shown: str) -> None:
     assert page.waited(seconds) == shown
+
+
+def test_images_are_found_by_what_decided_on_them() -> None:
+    listed = [task(image(finding("effusion", "absent", 0.1)), refused("view"))]
+
+    def found(**wanted: str) -> list[str]:
+        return [entry["sop_instance_uid"] for entry in rows.matching_images(listed, wanted)]
+
+    assert found() == ["1.2.3.1", "1.2.3.2"]
+    assert found(reason="view") == found(evidence="pixels") == found(status="not_processed") == ["1.2.3.2"]
+    assert found(view="PA") == found(caution="ap_view") == ["1.2.3.1"]
+    assert found(evidence="ViewPosition", study_instance_uid="1.2.3") == ["1.2.3.1", "1.2.3.2"]
+    with pytest.raises(ValueError, match="known are"):
+        found(patient_name="Doe")
+
+
+def test_answers_of_the_first_version_are_still_shown() -> None:
+    old = image(finding("effusion", "present", 0.8))
+    old["evidence"] = "ViewPosition PA"
+    bare = {"sop_instance_uid": "1", "status": "not_processed", "reason": "view", "message": "not read"}
+    row = rows.worklist_row(task(old, bare))
+    assert [line.evidence for line in row.images] == [(), ()]
+    assert rows.matching_images([task(old, bare)], {"reason": "view"})
+    assert "2 images, 1 not read" in page.render_rows([row], READY, 200.0)
+
+
+def test_the_page_lists_each_image_with_its_evidence() -> None:
+    listed = [rows.worklist_row(task(image(finding("effusion", "absent", 0.1)), refused("view")))]
+    html = page.render_rows(listed, READY, 200.0)
+    assert "2 images, 1 not read" in html
+    assert "<code>view</code> not read" in html
+    assert "pixels <b>lateral, score 0.01</b>" in html
+
+
+def test_every_caution_has_words_for_people() -> None:
+    assert {caution.value for caution in Caution} == set(page._CAUTIONS)

@@ -13,7 +13,7 @@ from training.data import DataMissing
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
-_EPOCHS = {"lung_fields": 60, "chest_findings": 30}
+_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30}
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(_EPOCHS))
     parser.add_argument("--data", type=Path, default=_SHARED / "data", help="folder of the data sets (../shared/data)")
     parser.add_argument("--weights", type=Path, default=_SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt",
-                        help="SqueezeNet 1.0 trained on ImageNet, for chest_findings")  # fmt: skip
+                        help="SqueezeNet 1.0 trained on ImageNet, for pixel_gate and chest_findings")  # fmt: skip
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, help="folder of the bundle (models/NAME)")
@@ -40,6 +40,10 @@ def main() -> int:
             except lung_evidence.TrainingFailed as error:
                 print(f"hilum: {error}", file=sys.stderr)
                 return 1
+        elif options.name == "pixel_gate":
+            from training import pixel_gate
+
+            pixel_gate.train(options.data, out, options.weights, epochs=epochs, seed=options.seed)
         else:
             from training import chest_findings
 

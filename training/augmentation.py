@@ -18,6 +18,8 @@ class Augmentation:
     ----------
     degrees, log_scale, shift
         Largest rotation, natural logarithm of the largest zoom, and shift as a share of the picture.
+    log_aspect
+        Natural logarithm of the largest change of proportions; a third of `log_scale` if not given.
     flip
         Share of pictures mirrored; 0 where sides are learnt.
     log_gamma, contrast, brightness, noise
@@ -35,6 +37,7 @@ class Augmentation:
     brightness: float = 0.15
     noise: float = 0.06
     border: float = 0.25
+    log_aspect: float | None = None
 
 
 def augment(pictures: Tensor, masks: Tensor, how: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +65,8 @@ def augment(pictures: Tensor, masks: Tensor, how: Augmentation) -> tuple[Tensor,
 
 def _random_affine(count: int, how: Augmentation) -> Tensor:
     angle = _symmetric(count) * math.radians(how.degrees)
-    scale, aspect = torch.exp(_symmetric(count) * how.log_scale), torch.exp(_symmetric(count) * how.log_scale / 3)
+    log_aspect = how.log_scale / 3 if how.log_aspect is None else how.log_aspect
+    scale, aspect = torch.exp(_symmetric(count) * how.log_scale), torch.exp(_symmetric(count) * log_aspect)
     mirror = torch.where(torch.rand(count) < how.flip, -1.0, 1.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     first = torch.stack((cosine * scale * aspect * mirror, -sine * scale, _symmetric(count) * how.shift), -1)

@@ -159,3 +159,30 @@ def plot_reliability(path: Path, answers: Mapping[str, tuple[Any, Any]], bins: i
     axis.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=7)
     return _save(figure, path)
+
+
+def plot_roc(path: Path, curves: Mapping[str, tuple[Any, Any]]) -> Path:
+    """A ROC curve for each group: truth (1: should pass) and scores, shape (n,) each; the corner that counts."""
+    from sklearn.metrics import roc_curve
+
+    figure, (axis,) = _figure(1, width=6.0, height=5.0)
+    for name, (truth, scores) in curves.items():
+        passed, sensitivity, _ = roc_curve(truth, scores)
+        axis.plot(passed, 1 - sensitivity, label=name, linewidth=1.2)
+    axis.axhline(0.01, color="black", linewidth=1, linestyle=":")
+    axis.axvline(0.05, color="black", linewidth=1, linestyle=":")
+    axis.set(xlabel="share of the group that passes", ylabel="share of adults refused", xlim=(0, 0.1), ylim=(0, 0.05))
+    axis.legend(fontsize=6)
+    return _save(figure, path)
+
+
+def plot_shares(path: Path, shares: Mapping[str, tuple[Any, bool]]) -> Path:
+    """Share refused of each group with its interval; green where it should be low, blue where it should be high."""
+    figure, (axis,) = _figure(1, width=7.5, height=0.22 * len(shares) + 1.2)
+    for row, (share, accept) in enumerate(reversed(list(shares.values()))):
+        colour = "#35a45a" if accept else "#2f7fb8"
+        axis.plot([100 * share.low, 100 * share.high], [row, row], color=colour, linewidth=3)
+        axis.plot(100 * share.value, row, "o", color=colour)
+    axis.set_yticks(range(len(shares)), list(shares)[::-1], fontsize=7)
+    axis.set(xlabel="% refused (green should pass, blue should be refused)", xlim=(-2, 102))
+    return _save(figure, path)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from models.networks import FindingsNet, OpacityHead
 from training.augmentation import Augmentation, augment
+from training.backbone import load_squeezenet
 from training.data import FindingRecord, data_digest, network_pictures, read_findings, split_patients
 from training.evidence import CELLS, FOLDS, INPUT_SIZE, OUTPUTS, FloatArray, HeldOut, Samples, write
 
@@ -76,15 +77,9 @@ def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) ->
 
 
 def load_trunk(network: FindingsNet, weights: Path) -> None:
-    """Load SqueezeNet's features; its classifier is not used."""
-    given = torch.load(weights, map_location="cpu", weights_only=False)
-    flat: dict[str, Tensor] = {}
-    for name, value in given.items():
-        for inner, array in value.items() if isinstance(value, dict) else [("", value)]:
-            flat[f"{name}.{inner}".rstrip(".")] = torch.as_tensor(np.asarray(array)).float()
-    for part, prefix in ((network.trunk, ""), (network.fire9, "fire9.")):
-        own = part.state_dict()
-        part.load_state_dict({key: flat[prefix + key].reshape(own[key].shape) for key in own})
+    """Load SqueezeNet's features, which stay as they are; its classifier is not used."""
+    load_squeezenet(network.trunk, weights)
+    load_squeezenet(network.fire9, weights, "fire9.")
     for parameter in (*network.trunk.parameters(), *network.fire9.parameters()):
         parameter.requires_grad_(False)
 

@@ -77,13 +77,13 @@ def read_structures(data: Path) -> list[StructureRecord]:
     images: dict[str, Path] = {}
     patients: dict[str, str] = {}
     structures = {"Cardiomediastinum": "heart", "Right_Lung": "lung_right", "Left_Lung": "lung_left"}
-    for row in _rows(data / "chest_structures" / "masks.csv"):
+    for row in rows(data / "chest_structures" / "masks.csv"):
         name = row["file"]
         images[name] = data / "chest_structures" / "images" / name
         patients[name] = row["patientid"]
         if row["structure"] in structures:
             masks[name][structures[row["structure"]]] = data / "chest_structures" / "masks" / row["mask"]
-    for row in _rows(data / "lung_masks" / "labels.csv"):
+    for row in rows(data / "lung_masks" / "labels.csv"):
         name = row["file"]
         # the same picture may lie in both folders; the masks of each fit its own copy, and both show the same field
         images[name] = data / "lung_masks" / "images" / name
@@ -95,18 +95,18 @@ def read_structures(data: Path) -> list[StructureRecord]:
 def read_other_pictures(data: Path) -> list[StructureRecord]:
     """Lateral radiographs and CT figures of ``view_gate``: nothing on them is to be outlined."""
     folder = data / "view_gate"
-    return [StructureRecord(folder / row["file"], row["patientid"], {}) for row in _rows(folder / "labels.csv")]
+    return [StructureRecord(folder / row["file"], row["patientid"], {}) for row in rows(folder / "labels.csv")]
 
 
 def read_findings(data: Path) -> list[FindingRecord]:
     """The NIH ChestX-ray14 images with their text-mined labels, RSNA opacity labels, boxes and teacher scores."""
     folder = data / "nih_chestxray14"
     boxes: dict[str, dict[str, list[tuple[float, float, float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for row in _rows(folder / "boxes_512.csv"):
+    for row in rows(folder / "boxes_512.csv"):
         key = finding_key(row["label"])
         boxes[row["file"]][key].append((float(row["x"]), float(row["y"]), float(row["w"]), float(row["h"])))
     records = []
-    for row in _rows(folder / "labels.csv"):
+    for row in rows(folder / "labels.csv"):
         labels = {key: float(row[name]) for key, name in NIH_COLUMNS.items()}
         labels["abnormal"] = 1.0 - float(row["no_finding"])
         if row["rsna_opacity"]:
@@ -121,11 +121,11 @@ def read_findings(data: Path) -> list[FindingRecord]:
 def read_adult_normals(data: Path, limit: int) -> list[FindingRecord]:
     """Radiologist-read adult normals (RSNA "Normal"): no opacity; nothing is said about other findings."""
     folder = data / "adult_normals_224"
-    rows = [row for row in _rows(folder / "labels.csv") if row["group"] == "normal_adult"]
-    step = max(1, len(rows) // limit)
+    normals = [row for row in rows(folder / "labels.csv") if row["group"] == "normal_adult"]
+    step = max(1, len(normals) // limit)
     return [
         FindingRecord(folder / row["file"], f"normal-{row['id']}", "adult_normals", "", {"lung_opacity": 0.0}, {}, {})
-        for row in rows[::step][:limit]
+        for row in normals[::step][:limit]
     ]
 
 
@@ -143,12 +143,14 @@ def finding_key(label: str) -> str:
     return {"infiltrate": "infiltration"}.get(label.lower(), label.lower().replace(" ", "_"))
 
 
-def network_pictures(images: Sequence[Path], size: int, what: str) -> tuple[npt.NDArray[np.float16], list[Frame]]:
+def network_pictures(
+    images: Sequence[Path], size: int, what: str, *, stretch: bool = False
+) -> tuple[npt.NDArray[np.float16], list[Frame]]:
     """Render each picture as a network sees it: array of shape (n, size, size), 0 to 1, and the way back."""
     pictures = np.empty((len(images), size, size), np.float16)
     frames = []
     for i, path in enumerate(tqdm(images, desc=what, unit="image")):
-        pictures[i], frame = network_input(render_picture(path), size)
+        pictures[i], frame = network_input(render_picture(path), size, stretch=stretch)
         frames.append(frame)
     return pictures, frames
 
@@ -198,7 +200,13 @@ def data_digest(files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header.
+
+    Raises
+    ------
+    DataMissing
+    """
     if not path.exists():
         raise DataMissing(f"{path} is not there: name the folder of the data with --data")
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -22,8 +22,8 @@ from models.bundle import write_bundle
 from models.findings import BoolMask, View
 from models.phantom import chest
 from models.plausibility import FEATURES, Plausibility, describe
+from models.refusal import ImageRefused
 from models.rendering import RenderedImage, network_input
-from models.selection import ImageRefused
 from models.structures import cardiothoracic_ratio, check_likeness, check_lungs, clean
 from training.card import Card, metadata, plot_histograms, plot_outlines, write_card
 from training.data import BoolArray, FloatArray

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.refusal import ImageRefused
 from models.rendering import network_input, render, render_picture
-from models.selection import ImageRefused
 from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.data import (

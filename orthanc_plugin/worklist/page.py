@@ -19,8 +19,19 @@ _STATUS_WORDS = {
 }
 _CAUTIONS = {
     "ap_view": "AP view: the heart looks larger",
+    "bedside": "Taken at the bedside",
     "age_unknown": "Age unknown",
-    "view_assumed": "View taken from the description",
+    "age_outside_validation": "Younger than the models were validated for",
+    "view_unknown": "PA or AP is not known: the heart may look larger",
+    "view_from_pixels": "The header does not tell the view; the pixels do",
+    "body_part_doubtful": "The header names another body part; the pixels show a chest",
+    "pixels_doubtful": "Perhaps not an upright frontal chest of an adult: see what the pixels show",
+    "gate_failed": "The pixel gate failed; the header alone was believed",
+    "collimated": "Narrow field: much of the picture is behind the collimator",
+    "lungs_cut_off": "A lung reaches the edge of the picture",
+    "clipped_grays": "Gray values cut off: parts are all black or all white",
+    "low_contrast": "Hardly any contrast",
+    "extreme_exposure": "Far from the target exposure (Deviation Index)",
 }
 
 

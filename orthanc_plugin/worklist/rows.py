@@ -5,11 +5,13 @@ The rule: a row says only what the ledger holds. A study without an answer has n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
+IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
 _STATE_RANK = {"present": 0, "undetermined": 1, "absent": 2, "not_evaluated": 3}
 
 
@@ -30,8 +32,55 @@ class FindingCell:
 
 
 @dataclass(frozen=True)
+class ImageLine:
+    """What became of one image, or of a whole series that was not looked at, and why.
+
+    Parameters
+    ----------
+    sop_instance_uid
+        Empty for a series.
+    view
+        Empty when it was not read.
+    reason, message
+        Code and words of a refusal; None when it was read.
+    evidence
+        What was looked at, in order: attribute (or ``pixels``) and what it said.
+    """
+
+    sop_instance_uid: str
+    status: str
+    view: str
+    reason: str | None
+    message: str | None
+    evidence: tuple[tuple[str, str], ...]
+    cautions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the interface gives it."""
+        return {
+            "sop_instance_uid": self.sop_instance_uid,
+            "status": self.status,
+            "view": self.view or None,
+            "reason": self.reason,
+            "message": self.message,
+            "evidence": [{"source": source, "says": says} for source, says in self.evidence],
+            "cautions": list(self.cautions),
+        }
+
+
+@dataclass(frozen=True)
 class WorklistRow:
-    """A study as the worklist shows it; times are seconds since 1970 (UTC)."""
+    """A study as the worklist shows it; times are seconds since 1970 (UTC).
+
+    Parameters
+    ----------
+    version
+        Of the study's answer: it grows when images come or are answered differently; 0 before the first answer.
+    history
+        When each version was answered, with its priority and the number of images that were read.
+    images
+        Each image with what became of it.
+    """
 
     study_instance_uid: str
     status: str
@@ -51,7 +100,9 @@ class WorklistRow:
     findings: tuple[FindingCell, ...]
     views: tuple[str, ...]
     models: tuple[tuple[str, str], ...]
-    refused: tuple[tuple[str, str], ...]
+    images: tuple[ImageLine, ...]
+    version: int
+    history: tuple[dict[str, Any], ...]
     cautions: tuple[str, ...]
 
     @property
@@ -63,6 +114,11 @@ class WorklistRow:
         """The findings in one of these states, the most probable first."""
         chosen = [f for f in self.findings if f.state in states]
         return tuple(sorted(chosen, key=lambda f: (_STATE_RANK[f.state], -(f.probability or 0.0))))
+
+    @property
+    def refused(self) -> tuple[ImageLine, ...]:
+        """The images without a result."""
+        return tuple(image for image in self.images if image.status != "done")
 
 
 def worklist_row(task: dict[str, Any]) -> WorklistRow:
@@ -88,9 +144,55 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         findings=_study_findings(read),
         views=tuple(image["view"] for image in read),
         models=tuple(sorted({pair for image in read for pair in image["models"].items()})),
-        refused=tuple((i["reason"], i["message"]) for i in images if i["status"] == "not_processed"),
+        images=tuple(image_line(image) for image in images),
+        version=task["result"].get("version", 0),
+        history=tuple(task["result"].get("history", ())),
         cautions=tuple(sorted({caution for image in read for caution in image["cautions"]})),
     )
+
+
+def image_line(image: dict[str, Any]) -> ImageLine:
+    """Make the line of one entry of a task's result."""
+    return ImageLine(
+        sop_instance_uid=image["sop_instance_uid"],
+        status=image["status"],
+        view=image.get("view", ""),
+        reason=image.get("reason"),
+        message=image.get("message"),
+        # the first version kept one sentence, or nothing
+        evidence=tuple((e["source"], e["says"]) for e in image.get("evidence", ()) if isinstance(e, dict)),
+        cautions=tuple(image.get("cautions", ())),
+    )
+
+
+def matching_images(tasks: list[dict[str, Any]], wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Images of these tasks that fit every condition, as JSON types with their study.
+
+    Parameters
+    ----------
+    wanted
+        ``study_instance_uid``, ``sop_instance_uid``, ``status``, ``view``, ``reason``: equal to; ``evidence``: the
+        attribute that was looked at, e.g. ``ViewPosition``; ``caution``: one of its cautions.
+
+    Raises
+    ------
+    ValueError
+        When a condition is unknown.
+    """
+    if unknown := sorted(set(wanted) - set(IMAGE_CONDITIONS)):
+        raise ValueError(f"unknown condition {unknown[0]}; known are {', '.join(IMAGE_CONDITIONS)}")
+    found = []
+    for task in tasks:
+        for image in task["result"].get("images", []):
+            entry = {"study_instance_uid": task["study_instance_uid"], **image_line(image).to_json()}
+            values = {
+                **{name: [value] for name, value in entry.items()},
+                "evidence": [e["source"] for e in entry["evidence"]],
+                "caution": entry["cautions"],
+            }
+            if all(value in values[name] for name, value in wanted.items()):
+                found.append(entry)
+    return found
 
 
 def to_json(row: WorklistRow) -> dict[str, Any]:
@@ -106,7 +208,9 @@ def to_json(row: WorklistRow) -> dict[str, Any]:
              "regions": f.regions}
             for f in row.findings
         ],
-        "refused_images": [{"reason": reason, "message": message} for reason, message in row.refused],
+        "version": row.version,
+        "history": list(row.history),
+        "images": [image.to_json() for image in row.images],
         "views": list(row.views),
         "models": dict(row.models),
         "cautions": list(row.cautions),

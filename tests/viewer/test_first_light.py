@@ -50,7 +50,7 @@ def test_the_demo_fills_the_worklist(hilum_node: Node, chromium: Open) -> None:
         window.page.emulate_media(color_scheme="dark")
         window.page.goto(f"{hilum_node.settings.http_url}/hilum/")
         expect(window.page.locator("main")).to_contain_text("Hilum, Phantom 02")
-        expect(window.page.locator("main")).to_contain_text("ViewCodeSequence says left lateral")
+        expect(window.page.locator("main")).to_contain_text("the view is not frontal ('lateral')")
         expect(window.page.locator("header")).to_contain_text("not a medical device")
         keep(window.screenshot("worklist"), "worklist.png")
 

@@ -1,0 +1,1 @@
+"""Measurements: what is compared is compared in one run, in turns."""

@@ -1,0 +1,21 @@
+"""``./hilum bench NAME``: times parts of the node against named baselines, in one run."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.bench import decoders, intake
+
+
+def main() -> None:
+    """Run the comparisons of one part."""
+    parser = argparse.ArgumentParser(prog="./hilum bench", description=__doc__)
+    parser.add_argument("name", choices=["intake"])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    intake.compare(options.rounds)
+    decoders.compare(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
