@@ -150,7 +150,9 @@ def decode(ds: Dataset, *, threads: int = 1) -> Pixels:
     ) as error:
         why = str(error) if isinstance(error, _Unreadable) else type(error).__name__
         # an unknown UID may be anybody's text
-        known = syntax.name if syntax.name != str(syntax) else "unknown transfer syntax"
+        known = "no transfer syntax"
+        if syntax:
+            known = syntax.name if syntax.name != str(syntax) else "unknown transfer syntax"
         message = f"the pixels cannot be decoded ({known}): {why}"
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, message) from error
 
