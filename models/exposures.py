@@ -28,8 +28,8 @@ COPY = 0.93
 COPY_AT_THE_SAME_TIME = 0.80  # enough where the header gives both the same second, or the same irradiation event
 _THUMBNAIL = 64
 _DETAIL = 3.0  # standard deviation, in pixels of the thumbnail, of what is taken away as mere brightness
-# Times of acquisition that differ by more are different exposures; archives round to seconds.
-_SAME_SECONDS = 1.0
+# Times of acquisition that differ by more are different exposures.
+_SAME_SECONDS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,8 @@ def relation(first: ExposureKey, second: ExposureKey) -> str | None:
         if abs(first.acquired - second.acquired) > _SAME_SECONDS:
             return None
         needed = COPY_AT_THE_SAME_TIME
-    elif first.acquired is not None or second.acquired is not None:
-        return None
+    elif first.acquired is not None or second.acquired is not None or (first.original and second.original):
+        return None  # without times, only what says that it was derived can be a copy
     return "the same exposure" if likeness(first, second) > needed else None
 
 
@@ -103,13 +103,17 @@ def likeness(first: ExposureKey, second: ExposureKey) -> float:
 
 
 def _acquired(header: Dataset) -> float | None:
-    """Acquisition DateTime, or date and time, in seconds; None when the time of day is not known."""
-    text = str(header.get("AcquisitionDateTime") or "") or (
-        f"{header.get('AcquisitionDate') or ''}{header.get('AcquisitionTime') or ''}"
-    )
-    match = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", text)
+    """Acquisition DateTime, or date and time, in seconds; None when the time of day is not known.
+
+    Where there is no Acquisition Date the study's stands in for it; a time may stop at the minute.
+    """
+    text = str(header.get("AcquisitionDateTime") or "")
+    if not re.match(r"\d{12}", text):
+        day = str(header.get("AcquisitionDate") or header.get("StudyDate") or "") or "00000000"
+        text = f"{day}{header.get('AcquisitionTime') or ''}".replace(":", "")
+    match = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)?", text)
     if match is None:
         return None
-    year, month, day, hour, minute = (int(part) for part in match.groups()[:5])
-    days = (year * 12 + month) * 31 + day  # any count will do that grows from day to day
-    return days * 86400.0 + hour * 3600 + minute * 60 + float(match[6])
+    year, month, day_of_month, hour, minute = (int(part) for part in match.groups()[:5])
+    days = (year * 12 + month) * 31 + day_of_month  # any count will do that grows from day to day
+    return days * 86400.0 + hour * 3600 + minute * 60 + float(match[6] or 0)

@@ -76,14 +76,16 @@ def take_in(content: bytes, policy: Policy) -> Intake:
     NotTakenIn
     """
     source: Dataset | None = None
+    looked_at: tuple[Evidence, ...] = ()
     try:
         source = parse(content)
         selection = select(source, policy)
+        looked_at = selection.evidence
         image = render(source, selection.hanging)
         key = exposure_key(source, image)
         return Intake(_without_bulk(source), selection, image, key)
     except (ImageRefused, MemoryError) as error:
-        refused = _not_taken_in(error)
+        refused = _not_taken_in(error, looked_at)
         refused.sop_instance_uid = str(source.get("SOPInstanceUID", "")) if source is not None else ""
         raise refused from error
 
@@ -144,7 +146,8 @@ def _without_bulk(source: Dataset) -> Dataset:
     return source
 
 
-def _not_taken_in(error: ImageRefused | MemoryError) -> NotTakenIn:
+def _not_taken_in(error: ImageRefused | MemoryError, looked_at: tuple[Evidence, ...]) -> NotTakenIn:
     if isinstance(error, ImageRefused):
-        return NotTakenIn(error.code, str(error), error.evidence)
-    return NotTakenIn(Refusal.UNREADABLE_PIXELS, "the instance asks for more memory than any radiograph needs")
+        return NotTakenIn(error.code, str(error), error.evidence or looked_at)
+    message = "the instance asks for more memory than any radiograph needs"
+    return NotTakenIn(Refusal.UNREADABLE_PIXELS, message, looked_at)

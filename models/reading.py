@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
+from models.agreement import confirm
 from models.findings import Caution, ImageFindings, View
 from models.inference import ImageIdentity, Models
 from models.pixel_gate import GateAnswer
 from models.quality import assess
 from models.refusal import Evidence
 from models.rendering import RenderedImage
-from models.selection import Policy, Selection, confirm
+from models.selection import Policy, Selection
 from models.triage import prioritise
 
 log = logging.getLogger("hilum.reading")

@@ -38,7 +38,7 @@ MIN_GRAY_LEVELS = 16
 # Proportions of a pixel beyond this are a mistake of the header.
 _MAX_ASPECT = 4.0
 # JPEG 2000 is decoded in half the time by two threads on an idle machine, and no slower on a busy one.
-_DECODING_THREADS = min(4, os.cpu_count() or 1)
+DECODING_THREADS = min(4, os.cpu_count() or 1)
 # Contrast is stretched between these percentiles: collimator edges and burnt-in markers lie outside them.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # Percentiles are taken from at most this many pixels, on a regular grid.
@@ -128,7 +128,7 @@ def render(ds: Dataset, hanging: Hanging = AS_STORED) -> RenderedImage:
         they are too few or have too few gray levels; ``unreadable_header`` when a look-up table or window is invalid.
     """
     _check_size(ds)
-    stored = decode(ds, threads=_DECODING_THREADS)
+    stored = decode(ds, threads=DECODING_THREADS)
     first, last = int(stored.min()), int(stored.max())
     # the difference of two signed values may not fit into their own type
     index = (stored.astype(np.int32) if stored.dtype.kind == "i" else stored) - first

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydicom import Dataset
@@ -42,7 +42,6 @@ from models.header_terms import (
     plain,
     plain_code,
 )
-from models.pixel_gate import CHILD, FRONTAL, GateAnswer
 from models.refusal import Evidence, ImageRefused, Refusal, integer
 
 # |Deviation Index| from which an exposure is far off its target: a factor of two (IEC 62494-1; AAPM TG-116).
@@ -119,62 +118,6 @@ def select(ds: Dataset, policy: Policy | None = None) -> Selection:
     if doubtful:
         cautions.append(Caution.BODY_PART_DOUBTFUL)
     return Selection(view, hanging, tuple(trail.evidence), tuple(cautions), doubtful)
-
-
-def confirm(selection: Selection, answer: GateAnswer | None) -> Selection:
-    """Hold the header's evidence against the pixels'.
-
-    Parameters
-    ----------
-    answer
-        What the pixel gate says of the image as the header hangs it; None when no gate is active.
-
-    Raises
-    ------
-    ImageRefused
-        When the pixels contradict the header, or when both are silent.
-    """
-    if answer is None:
-        if selection.view is None or selection.body_part_doubtful:
-            code = Refusal.BODY_PART if selection.body_part_doubtful else Refusal.VIEW_UNKNOWN
-            raise ImageRefused(code, "the header does not tell, and no pixel gate answered", selection.evidence)
-        return selection
-    evidence = (*selection.evidence, Evidence("pixels", f"{answer.shows.replace('_', ' ')}, score {answer.score:.2f}"))
-    if not answer.accepted:
-        code, message = _conflict(selection, answer)
-        raise ImageRefused(code, message, evidence)
-    cautions = selection.cautions
-    if answer.doubtful:
-        cautions = (*cautions, Caution.PIXELS_DOUBTFUL)
-    if selection.view is None:
-        cautions = (*cautions, Caution.VIEW_FROM_PIXELS)
-    return replace(selection, view=selection.view or View.FRONTAL, evidence=evidence, cautions=cautions)
-
-
-_TURNS = {
-    "mirrored": "mirrored",
-    "turned_left": "turned a quarter to the left",
-    "turned_right": "turned a quarter to the right",
-    "upside_down": "upside down",
-}
-
-
-def _conflict(selection: Selection, answer: GateAnswer) -> tuple[Refusal, str]:
-    """The code and the words for a picture that the gate refuses."""
-    what = {"lateral": "a lateral view", FRONTAL: "a frontal chest radiograph, but not surely enough"}
-    seen = f"the pixels show {what.get(answer.shows, 'no frontal chest radiograph')} (score {answer.score:.2f})"
-    if selection.body_part_doubtful:
-        return Refusal.BODY_PART, f"the header names another body part, and {seen}"
-    but = "the header does not say so" if selection.hanging.as_stored else "even after turning as the header says"
-    if answer.shows in _TURNS:
-        return Refusal.ORIENTATION, f"the pixels show a chest {_TURNS[answer.shows]}; {but}"
-    if answer.shows == "inverted":
-        return Refusal.INVERTED, "the pixels show dense structures dark; the header does not say so"
-    if answer.shows == CHILD:
-        return Refusal.AGE, "the pixels look like the chest of a child"
-    if selection.view is None:
-        return Refusal.PIXEL_GATE, f"the header does not tell the view, and {seen}"
-    return Refusal.VIEW_CONFLICT, f"the header says {selection.view.value}, but {seen}"
 
 
 class _Trail:
@@ -317,7 +260,10 @@ def _check_body_part(trail: _Trail) -> bool:
         if CHEST_WORDS.search(text):
             return False
         if match := OTHER_BODY_WORDS.search(text):
-            raise trail.refuse(Refusal.BODY_PART, f"not the chest ('{match[0]}')", keyword, f"'{match[0]}'")
+            if not _mentions_chest(trail):
+                raise trail.refuse(Refusal.BODY_PART, f"not the chest ('{match[0]}')", keyword, f"'{match[0]}'")
+            trail.note(keyword, f"'{match[0]}'")  # "AP on spine board", or a shoulder in a study of the chest
+            return True
     if _mentions_chest(trail):
         return False
     for keyword in ("BodyPartExamined", "StudyDescription"):
@@ -357,7 +303,7 @@ def _age_cautions(trail: _Trail, policy: Policy) -> list[Caution]:
         return [Caution.AGE_UNKNOWN]
     if age >= policy.minimum_age:
         return []
-    source = "PatientAge" if trail.text("PatientAge") else "PatientBirthDate"
+    source = "PatientAge" if _age_told(trail) == age else "PatientBirthDate"
     says = f"younger than {policy.minimum_age} years"
     if policy.children:
         trail.note(source, says)
@@ -366,15 +312,31 @@ def _age_cautions(trail: _Trail, policy: Policy) -> list[Caution]:
 
 
 def _age_years(trail: _Trail) -> float | None:
-    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", trail.text("PatientAge").upper())
-    if match and (int(match[1]) > 0 or match[2] in ("D", "W", "M")):  # 000Y stands for "unknown"
-        days = {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25, "": 365.25}[match[2]]
-        return int(match[1]) * days / 365.25
-    born, taken = trail.text("PatientBirthDate"), trail.text("AcquisitionDate") or trail.text("StudyDate")
-    if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", taken):
-        years = int(taken[:4]) - int(born[:4]) - (taken[4:] < born[4:])
-        return float(years) if 0 <= years <= _OLDEST else None  # 1900-01-01 and the like stand for "unknown"
-    return None
+    """The age in years; the lower one where Patient's Age and the dates contradict each other."""
+    told = [age for age in (_age_told(trail), _age_by_dates(trail)) if age is not None]
+    return min(told, default=None)
+
+
+def _age_told(trail: _Trail) -> float | None:
+    """Patient's Age, as it is met: ``014Y``, ``14 Y``, ``14``, German ``014J``, Spanish and French ``014A``."""
+    texts = [str(value).strip().upper() for value in trail.values("PatientAge")]
+    days = {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25, "J": 365.25, "A": 365.25, "": 365.25}
+    ages = []
+    for match in (re.fullmatch(r"(\d{1,3}) ?([DWMYJA]?)", text) for text in texts):
+        if match and (int(match[1]) > 0 or match[2] in ("D", "W", "M")):  # 000Y stands for "unknown"
+            ages.append(int(match[1]) * days[match[2]] / 365.25)
+    return min(ages, default=None)
+
+
+def _age_by_dates(trail: _Trail) -> float | None:
+    """From Patient's Birth Date to the first date that tells when the image was taken; dots are of ACR-NEMA times."""
+    taken = ("AcquisitionDate", "AcquisitionDateTime", "StudyDate", "SeriesDate", "ContentDate")
+    dates = [re.sub(r"[.-]", "", trail.text(keyword))[:8] for keyword in ("PatientBirthDate", *taken)]
+    born, later = dates[0], next((date for date in dates[1:] if re.fullmatch(r"\d{8}", date)), "")
+    if not later or not re.fullmatch(r"\d{8}", born):
+        return None
+    years = int(later[:4]) - int(born[:4]) - (later[4:] < born[4:])
+    return float(years) if 0 <= years <= _OLDEST else None  # 1900-01-01 and the like stand for "unknown"
 
 
 def _mentions_chest(trail: _Trail) -> bool:

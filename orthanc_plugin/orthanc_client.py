@@ -18,6 +18,10 @@ class OrthancUnavailable(Exception):
     """Orthanc did not answer, or answered that it cannot serve now: try again later."""
 
 
+class ResultRefused(Exception):
+    """Orthanc does not take a result, whatever is tried: usually an identifier of the image is invalid."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A series in Orthanc with the tags that Orthanc indexes."""
@@ -82,10 +86,18 @@ class OrthancClient:
         return all(self._json("POST", "/tools/lookup", content=uid) for uid in sop_instance_uids)
 
     def store(self, ds: Dataset) -> None:
-        """Store a result; the same SOP Instance UID again changes nothing."""
+        """Store a result; the same SOP Instance UID again changes nothing.
+
+        Raises
+        ------
+        OrthancUnavailable, ResultRefused
+        """
         buffer = BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
-        self._request("POST", "/instances", content=buffer.getvalue())
+        try:
+            self._request("POST", "/instances", content=buffer.getvalue())
+        except httpx.HTTPStatusError as error:
+            raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
     def _json(self, method: str, path: str, *, content: str | None = None) -> list[Any]:
         answer: list[Any] = self._request(method, path, content=content).json()

@@ -26,7 +26,7 @@ from models.reading import Reading, read
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.triage import most_pressing
 from orthanc_plugin.isolation import IntakeProcess, policy_of
-from orthanc_plugin.orthanc_client import OrthancClient, Series, StoredInstance
+from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series, StoredInstance
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
 
@@ -167,13 +167,13 @@ def _store(candidate: _Candidate, reading: Reading, reader: Reader) -> dict[str,
     if not reader.orthanc.has_instances(objects if findings.segments else objects[1:]):
         try:
             results = encode_results(candidate.taken.header, findings, _received(candidate.received))
-        except EncodingFailed as error:  # one odd header must not cost the other images their answer
-            log.exception("results could not be encoded", extra={"study_instance_uid": findings.study_instance_uid})
-            message = "the header does not allow to encode the results; see the worker's log for this study"
+            for result in (results.segmentation, results.measurement_report):
+                if result is not None:
+                    reader.orthanc.store(result)
+        except (EncodingFailed, ResultRefused) as error:  # one odd header must not cost the other images their answer
+            log.exception("results could not be made", extra={"study_instance_uid": findings.study_instance_uid})
+            message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
             raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
-        for result in (results.segmentation, results.measurement_report):
-            if result is not None:
-                reader.orthanc.store(result)
     gate = reading.gate
     return {
         **findings.to_json(),

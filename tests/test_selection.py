@@ -9,13 +9,14 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from models.agreement import confirm
 from models.findings import View
 from models.hanging import AS_STORED, Hanging
 from models.header_terms import DX_FOR_PROCESSING, SECONDARY_CAPTURE
 from models.phantom import chest
 from models.pixel_gate import CLASSES, GateAnswer
 from models.refusal import ImageRefused, Refusal
-from models.selection import Policy, confirm, select
+from models.selection import Policy, select
 from orthanc_plugin.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 

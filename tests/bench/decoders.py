@@ -111,7 +111,7 @@ def compare(rounds: int = 5) -> list[DecoderTiming]:
     timings: list[DecoderTiming] = []
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("making the radiograph", total=len(_SYNTAXES))
-        picture = _noisy_radiograph()
+        picture = noisy_radiograph()
         for syntax in _SYNTAXES:
             progress.update(bar, description=syntax.name)
             ds = _instance(picture, syntax)
@@ -143,7 +143,7 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _noisy_radiograph() -> npt.NDArray[np.float64]:
+def noisy_radiograph() -> npt.NDArray[np.float64]:
     """A phantom with the grain of a detector: without it lossless codecs have too little to do."""
     clean = chest(1, rows=ROWS, columns=COLUMNS).pixels.astype(np.float64)
     return np.clip(0.02 + 0.95 * clean + np.random.default_rng(20).normal(0.0, 0.002, clean.shape), 0.0, 1.0)

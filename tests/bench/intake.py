@@ -22,7 +22,7 @@ from rich.table import Table
 
 from models.decoding import decode
 from models.intake import parse, take_in
-from models.rendering import network_input, render
+from models.rendering import DECODING_THREADS, network_input, render
 from models.selection import Policy, select
 from orthanc_plugin import modality
 from orthanc_plugin.isolation import IntakeProcess
@@ -72,7 +72,7 @@ def _time(content: bytes, rounds: int, what: str) -> list[Step]:
             BASELINE: lambda: _plain(content),
             "parse": lambda: parse(content),
             "select": lambda: select(source, POLICY),
-            "decode": lambda: decode(source),
+            "decode": lambda: decode(source, threads=DECODING_THREADS),
             "decode + render": lambda: render(source, hanging),
             "picture for a network of 320 pixels": lambda: network_input(image, 320),
             WHOLE: lambda: take_in(content, POLICY),
