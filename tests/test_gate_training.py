@@ -15,6 +15,7 @@ from training.gate_evidence import Group, refused_share
 from training.gate_samples import (
     MADE,
     MISLABELLED,
+    OTHER_CHILDREN,
     TEENAGERS,
     UNSEEN,
     GateRecord,
@@ -124,7 +125,9 @@ def test_a_share_counts_what_falls_below_the_threshold() -> None:
 def test_collections_are_read_with_their_caveats(shared_data: Path) -> None:
     records = read_gate_records(shared_data)
     by_source = {source: [r for r in records if r.source == source] for source in {r.source for r in records}}
-    assert {UNSEEN, TEENAGERS, MISLABELLED, "nih", "normal_adult", "paediatric_pneumonia"} <= set(by_source)
+    assert {UNSEEN, TEENAGERS, OTHER_CHILDREN, MISLABELLED, "nih", "normal_adult", "paediatric_pneumonia"} <= set(
+        by_source
+    )
     assert not [r for r in by_source["paediatric_pneumonia"] if "COVID" in r.image.name.upper()], "those are adults"
     assert len(by_source[MISLABELLED]) > 60
     assert all(record.image.exists() for record in records)

@@ -28,7 +28,17 @@ from models.refusal import ImageRefused
 from models.rendering import network_input, render
 from training.card import Card, metadata, plot_roc, plot_shares, write_card
 from training.evaluation import FloatArray, Interval, auroc, mean_interval, platt
-from training.gate_samples import INPUT_SIZE, MADE, MISLABELLED, TEENAGERS, UNSEEN, GateSamples, make, natural_pictures
+from training.gate_samples import (
+    INPUT_SIZE,
+    MADE,
+    MISLABELLED,
+    OTHER_CHILDREN,
+    TEENAGERS,
+    UNSEEN,
+    GateSamples,
+    make,
+    natural_pictures,
+)
 from training.turning import turn
 
 REFUSED_ADULTS = 0.003  # share of the calibrating fold's adults that the threshold refuses
@@ -122,8 +132,12 @@ def _others(network: nn.Module, samples: GateSamples, data: Path, folds: tuple[i
     """Pictures from elsewhere, and pictures made in code."""
     everything = tuple(np.unique(samples.fold).tolist())
     groups = [
-        _group(network, name, samples, samples.indices("frontal", everything, source).tolist(), accept=True)
-        for source, name in ((UNSEEN, "unseen hospital (Hannover)"), (TEENAGERS, "NIH, under 18 years"))
+        _group(network, name, samples, samples.indices("frontal", everything, source).tolist(), accept=accept)
+        for source, name, accept in (
+            (UNSEEN, "unseen hospital (Hannover)", True),
+            (TEENAGERS, "NIH, 12 to 17 years", True),
+            (OTHER_CHILDREN, "NIH, under 12 years", False),
+        )
     ]
     wrong = samples.indices("frontal", folds, MISLABELLED).tolist()
     groups.append(_group(network, WRONG_LABEL, samples, wrong, accept=False))
@@ -272,7 +286,9 @@ def _card(rows: list[tuple[str, ...]], evidence: GateEvidence, plots: list[Path]
             f"{100 * evidence.baseline['mirrored']:.0f} % of the mirrored pictures.",
             "Children come from one hospital (Guangzhou, one to five years) and differ from the adults by collection "
             "as well as by age: resolution and proportions were levelled in training, but not everything can be. "
-            "Teenagers look like adults to the gate: the header's age, not the gate, keeps them out.",
+            "The class knows the small children of that hospital and few others: see `NIH, under 12 years`, whom it "
+            "lets pass. Teenagers look like adults to it. The header's age, not the gate, keeps them out; a picture "
+            "without a header has none.",
             "A heart on the right reads as a mirrored picture: a patient with situs inversus is refused as "
             "`orientation`, and stays visible on the worklist. A mirrored child is not told from a child.",
             "Some pictures of the adult collections show a child, or are stored turned, mirrored or inverted "

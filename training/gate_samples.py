@@ -31,7 +31,9 @@ INPUT_SIZE = 160
 FOLDS = 10  # 0 and 1 are held out, 2 and 3 calibrate, the others teach
 COMPUTED = 160  # computed chests, so that they pass as what they imitate
 UNSEEN = "hannover"  # a hospital none of whose pictures teaches or calibrates
-TEENAGERS = "nih under 18"  # between the classes: they neither teach nor calibrate
+# Minors of another hospital than the children who teach: they neither teach nor calibrate, so that they tell how far
+# the class of children reaches.
+TEENAGERS, OTHER_CHILDREN = "nih 12 to 17", "nih under 12"
 # Pictures of the adult collections that show a child, or a chest turned, mirrored or inverted: found by looking through
 # those that a first network refused. They teach and calibrate nothing; the card counts them both ways.
 MISLABELLED = "mislabelled"
@@ -42,6 +44,10 @@ COPY = 0.985
 _THUMBNAIL = 20
 # What is made in code instead of, or from, a chest: nothing that could pass for one.
 MADE = ("pieces", "magnified", "half", "clouds", "shapes", "limb", "slice", "page", "test_pattern")
+
+
+# Sources that only the judgement looks at.
+APART = (UNSEEN, TEENAGERS, OTHER_CHILDREN, MISLABELLED)
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,13 @@ class GateSamples:
     fold: npt.NDArray[np.int_]
 
     def indices(self, shows: str, folds: tuple[int, ...], source: str | None = None) -> npt.NDArray[np.int_]:
-        """Pictures of one kind in some folds; the unseen, the teenagers and the mislabelled only when asked for."""
+        """Pictures of one kind in some folds; those of `APART` only when asked for."""
         chosen = [
             i
             for i, record in enumerate(self.records)
             if record.shows == shows
             and self.fold[i] in folds
-            and (record.source == source if source else record.source not in (UNSEEN, TEENAGERS, MISLABELLED))
+            and (record.source == source if source else record.source not in APART)
         ]
         return np.array(chosen, dtype=np.int_)
 
@@ -80,7 +86,8 @@ def read_gate_records(data: Path) -> list[GateRecord]:
     records = []
     for row in rows(data / "nih_chestxray14" / "labels.csv"):
         image = data / "nih_chestxray14" / "images" / row["file"]
-        source = TEENAGERS if float(row["age"] or 0) < 18 else "nih"
+        age = float(row["age"] or 0)
+        source = "nih" if age >= 18 else TEENAGERS if age >= 12 else OTHER_CHILDREN
         records.append(GateRecord(image, "frontal", source, f"nih-{row['patient_id']}"))
     for row in rows(data / "adult_normals_224" / "labels.csv"):
         shows = "child" if row["group"] == "normal_paediatric" else "frontal"

@@ -24,12 +24,10 @@ from training.backbone import load_squeezenet
 from training.data import data_digest
 from training.gate_evidence import judge, write
 from training.gate_samples import (
+    APART,
     COMPUTED,
     FOLDS,
     MADE,
-    MISLABELLED,
-    TEENAGERS,
-    UNSEEN,
     GateSamples,
     HalfArray,
     load_gate_samples,
@@ -71,7 +69,7 @@ def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) ->
     network = fit(samples, natural_pictures(held_out=False), weights, epochs=epochs, seed=seed)
     # the bundle holds half precision: what ships is what is judged
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
-    sources = sorted({record.source for record in samples.records} - {UNSEEN, TEENAGERS, MISLABELLED})
+    sources = sorted({record.source for record in samples.records} - set(APART))
     provenance = {
         "command": f"./hilum train pixel_gate --epochs {epochs} --seed {seed}",
         "seed": seed,
