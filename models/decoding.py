@@ -4,9 +4,9 @@ The rule: a codestream is read by us before a decoder sees it. Its own header mu
 header's Rows x Columns, and it must be complete; only then is memory given. What is returned are the Bits Stored and
 nothing else (PS3.5 8.1.1).
 
-The decoders are those of imagecodecs (OpenJPEG, CharLS, libjpeg-turbo): in ``./hilum bench intake`` the fastest for each
-syntax with the threads that rendering gives them (for JPEG 2000 on one thread GDCM is faster, on two OpenJPEG is), and
-the ones that read 12-bit JPEG Extended whose scan header says Se = 0, as some archives write it. OpenJPH would halve
+The decoders are those of imagecodecs (OpenJPEG, CharLS, libjpeg-turbo): in ``./hilum bench intake`` the fastest for
+each syntax with the threads that rendering gives them (for JPEG 2000 on one thread GDCM is faster, on two OpenJPEG is),
+and the ones that read 12-bit JPEG Extended whose scan header says Se = 0, as some archives write it. OpenJPH would halve
 HTJ2K, but crashed on damaged streams.
 """
 
