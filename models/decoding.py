@@ -5,9 +5,9 @@ header's Rows x Columns, and it must be complete; only then is memory given. Wha
 nothing else (PS3.5 8.1.1).
 
 The decoders are those of imagecodecs (OpenJPEG, CharLS, libjpeg-turbo): in ``./hilum bench intake`` the fastest for
-each syntax with the threads that rendering gives them (for JPEG 2000 on one thread GDCM is faster, on two OpenJPEG is),
-and the ones that read 12-bit JPEG Extended whose scan header says Se = 0, as some archives write it. OpenJPH would halve
-HTJ2K, but crashed on damaged streams.
+each syntax with the threads that rendering gives them (for JPEG 2000 on one thread GDCM is faster, on two OpenJPEG is).
+They also read 12-bit JPEG Extended whose scan header says Se = 0, as some archives write it. OpenJPH would halve HTJ2K,
+but crashed on damaged streams.
 """
 
 from __future__ import annotations
