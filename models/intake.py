@@ -29,7 +29,9 @@ _UNPARSABLE = (
     *(TypeError, AttributeError, ArithmeticError, RecursionError, struct.error, zlib.error),
 )
 _PREFIX_AT = 128  # after the preamble (PS3.10 7.1)
-_LARGEST_INFLATED = 160_000_000  # 64 million pixels of two bytes and a generous header
+# A file, inflated where it is deflated, beyond this is no single radiograph: 64 million pixels of two bytes and a
+# generous header.
+LARGEST_FILE = 160_000_000
 _DEEPEST = 24  # levels of sequences; radiographs have three
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _BULK = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
@@ -122,9 +124,9 @@ def _check_deflated(content: bytes) -> None:
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflate.decompress(file.read(), _LARGEST_INFLATED)
+    inflate.decompress(file.read(), LARGEST_FILE)
     if inflate.unconsumed_tail:
-        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"it inflates to more than {_LARGEST_INFLATED} bytes")
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, f"it inflates to more than {LARGEST_FILE} bytes")
 
 
 def _read_all(source: Dataset, depth: int = 0) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from models.agreement import confirm
 from models.findings import Caution, ImageFindings, View
 from models.inference import ImageIdentity, Models
+from models.intake import Intake
 from models.pixel_gate import GateAnswer
 from models.quality import assess
 from models.refusal import Evidence
@@ -34,6 +35,17 @@ class Reading:
     findings: ImageFindings
     evidence: tuple[Evidence, ...]
     gate: GateAnswer | None
+
+
+def read_intake(taken: Intake, models: Models, policy: Policy) -> Reading:
+    """Read an instance that was taken in; as `read`."""
+    identity = ImageIdentity(
+        study_instance_uid=str(taken.header.StudyInstanceUID),
+        sop_class_uid=str(taken.header.SOPClassUID),
+        sop_instance_uid=str(taken.header.SOPInstanceUID),
+        view=taken.selection.view or View.FRONTAL,
+    )
+    return read(taken.image, taken.selection, identity, models, policy)
 
 
 def read(

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from models.findings import Caution, View
 from models.hanging import AS_STORED
 from models.inference import ImageIdentity, Models, load_models
-from models.reading import Reading, read
+from models.reading import Reading, read, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.rendering import render_picture
 from models.selection import Selection
@@ -108,13 +108,7 @@ def _read(file: Path, reader: FileReader) -> Reading:
     except OSError as error:
         raise ImageRefused(Refusal.UNREADABLE_HEADER, f"the file cannot be read: {type(error).__name__}") from error
     taken = reader.intake.take_in(content, policy)
-    identity = ImageIdentity(
-        study_instance_uid=str(taken.header.StudyInstanceUID),
-        sop_class_uid=str(taken.header.SOPClassUID),
-        sop_instance_uid=str(taken.header.SOPInstanceUID),
-        view=taken.selection.view or View.FRONTAL,
-    )
-    return read(taken.image, taken.selection, identity, reader.models, policy)
+    return read_intake(taken, reader.models, policy)
 
 
 def _picture_identity(file: Path) -> ImageIdentity:

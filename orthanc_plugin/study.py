@@ -18,11 +18,11 @@ from dicom_sr.identity import result_uids
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from dicom_sr.results import EncodingFailed, encode_results
 from models.exposures import relation
-from models.findings import ImageFindings, Priority, View
+from models.findings import ImageFindings, Priority
 from models.header_terms import plain_code
-from models.inference import ImageIdentity, Models
-from models.intake import Intake, NotTakenIn
-from models.reading import Reading, read
+from models.inference import Models
+from models.intake import LARGEST_FILE, Intake, NotTakenIn
+from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.triage import most_pressing
 from orthanc_plugin.isolation import IntakeProcess, policy_of
@@ -32,8 +32,6 @@ from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
 
 # Series of these modalities are looked at image by image; of any other the whole series is refused (intake rules).
 _MAY_HOLD_RADIOGRAPHS = frozenset({"CR", "DX", "RG", "DR", "OT", "SC", "XC", ""})
-# A file beyond this is no single radiograph: 64 million pixels of two bytes and a generous header.
-_LARGEST_FILE = 160_000_000
 # So many rendered images wait in memory for their turn; of a study with more the others are taken in twice.
 _MOST_IN_MEMORY = 4
 _HISTORY = 20  # earlier answers that are remembered
@@ -133,7 +131,7 @@ def _take_in(instance: str, reader: Reader, *, in_memory: bool) -> _Candidate:
 
 
 def _fetch(instance: str, reader: Reader) -> StoredInstance:
-    if (size := reader.orthanc.file_size(instance)) > _LARGEST_FILE:
+    if (size := reader.orthanc.file_size(instance)) > LARGEST_FILE:
         message = f"{size} bytes are more than a radiograph holds"
         raise NotTakenIn(Refusal.UNREADABLE_PIXELS, message, (Evidence("file", f"{size} bytes"),))
     return reader.orthanc.fetch(instance)
@@ -150,13 +148,7 @@ def _read(candidate: _Candidate, reader: Reader) -> Reading:
     taken, policy = candidate.taken, policy_of(reader.settings)
     if not candidate.in_memory:
         taken = reader.intake.take_in(reader.orthanc.fetch(candidate.instance).content, policy)
-    identity = ImageIdentity(
-        study_instance_uid=str(taken.header.StudyInstanceUID),
-        sop_class_uid=str(taken.header.SOPClassUID),
-        sop_instance_uid=candidate.uid,
-        view=taken.selection.view or View.FRONTAL,
-    )
-    return read(taken.image, taken.selection, identity, reader.models, policy)
+    return read_intake(taken, reader.models, policy)
 
 
 def _store(candidate: _Candidate, reading: Reading, reader: Reader) -> dict[str, Any]:

@@ -335,13 +335,17 @@ def reading_order(db: sqlite3.Connection, *, limit: int = 500) -> list[dict[str,
         """,
         (limit,),
     ).fetchall()
-    return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
+    return [_with_result(row) for row in rows]
 
 
 def of_study(db: sqlite3.Connection, study_instance_uid: str) -> list[dict[str, Any]]:
     """The task of one study, as `reading_order` gives it; an empty list when there is none."""
     rows = db.execute("SELECT * FROM tasks WHERE study_instance_uid = ?", (study_instance_uid,)).fetchall()
-    return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
+    return [_with_result(row) for row in rows]
+
+
+def _with_result(row: sqlite3.Row) -> dict[str, Any]:
+    return {**dict(row), "result": json.loads(row["result"])}
 
 
 def _expect(changed: int, task: InferenceTask) -> None:
