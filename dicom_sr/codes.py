@@ -13,9 +13,21 @@ from pathlib import Path
 
 from pydicom.sr.coding import Code
 
-from models.findings import FindingState, Laterality, Priority
+from models.findings import Caution, FindingState, Laterality, Priority
 
 PRIVATE_SCHEME = "99HILUM"
+PRIVATE_SCHEME_VERSION = "1"
+# Every coding scheme that our objects use, with its UID (PS3.16 8, table 8-1) and who answers for it.
+CODING_SCHEMES: dict[str, tuple[str, str, str]] = {
+    "DCM": ("1.2.840.10008.2.16.4", "DICOM Controlled Terminology", "NEMA"),
+    "SCT": ("2.16.840.1.113883.6.96", "SNOMED CT", "SNOMED International"),
+    "UCUM": ("2.16.840.1.113883.6.8", "Unified Code for Units of Measure", "Regenstrief Institute"),
+    "UMLS": ("2.16.840.1.113883.6.86", "UMLS codes as CUIs", "National Library of Medicine"),
+    "LN": ("2.16.840.1.113883.6.1", "Logical Observation Identifier Names and Codes", "Regenstrief Institute"),
+    "RADLEX": ("2.16.840.1.113883.6.256", "RadLex", "Radiological Society of North America"),
+    "RFC5646": ("2.16.840.1.113883.6.316", "Tags for Identifying Languages", "IETF"),
+    PRIVATE_SCHEME: ("2.25.279895187069645183311181609580848582685", "Hilum private codes", "Hilum"),
+}
 
 # Template structure (PS3.16 TID 1500, 1501, 1600)
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
@@ -58,12 +70,22 @@ RUN_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 PRIORITY = Code("260870009", "SCT", "Priority")
 SOURCE_IMAGE = Code("260753009", "SCT", "Source")
 SOURCE_OF_MEASUREMENT = Code("121112", "DCM", "Source of Measurement")
+SOURCE_IMAGE_FOR_SEGMENTATION = Code("121233", "DCM", "Source image for segmentation")
+PIXEL_DATA_ROWS = Code("110910", "DCM", "Pixel Data Rows")
+PIXEL_DATA_COLUMNS = Code("110911", "DCM", "Pixel Data Columns")
+DIAMETER = Code("81827009", "SCT", "Diameter")
+REPLACED_REPORT = Code("121360", "DCM", "Replaced report")
 THRESHOLD = Code("THRESHOLD", PRIVATE_SCHEME, "Probability from which the finding is called present")
 REASON = Code("REASON", PRIVATE_SCHEME, "Reason")
 CAUTION = Code("CAUTION", PRIVATE_SCHEME, "Caution")
-REFERENCED_SEGMENT = Code("121191", "DCM", "Referenced Segment")
+NOT_READ = Code("NOTREAD", PRIVATE_SCHEME, "Image not read")
+REFERENCED_SEGMENTATION_FRAME = Code("121214", "DCM", "Referenced Segmentation Frame")
 PERCENT = Code("%", "UCUM", "Percent")
 NO_UNITS = Code("1", "UCUM", "no units")
+PIXELS = Code("{pixels}", "UCUM", "pixels")
+MILLIMETER = Code("mm", "UCUM", "millimeter")
+HEART = Code("80891009", "SCT", "Heart")
+CHEST = Code("816094009", "SCT", "Chest")
 MEASUREMENTS = {"cardiothoracic_ratio": Code("CTR", PRIVATE_SCHEME, "Cardiothoracic ratio")}
 
 # CID 240, and what CID 240 does not have
@@ -74,6 +96,31 @@ STATES = {
     FindingState.NOT_EVALUATED: Code("NOTEVALUATED", PRIVATE_SCHEME, "Not evaluated"),
 }
 FAILED = Code("FAILED", PRIVATE_SCHEME, "Analysis failed")
+MODEL_RUN = Code("MODELRUN", PRIVATE_SCHEME, "Model run")
+SUCCEEDED = Code("SUCCEEDED", PRIVATE_SCHEME, "Succeeded")
+# Why a finding was not evaluated, or a model gave no answer.
+REASONS = {
+    "evidence": Code("EVIDENCE", PRIVATE_SCHEME, "The evidence for the model does not carry it"),
+    "model_failed": Code("MODELFAILED", PRIVATE_SCHEME, "The model failed"),
+    "view": Code("VIEW", PRIVATE_SCHEME, "Not evaluated on this view"),
+    "no_model": Code("NOMODEL", PRIVATE_SCHEME, "No active model looks for it"),
+}
+CAUTIONS = {
+    Caution.AP_VIEW: Code("APVIEW", PRIVATE_SCHEME, "AP view: the heart looks larger"),
+    Caution.BEDSIDE: Code("BEDSIDE", PRIVATE_SCHEME, "Taken at the bedside"),
+    Caution.AGE_UNKNOWN: Code("AGEUNKNOWN", PRIVATE_SCHEME, "Age unknown"),
+    Caution.AGE_OUTSIDE_VALIDATION: Code("AGEOUTSIDE", PRIVATE_SCHEME, "Younger than the models were validated for"),
+    Caution.VIEW_UNKNOWN: Code("VIEWUNKNOWN", PRIVATE_SCHEME, "PA or AP unknown: the heart may look larger"),
+    Caution.VIEW_FROM_PIXELS: Code("VIEWFROMPIXELS", PRIVATE_SCHEME, "View told by the pixels, not by the header"),
+    Caution.BODY_PART_DOUBTFUL: Code("BODYPARTDOUBT", PRIVATE_SCHEME, "The header names another body part"),
+    Caution.PIXELS_DOUBTFUL: Code("PIXELSDOUBT", PRIVATE_SCHEME, "Perhaps not an upright frontal chest of an adult"),
+    Caution.GATE_FAILED: Code("GATEFAILED", PRIVATE_SCHEME, "The pixels were not checked"),
+    Caution.COLLIMATED: Code("COLLIMATED", PRIVATE_SCHEME, "Narrow field of view"),
+    Caution.LUNGS_CUT_OFF: Code("LUNGSCUTOFF", PRIVATE_SCHEME, "A lung reaches the edge of the picture"),
+    Caution.CLIPPED_GRAYS: Code("CLIPPEDGRAYS", PRIVATE_SCHEME, "Gray values cut off"),
+    Caution.LOW_CONTRAST: Code("LOWCONTRAST", PRIVATE_SCHEME, "Hardly any contrast"),
+    Caution.EXTREME_EXPOSURE: Code("EXTREMEEXPOSURE", PRIVATE_SCHEME, "Far from the target exposure"),
+}
 # CID 244
 SIDES = {
     Laterality.RIGHT: Code("24028007", "SCT", "Right"),
@@ -85,6 +132,7 @@ PRIORITIES = {
     Priority.CRITICAL: Code("RID49480", "RADLEX", "ACR Category 1 Actionable Finding"),
     Priority.URGENT: Code("RID49481", "RADLEX", "ACR Category 2 Actionable Finding"),
     Priority.ROUTINE: Code("ROUTINE", PRIVATE_SCHEME, "Read in its turn"),
+    Priority.NONE: Code("NOPRIORITY", PRIVATE_SCHEME, "No opinion"),
 }
 # CID 6047, by (every model answered, something is present)
 RUN_SUMMARIES = {
@@ -94,6 +142,15 @@ RUN_SUMMARIES = {
     (False, False): Code("111243", "DCM", "Not all algorithms succeeded; without findings"),
 }
 NO_ALGORITHM_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
+
+
+# How the keys of paired structures end.
+_SIDE_OF_KEY = {"_right": Laterality.RIGHT, "_left": Laterality.LEFT}
+
+
+def side_of(key: str) -> Laterality | None:
+    """The side that the key of a structure names, e.g. right for ``lung_right``."""
+    return next((side for ending, side in _SIDE_OF_KEY.items() if key.endswith(ending)), None)
 
 
 @dataclass(frozen=True)

@@ -48,35 +48,34 @@ def uid(relationship: str, name: Code, value: str) -> Dataset:
 
 
 def number(relationship: str, name: Code, value: float, unit: Code, children: Sequence[Dataset] = ()) -> Dataset:
-    """A NUM; the value is rounded to four decimals."""
+    """A NUM; the value is rounded to six decimals, which is how finely findings are given."""
     item = _item(relationship, "NUM", name, children)
-    measured = dataset(MeasurementUnitsCodeSequence=[coded(unit)], NumericValue=f"{value:.4f}".rstrip("0").rstrip("."))
+    measured = dataset(MeasurementUnitsCodeSequence=[coded(unit)], NumericValue=f"{value:.6f}".rstrip("0").rstrip("."))
     item.MeasuredValueSequence = [measured]
     return item
 
 
-def image(relationship: str, name: Code, evidence: Dataset, segment: int | None = None) -> Dataset:
-    """An IMAGE: a reference to the instance, or to one segment of it."""
+def image(relationship: str, name: Code, evidence: Dataset, frame: int | None = None) -> Dataset:
+    """An IMAGE: a reference to the instance, or to one frame of it, counted from 1."""
     item = _item(relationship, "IMAGE", name, ())
     reference = dataset(ReferencedSOPClassUID=evidence.SOPClassUID, ReferencedSOPInstanceUID=evidence.SOPInstanceUID)
-    if segment is not None:
-        reference.ReferencedSegmentNumber = segment
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
     item.ReferencedSOPSequence = [reference]
     return item
 
 
-def box(relationship: str, name: Code, corners: tuple[float, float, float, float], evidence: Dataset) -> Dataset:
-    """An SCOORD: a closed POLYLINE from the top left corner, clockwise (column, row) on the image.
+def polyline(relationship: str, name: Code, points: Sequence[tuple[float, float]], evidence: Dataset) -> Dataset:
+    """An SCOORD of straight lines between points (column, row) of the image; closed when the first is the last.
 
     Parameters
     ----------
-    corners
-        Left, top, right and bottom in stored pixels (PS3.3 C.18.6.1.1: the top left pixel's corner is 0\\0).
+    points
+        In stored pixels (PS3.3 C.18.6.1.1: the top left corner of the top left pixel is 0\\0).
     """
-    left, top, right, bottom = corners
     item = _item(relationship, "SCOORD", name, [image(SELECTED_FROM, SOURCE_OF_MEASUREMENT, evidence)])
     item.GraphicType = "POLYLINE"
-    item.GraphicData = [left, top, right, top, right, bottom, left, bottom, left, top]
+    item.GraphicData = [coordinate for point in points for coordinate in point]
     return item
 
 

@@ -1,13 +1,13 @@
-"""What made a result and when: Contributing Equipment, series names and frozen times, alike in every object."""
+"""What every result carries alike: who made it and when, in which series, with which coding schemes."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from dicom_sr.codes import PROCESSING_EQUIPMENT
+from dicom_sr.codes import CODING_SCHEMES, PRIVATE_SCHEME, PRIVATE_SCHEME_VERSION, PROCESSING_EQUIPMENT
 from dicom_sr.identity import device_uid
 from dicom_sr.ownership import MANUFACTURER
 from models.findings import ImageFindings
@@ -32,10 +32,38 @@ def contributing_equipment(findings: ImageFindings, created: datetime) -> list[D
             ManufacturerModelName=run.model.name,
             SoftwareVersions=run.model.version,
             DeviceUID=device_uid(run.model),
-            ContributionDateTime=created.strftime("%Y%m%d%H%M%S+0000"),
+            ContributionDateTime=created.strftime("%Y%m%d%H%M%S%z"),
         )
         for run in findings.runs
     ]
+
+
+def complete(ds: Dataset, evidence: Dataset, findings: ImageFindings, created: datetime, what: str) -> Dataset:
+    """Set what all results have in common, and every date and time that an encoder took from the clock.
+
+    Parameters
+    ----------
+    evidence
+        From ``dicom_sr.evidence``. Its time zone, where it names one, is the zone of all dates and times of the object
+        (PS3.3 C.12.1.1.8), so `created` is expressed in it.
+    what
+        Ends the Series Description, e.g. ``findings``.
+    """
+    if offset := evidence.get("TimezoneOffsetFromUTC"):
+        ds.TimezoneOffsetFromUTC = offset
+        created = created.astimezone(_zone(offset))
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SeriesDescription = series_description(findings, what)
+    ds.Manufacturer = MANUFACTURER
+    ds.ManufacturerModelName = "Hilum"
+    ds.SoftwareVersions = equipment_version(findings)
+    ds.DeviceSerialNumber = "1"
+    ds.ContributingEquipmentSequence = contributing_equipment(findings, created)
+    if "StudyDescription" in evidence:
+        ds.StudyDescription = evidence.StudyDescription
+    ds.CodingSchemeIdentificationSequence = coding_schemes(ds)
+    freeze_times(ds, created)
+    return ds
 
 
 def freeze_times(ds: Dataset, created: datetime) -> None:
@@ -47,6 +75,36 @@ def freeze_times(ds: Dataset, created: datetime) -> None:
             setattr(ds, f"{name}Time", time)
 
 
+def coding_schemes(ds: Dataset) -> list[Dataset]:
+    """What the designators of an object's codes mean (PS3.3 C.12.1, Coding Scheme Identification Sequence)."""
+    used = sorted(_designators(ds))
+    items = []
+    for designator in used:
+        uid, name, organisation = CODING_SCHEMES[designator]
+        item = dataset(CodingSchemeDesignator=designator, CodingSchemeUID=uid, CodingSchemeName=name)
+        if designator == PRIVATE_SCHEME:
+            item.CodingSchemeVersion = PRIVATE_SCHEME_VERSION
+        item.CodingSchemeResponsibleOrganization = organisation
+        items.append(item)
+    return items
+
+
+def _designators(ds: Dataset) -> set[str]:
+    found: set[str] = set()
+    for element in ds:
+        if element.VR == "SQ":
+            found.update(*(_designators(item) for item in element.value))
+        elif element.tag == 0x00080102:  # Coding Scheme Designator
+            found.add(str(element.value))
+    return found
+
+
+def _zone(offset: str) -> timezone:
+    """``+0130`` as a time zone."""
+    sign = -1 if offset.startswith("-") else 1
+    return timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
+
+
 def dataset(**attributes: object) -> Dataset:
     """A Dataset from keywords."""
     ds = Dataset()
@@ -56,5 +114,8 @@ def dataset(**attributes: object) -> Dataset:
 
 
 def coded(code: Code) -> Dataset:
-    """A code as a sequence item (PS3.3 8.8)."""
-    return dataset(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning)
+    """A code as a sequence item (PS3.3 8.8); a private one says of which version of our list it is."""
+    item = dataset(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning)
+    if code.scheme_designator == PRIVATE_SCHEME:
+        item.CodingSchemeVersion = PRIVATE_SCHEME_VERSION
+    return item

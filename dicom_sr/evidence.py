@@ -7,6 +7,8 @@ need accept it: a sex of ``W``, a date of ``2026-01-02``.
 
 from __future__ import annotations
 
+import re
+
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM
@@ -25,7 +27,7 @@ _REQUIRED = (
 _OPTIONAL = (
     "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "PatientAge", "PatientSize",
     "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence", "ReferencedStudySequence",
-    "TimezoneOffsetFromUTC", "ProcedureCodeSequence",
+    "TimezoneOffsetFromUTC", "ProcedureCodeSequence", "RequestAttributesSequence",
 )  # fmt: skip
 # Value representations whose form archives check.
 _CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
@@ -85,6 +87,8 @@ def _is_valid(element: DataElement) -> bool:
     """Whether a value keeps to its value representation and multiplicity (PS3.5 6.2, PS3.6)."""
     if element.keyword in ("PatientName", "PatientID"):
         return True  # never emptied: a result without its patient is worse than none
+    if element.keyword == "TimezoneOffsetFromUTC":
+        return re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", str(element.value)) is not None
     if element.VR not in _CHECKED:
         return not (isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1")
     values = element.value if isinstance(element.value, MultiValue) else [element.value]

@@ -1,7 +1,8 @@
 """Identifiers of results, made from what the results were made of.
 
-The rule: the same images, models and contracts give the same UIDs, for ever and on every machine; anything else gives
-others. No time and nothing of the patient enters them (PS3.5 B.2: ``2.25.`` followed by a UUID as an integer).
+The rule: the same images, models, contracts, cautions and predecessor give the same UIDs, for ever and on every
+machine; anything else gives others. No time and nothing of the patient enters them (PS3.5 B.2: ``2.25.`` followed by a
+UUID as an integer).
 """
 
 from __future__ import annotations
@@ -10,37 +11,70 @@ import json
 import uuid
 from dataclasses import dataclass
 
-from models.findings import ImageFindings, ModelIdentity
+from models.findings import ImageFindings, ModelIdentity, StudyFindings
 
 # Raise this when the encoding of the same findings changes: a new object must not carry an old identifier.
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 _NAMESPACE = uuid.UUID("6e1dfc1c-94a0-5c6e-9d0b-7c1c3f0a4f2e")
 
 
 @dataclass(frozen=True)
-class ResultUids:
-    """Series Instance UIDs and SOP Instance UIDs of the results of one image."""
+class Identity:
+    """Series Instance UID and SOP Instance UID of one object."""
 
-    measurement_report_series: str
-    measurement_report: str
-    segmentation_series: str
-    segmentation: str
+    series: str
+    instance: str
 
 
-def result_uids(findings: ImageFindings) -> ResultUids:
-    """The identifiers that the results of these findings will have; nothing is encoded for it."""
-    run, image = _models_key(findings), findings.sop_instance_uid
-    return ResultUids(
-        derived_uid("series", findings.study_instance_uid, run, "SR"),
-        derived_uid("instance", image, run, "SR", *findings.cautions),
-        derived_uid("series", findings.study_instance_uid, run, "SEG"),
-        derived_uid("instance", image, run, "SEG"),
+def image_result(findings: ImageFindings, role: str) -> Identity:
+    """The identity that a picture-like result of an image will have; nothing is encoded for it.
+
+    Parameters
+    ----------
+    role
+        ``SEG``, ``SC`` or ``PR``. All objects of one role and one set of models share a series.
+    """
+    run = _models_key(findings)
+    return Identity(
+        derived_uid("series", findings.study_instance_uid, run, role),
+        derived_uid("instance", findings.sop_instance_uid, run, role),
     )
 
 
-def tracking_uid(findings: ImageFindings, key: str, ordinal: int = 0) -> str:
-    """Identifier of one finding's region or segment, shared by report and segmentation (PS3.16 TID 4108)."""
-    return derived_uid("tracking", findings.sop_instance_uid, _models_key(findings), f"{key}/{ordinal}")
+def measurement_report(findings: ImageFindings, predecessor_uid: str = "") -> Identity:
+    """The identity of the measurement report of an image.
+
+    Parameters
+    ----------
+    predecessor_uid
+        SOP Instance UID of the report that it replaces; empty for the first. It is part of the identity, so that going
+        back to an earlier model is a new result and not the old one's.
+    """
+    run = _models_key(findings)
+    return Identity(
+        derived_uid("series", findings.study_instance_uid, run, "SR"),
+        derived_uid("instance", findings.sop_instance_uid, run, "SR", predecessor_uid, *findings.cautions),
+    )
+
+
+def study_result(study: StudyFindings, role: str, wording_digest: str = "", predecessor_uid: str = "") -> Identity:
+    """The identity of a result of the whole study: its preliminary report (``DOC``) or its key objects (``KO``).
+
+    Parameters
+    ----------
+    wording_digest
+        SHA-256 of the table of sentences that the report is written with.
+    """
+    sources = sorted(measurement_report(image).instance for image in study.images)
+    return Identity(
+        derived_uid("series", study.study_instance_uid, role),
+        derived_uid("instance", role, wording_digest, predecessor_uid, *sources, *study.unread),
+    )
+
+
+def tracking_uid(findings: ImageFindings, key: str, what: str = "") -> str:
+    """Identifier of a finding, or of its segment or one of its boxes, in every result of one run (PS3.16 TID 4108)."""
+    return derived_uid("tracking", findings.sop_instance_uid, _models_key(findings), key, what)
 
 
 def device_uid(model: ModelIdentity) -> str:
@@ -60,3 +94,17 @@ def _models_key(findings: ImageFindings) -> str:
         for run in findings.runs
     ]
     return json.dumps(runs)
+
+
+# --- until everybody uses the functions above
+@dataclass(frozen=True)
+class ResultUids:
+    measurement_report_series: str
+    measurement_report: str
+    segmentation_series: str
+    segmentation: str
+
+
+def result_uids(findings: ImageFindings) -> ResultUids:
+    sr, seg = measurement_report(findings), image_result(findings, "SEG")
+    return ResultUids(sr.series, sr.instance, seg.series, seg.instance)

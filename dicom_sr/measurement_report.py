@@ -1,11 +1,11 @@
 """The machine-readable result: a Comprehensive 3D SR after TID 1500 (PS3.16), one for each image.
 
 The rule: present, absent, undetermined, not evaluated and failed are five different things, and each finding that the
-models know is in the report with one of them. A negative finding never appears as a (121071, DCM, Finding) item, for
-viewers list those as positives.
+models know is in the report with one of them.
 
-Image-level results stand in the Qualitative Evaluations container, each with its probability and threshold below it:
-a measurement group without coordinates would blank the viewport of OHIF. Groups are kept for boxes.
+Findings, boxes and measurements are measurement groups (``dicom_sr.measurement_groups``). What holds for the run as a
+whole stands in the Qualitative Evaluations container: its status, the priority and why, the models, the cautions, the
+impression.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import highdicom as hd
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from dicom_sr import codes
+from dicom_sr import codes, identity
 from dicom_sr.content import (
     CONTAINS,
     HAS_ACQ_CONTEXT,
     HAS_CONCEPT_MOD,
     HAS_OBS_CONTEXT,
     HAS_PROPERTIES,
-    INFERRED_FROM,
-    box,
     code,
     container,
     image,
@@ -32,17 +30,16 @@ from dicom_sr.content import (
     text,
     uid,
 )
-from dicom_sr.equipment import contributing_equipment, equipment_version, freeze_times, series_description
-from dicom_sr.identity import device_uid, result_uids, tracking_uid
+from dicom_sr.equipment import complete, dataset
+from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
-from models.findings import Finding, FindingState, ImageFindings, Laterality, ModelIdentity, Priority, Region, View
+from dicom_sr.predecessor import Predecessor, predecessor_documents
+from models.findings import Finding, FindingState, ImageFindings, ModelRun, View
 
 SERIES_NUMBER = 9001
 DISCLAIMER = "AI result, not verified. Research software, not a medical device."
 
-# OHIF turns a group into a locked, labelled box when its tracking identifier names the tool that draws it.
-_OHIF_BOX = "Cornerstone3DTools@^0.1.0:RectangleROI"
-_VIEWS = {
+VIEWS = {
     View.PA: Code("272479007", "SCT", "postero-anterior"),
     View.AP: Code("399348003", "SCT", "antero-posterior"),
     View.FRONTAL: Code("399033003", "SCT", "frontal"),
@@ -50,7 +47,13 @@ _VIEWS = {
 
 
 def encode_measurement_report(
-    evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None, created: datetime
+    evidence: Dataset,
+    findings: ImageFindings,
+    segmentation: Dataset | None,
+    created: datetime,
+    *,
+    number: int = 1,
+    predecessor: Predecessor | None = None,
 ) -> Dataset:
     """Encode what the models say about one image.
 
@@ -62,31 +65,61 @@ def encode_measurement_report(
         The Segmentation of the same run, to be referred to; None when there is none.
     created
         Becomes every date and time of the object.
+    number
+        Instance Number.
+    predecessor
+        The report on the same image that this one replaces.
     """
-    uids = result_uids(findings)
+    uids = identity.measurement_report(findings, predecessor.sop_instance_uid if predecessor else "")
     report = hd.sr.Comprehensive3DSR(
         evidence=[evidence, *([segmentation] if segmentation is not None else [])],
         content=_root(evidence, findings, segmentation),
-        series_instance_uid=uids.measurement_report_series,
+        series_instance_uid=uids.series,
         series_number=SERIES_NUMBER,
-        sop_instance_uid=uids.measurement_report,
-        instance_number=1,
+        sop_instance_uid=uids.instance,
+        instance_number=number,
         manufacturer=MANUFACTURER,
         is_complete=True,
         is_final=False,
         is_verified=False,
     )
-    report.SpecificCharacterSet = "ISO_IR 192"
-    report.SeriesDescription = series_description(findings, "findings")
-    report.ManufacturerModelName = "Hilum"
-    report.SoftwareVersions = equipment_version(findings)
-    report.DeviceSerialNumber = "1"
-    report.ContributingEquipmentSequence = contributing_equipment(findings, created)
-    if "StudyDescription" in evidence:
-        report.StudyDescription = evidence.StudyDescription
-    freeze_times(report, created)
-    encoded: Dataset = report
-    return encoded
+    if predecessor is not None:
+        report.PredecessorDocumentsSequence = predecessor_documents(evidence.StudyInstanceUID, predecessor)
+    if requests := referenced_requests(evidence):
+        report.ReferencedRequestSequence = requests
+    return complete(report, evidence, findings, created, "findings")
+
+
+def referenced_requests(evidence: Dataset) -> list[Dataset]:
+    """Referenced Request Sequence (PS3.3 C.17.2), from the requests that the image was made for."""
+    return [
+        dataset(
+            StudyInstanceUID=evidence.StudyInstanceUID,
+            ReferencedStudySequence=[],
+            AccessionNumber=request.get("AccessionNumber") or evidence.AccessionNumber or "",
+            PlacerOrderNumberImagingServiceRequest="",
+            FillerOrderNumberImagingServiceRequest="",
+            RequestedProcedureID=request.get("RequestedProcedureID") or "",
+            RequestedProcedureDescription=request.get("RequestedProcedureDescription") or "",
+            RequestedProcedureCodeSequence=list(request.get("RequestedProcedureCodeSequence") or ()),
+        )
+        for request in evidence.get("RequestAttributesSequence") or ()
+    ]
+
+
+def observer_items(findings: ImageFindings) -> list[Dataset]:
+    """TID 1001 with TID 1004: one device observer for each model that was asked."""
+    return [
+        item
+        for run in findings.runs
+        for item in (
+            code(HAS_OBS_CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE),
+            uid(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_UID, identity.device_uid(run.model)),
+            text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_NAME, "Hilum"),
+            text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
+            text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MODEL_NAME, run.model.name),
+        )
+    ]
 
 
 def impression(findings: ImageFindings) -> str:
@@ -111,126 +144,60 @@ def impression(findings: ImageFindings) -> str:
 
 def _root(evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None) -> Dataset:
     """TID 1500, in the order of its rows."""
-    groups = [
-        _box_group(evidence, findings, finding, region, ordinal)
-        for finding in findings.findings
-        for ordinal, region in enumerate(finding.regions)
-    ]
     return container(
         None,
         codes.IMAGING_MEASUREMENT_REPORT,
         [
             code(HAS_CONCEPT_MOD, codes.LANGUAGE, codes.ENGLISH),
-            *_observer(findings),
+            *observer_items(findings),
             code(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, codes.PLAIN_CHEST_RADIOGRAPHY),
             _image_library(evidence, findings),
-            container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups),
-            container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, _evaluations(findings, segmentation)),
+            container(CONTAINS, codes.IMAGING_MEASUREMENTS, measurement_groups(evidence, findings, segmentation)),
+            container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, _evaluations(findings)),
         ],
         template="1500",
     )
 
 
-def _observer(findings: ImageFindings) -> list[Dataset]:
-    """TID 1001 with TID 1004: the device is the first model; every model is named with its results."""
-    items = [code(HAS_OBS_CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE)]
-    if findings.runs:
-        items.append(uid(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_UID, device_uid(findings.runs[0].model)))
-    return [
-        *items,
-        text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_NAME, "Hilum"),
-        text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
-        text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MODEL_NAME, "+".join(r.model.name for r in findings.runs)),
-    ]
-
-
 def _image_library(evidence: Dataset, findings: ImageFindings) -> Dataset:
-    """TID 1600, with the view that was read."""
+    """TID 1600, with the view that was read and the size of the pixel matrix, to which all coordinates refer."""
     modality = {"CR": "Computed Radiography", "DX": "Digital Radiography"}.get(evidence.Modality)
-    group = [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]
-    described = [code(HAS_ACQ_CONTEXT, codes.IMAGE_VIEW, _VIEWS[findings.view])]
-    if modality:
-        described.insert(0, code(HAS_ACQ_CONTEXT, codes.MODALITY, Code(evidence.Modality, "DCM", modality)))
-    group[0].ContentSequence = described
-    return container(CONTAINS, codes.IMAGE_LIBRARY, [container(CONTAINS, codes.IMAGE_LIBRARY_GROUP, group)])
+    source = image(CONTAINS, codes.SOURCE_IMAGE, evidence)
+    source.ContentSequence = [
+        *([code(HAS_ACQ_CONTEXT, codes.MODALITY, Code(evidence.Modality, "DCM", modality))] if modality else []),
+        code(HAS_ACQ_CONTEXT, codes.IMAGE_VIEW, VIEWS[findings.view]),
+        number(HAS_ACQ_CONTEXT, codes.PIXEL_DATA_ROWS, findings.rows, codes.PIXELS),
+        number(HAS_ACQ_CONTEXT, codes.PIXEL_DATA_COLUMNS, findings.columns, codes.PIXELS),
+    ]
+    return container(CONTAINS, codes.IMAGE_LIBRARY, [container(CONTAINS, codes.IMAGE_LIBRARY_GROUP, [source])])
 
 
-def _box_group(evidence: Dataset, findings: ImageFindings, finding: Finding, region: Region, ordinal: int) -> Dataset:
-    """TID 1501 for one box, as OHIF shows it: the certainty is inferred from the region."""
-    corners = (region.x, region.y, region.x + region.width, region.y + region.height)
-    place = box(INFERRED_FROM, codes.IMAGE_REGION, corners, evidence)
-    return container(
-        CONTAINS,
-        codes.MEASUREMENT_GROUP,
-        [
-            text(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, _OHIF_BOX),
-            uid(HAS_OBS_CONTEXT, codes.TRACKING_UNIQUE_IDENTIFIER, tracking_uid(findings, finding.key, ordinal)),
-            code(CONTAINS, codes.FINDING, codes.finding_codes(finding.key).finding),
-            *_site(finding.key, region.laterality),
-            *_algorithm(_model_of(finding, findings)),
-            number(CONTAINS, codes.CERTAINTY, 100 * region.score, codes.PERCENT, [place]),
-            text(CONTAINS, codes.COMMENT, f"{_name(finding)} {100 * region.score:.0f} %"),
-        ],
-        template="1501",
-    )
-
-
-def _evaluations(findings: ImageFindings, segmentation: Dataset | None) -> list[Dataset]:
-    """Everything that holds for the image as a whole."""
+def _evaluations(findings: ImageFindings) -> list[Dataset]:
+    """What holds for the run as a whole."""
     answered = [run for run in findings.runs if not run.failure]
     summary = codes.RUN_SUMMARIES[len(answered) == len(findings.runs), bool(findings.present)]
     items = [code(CONTAINS, codes.RUN_SUMMARY, summary if answered else codes.NO_ALGORITHM_SUCCEEDED)]
-    if findings.priority is not Priority.NONE:
-        reason = [text(HAS_PROPERTIES, codes.REASON, findings.priority_reason)] if findings.priority_reason else []
-        items.append(code(CONTAINS, codes.PRIORITY, codes.PRIORITIES[findings.priority], reason))
-    items.extend(_state(finding, findings) for finding in findings.findings)
-    for m in findings.measurements:
-        caution = [text(HAS_PROPERTIES, codes.CAUTION, m.caution)] if m.caution else []
-        items.append(number(CONTAINS, codes.MEASUREMENTS[m.key], m.value, codes.NO_UNITS, caution))
-    items.extend(text(CONTAINS, codes.CAUTION, caution) for caution in findings.cautions)
+    reason = [text(HAS_PROPERTIES, codes.REASON, findings.priority_reason)] if findings.priority_reason else []
+    items.append(code(CONTAINS, codes.PRIORITY, codes.PRIORITIES[findings.priority], reason))
+    items.extend(_run(run) for run in findings.runs)
+    items.extend(code(CONTAINS, codes.CAUTION, codes.CAUTIONS[caution]) for caution in findings.cautions)
     items.append(text(CONTAINS, codes.IMPRESSION, impression(findings)))
-    if segmentation is not None:
-        items.append(image(CONTAINS, codes.REFERENCED_SEGMENT, segmentation))
     return items
 
 
-def _state(finding: Finding, findings: ImageFindings) -> Dataset:
-    """One finding: its name, its state, and below it how sure, from when on, where and by whom."""
-    failed = finding.reason == "model_failed"
-    value = codes.FAILED if failed else codes.STATES[finding.state]
-    below = []
-    if finding.probability is not None:
-        below.append(number(HAS_PROPERTIES, codes.CERTAINTY, 100 * finding.probability, codes.PERCENT))
-    if finding.threshold is not None:
-        below.append(number(HAS_PROPERTIES, codes.THRESHOLD, 100 * finding.threshold, codes.PERCENT))
-    if finding.reason is not None:
-        below.append(text(HAS_PROPERTIES, codes.REASON, finding.reason))
-    below.extend(_site(finding.key, finding.laterality))
-    below.extend(_algorithm(_model_of(finding, findings)))
-    return code(CONTAINS, codes.finding_codes(finding.key).finding, value, below)
-
-
-def _site(key: str, laterality: Laterality | None) -> list[Dataset]:
-    """Finding Site, with the side when the model gave one."""
-    coded = codes.finding_codes(key)
-    side = [code(HAS_CONCEPT_MOD, codes.LATERALITY, codes.SIDES[laterality])] if laterality and coded.paired else []
-    return [code(HAS_CONCEPT_MOD, codes.FINDING_SITE, coded.site, side)]
-
-
-def _algorithm(model: ModelIdentity | None) -> list[Dataset]:
-    """TID 4019; the digests say exactly which weights and which contract."""
-    if model is None:
-        return []
-    return [
-        text(HAS_CONCEPT_MOD, codes.ALGORITHM_NAME, model.name),
-        text(HAS_CONCEPT_MOD, codes.ALGORITHM_VERSION, model.version),
-        text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"weights sha256:{model.weights_digest}"),
-        text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"config sha256:{model.config_digest}"),
-    ]
-
-
-def _model_of(finding: Finding, findings: ImageFindings) -> ModelIdentity | None:
-    return next((run.model for run in findings.runs if run.model.name == finding.model), None)
+def _run(run: ModelRun) -> Dataset:
+    """One model that was asked: whether it answered, and exactly which it was."""
+    return code(
+        CONTAINS,
+        codes.MODEL_RUN,
+        codes.FAILED if run.failure else codes.SUCCEEDED,
+        [
+            *([code(HAS_PROPERTIES, codes.REASON, codes.REASONS[run.failure])] if run.failure else []),
+            *algorithm_items(run.model),
+            text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"weights sha256:{run.model.weights_digest}"),
+            text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"config sha256:{run.model.config_digest}"),
+        ],
+    )
 
 
 def _name(finding: Finding) -> str:

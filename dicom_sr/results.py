@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +16,7 @@ from pydicom import Dataset
 
 from dicom_sr.evidence import evidence
 from dicom_sr.measurement_report import encode_measurement_report
+from dicom_sr.predecessor import Predecessor
 from dicom_sr.segmentation import encode_segmentation
 from models.findings import ImageFindings
 
@@ -30,7 +33,14 @@ class Results:
     segmentation: Dataset | None
 
 
-def encode_results(source: Dataset, findings: ImageFindings, created: datetime) -> Results:
+def encode_results(
+    source: Dataset,
+    findings: ImageFindings,
+    created: datetime,
+    *,
+    number: int = 1,
+    predecessor: Predecessor | None = None,
+) -> Results:
     """Encode findings as DICOM.
 
     Parameters
@@ -39,15 +49,33 @@ def encode_results(source: Dataset, findings: ImageFindings, created: datetime) 
         The image that was read; its header is copied, its pixels are not touched.
     created
         Becomes the date of the results. Give the same and the bytes will be the same.
+    number
+        Instance Number of the results in their series.
+    predecessor
+        The measurement report on the same image that this one replaces.
+
+    Raises
+    ------
+    EncodingFailed
+    """
+    with encoding(findings.sop_instance_uid):
+        header = evidence(source, findings)
+        segmentation = encode_segmentation(header, findings, created, number=number) if findings.segments else None
+        report = encode_measurement_report(
+            header, findings, segmentation, created, number=number, predecessor=predecessor
+        )
+        return Results(report, segmentation)
+
+
+@contextmanager
+def encoding(uid: str) -> Iterator[None]:
+    """Whatever an odd header does to an encoder becomes one failure with a name.
 
     Raises
     ------
     EncodingFailed
     """
     try:
-        header = evidence(source, findings)
-        segmentation = encode_segmentation(header, findings, created) if findings.segments else None
-        return Results(encode_measurement_report(header, findings, segmentation, created), segmentation)
+        yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"instance {findings.sop_instance_uid}: {type(error).__name__} while encoding its results"
-        raise EncodingFailed(message) from error
+        raise EncodingFailed(f"{uid}: {type(error).__name__} while encoding its results") from error

@@ -37,7 +37,7 @@ _LATERALITY_MODIFIERS = {
 }
 
 
-def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: datetime) -> Dataset:
+def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int = 1) -> Dataset:
     """Encode every segment of an image as one BINARY Segmentation.
 
     Parameters
@@ -62,7 +62,7 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
         series_instance_uid=uids.segmentation_series,
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids.segmentation,
-        instance_number=1,
+        instance_number=number,
         manufacturer=MANUFACTURER,
         manufacturer_model_name="Hilum",
         software_versions=equipment_version(findings),
@@ -116,7 +116,7 @@ def _describe(
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=model.name, version=model.version, family=AI_FAMILY, source=MANUFACTURER
         ),
-        tracking_uid=tracking_uid(findings, segment.key),
+        tracking_uid=tracking_uid(findings, segment.key, "segment"),
         tracking_id=segment.key,
         display_color=hd.color.CIELabColor(lightness, a, b),
     )

@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 BoolMask = npt.NDArray[np.bool_]
+FloatMap = npt.NDArray[np.float32]
 
 
 class FindingState(StrEnum):
-    """What is known about one finding (PS3.16 CID 240, and one that CID 240 does not have)."""
+    """What is known about one finding (PS3.16 CID 240, and one that CID 240 does not have), the most telling first."""
 
     PRESENT = "present"
-    ABSENT = "absent"
     UNDETERMINED = "undetermined"  # the score lies between the two operating points
+    ABSENT = "absent"
     NOT_EVALUATED = "not_evaluated"  # no model looked, its evidence does not carry, or it failed: see `reason`
 
 
@@ -102,7 +103,8 @@ class Region:
     Parameters
     ----------
     x, y, width, height
-        Left edge, top edge and size, in pixels.
+        Left edge, top edge and size, in pixels; multiples of 1/16, so that they fit a Spatial Coordinates item exactly
+        (PS3.3 C.18.6: single precision).
     score
         0 to 1, the model's confidence in this region.
     laterality
@@ -154,9 +156,25 @@ class SegmentMask:
     model: str
 
 
+@dataclass(frozen=True, eq=False)
+class SaliencyMap:
+    """Where a model looked for one finding. For people's eyes: SR and SEG do not carry it.
+
+    Parameters
+    ----------
+    values
+        float32 of shape (h, w) that covers the stored image evenly at any resolution; 0 where nothing speaks for the
+        finding, 1 at the strongest place.
+    """
+
+    key: str
+    values: FloatMap
+    model: str
+
+
 @dataclass(frozen=True)
 class Line:
-    """A straight line from (x0, y0) to (x1, y1), in stored pixels."""
+    """A straight line from (x0, y0) to (x1, y1), in stored pixels; multiples of 1/16."""
 
     x0: float
     y0: float
@@ -210,6 +228,8 @@ class ImageFindings:
         Set by ``models.triage``; the reason is a sentence for people.
     cautions
         What limits the result.
+    saliency
+        One map for each finding that was called present by a model whose maps were shown to point at it.
     """
 
     study_instance_uid: str
@@ -225,6 +245,7 @@ class ImageFindings:
     priority: Priority = Priority.ROUTINE
     priority_reason: str = ""
     cautions: tuple[Caution, ...] = ()
+    saliency: tuple[SaliencyMap, ...] = field(default=(), repr=False)
 
     @property
     def present(self) -> tuple[Finding, ...]:
@@ -251,6 +272,41 @@ class ImageFindings:
             "priority_reason": self.priority_reason,
             "cautions": list(self.cautions),
         }
+
+
+@dataclass(frozen=True)
+class StudyFindings:
+    """Everything that the models say about one study; nothing is averaged over its images.
+
+    Parameters
+    ----------
+    images
+        The radiographs that were read, in the order in which they were taken.
+    unread
+        The code of each image, or whole series, that was not read (``models.refusal.Refusal``).
+    """
+
+    study_instance_uid: str
+    images: tuple[ImageFindings, ...]
+    unread: tuple[str, ...] = ()
+
+    @property
+    def leading(self) -> ImageFindings:
+        """The image that sets the priority of the study."""
+        return min(self.images, key=lambda image: image.priority.rank)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Each finding as its most telling image has it: present, undetermined, absent; then the more probable."""
+        best: dict[str, Finding] = {}
+        for finding in (finding for image in self.images for finding in image.findings):
+            if finding.key not in best or _telling(finding) < _telling(best[finding.key]):
+                best[finding.key] = finding
+        return tuple(best.values())
+
+
+def _telling(finding: Finding) -> tuple[int, float]:
+    return list(FindingState).index(finding.state), -(finding.probability or 0.0)
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from models.findings import (
     ImageFindings,
     Measurement,
     ModelRun,
+    SaliencyMap,
     SegmentMask,
     View,
 )
@@ -133,6 +134,7 @@ class Models:
             findings=answer.all_findings(),
             segments=answer.segments,
             measurements=answer.measurements,
+            saliency=tuple(answer.saliency),
         )
 
 
@@ -184,6 +186,7 @@ class _Answer:
         self.findings: dict[str, Finding] = {}
         self.segments: tuple[SegmentMask, ...] = ()
         self.measurements: tuple[Measurement, ...] = ()
+        self.saliency: list[SaliencyMap] = []
         self._pictures: dict[int, tuple[FloatArray, Frame]] = {}
 
     def add(self, bundle: Bundle, forward: Forward) -> None:
@@ -207,7 +210,7 @@ class _Answer:
                 plausibility=bundle.contract.plausibility,
             )
         else:
-            found = scores.interpret(
+            found, saliency = scores.interpret(
                 output["logits"],
                 output["maps"],
                 frame,
@@ -216,6 +219,7 @@ class _Answer:
                 model=name,
             )
             self.findings.update({finding.key: finding for finding in found})
+            self.saliency.extend(saliency)
         self.runs.append(ModelRun(bundle.identity))
 
     def add_failure(self, bundle: Bundle) -> None:

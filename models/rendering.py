@@ -75,6 +75,27 @@ class RenderedImage:
         rows, columns = self.pixels.shape
         return rows, columns
 
+    def preview(self, longest: int) -> FloatImage:
+        """The image as it is stored, small and for people's eyes.
+
+        Parameters
+        ----------
+        longest
+            The long side, in pixels; an image that is smaller stays as it is.
+
+        Returns
+        -------
+        array
+            float32 of shape (h, w), 0 to 1, in the true proportions of the image; contrast as the networks see it.
+        """
+        rows, columns = self.shape
+        down, across = rows * self.aspect, float(columns)
+        scale = min(1.0, longest / max(down, across))
+        low, high = _percentiles(self)
+        small = resize(self.pixels, max(1, round(down * scale)), max(1, round(across * scale)))
+        stretched: FloatImage = np.clip((small - low) / (high - low), 0.0, 1.0)
+        return stretched
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -97,6 +118,29 @@ class Frame:
         inner = np.ascontiguousarray(scores[self.top : self.top + self.height, self.left : self.left + self.width])
         hung = resize(inner, *self.hanging.size(self.rows, self.columns)) >= threshold
         return np.ascontiguousarray(self.hanging.undo(hung))
+
+    def map_to_stored(self, values: FloatImage, longest: int) -> FloatImage:
+        """Bring a map of any resolution that covers the network's picture evenly to one that covers the stored image.
+
+        Parameters
+        ----------
+        values
+            Shape (n, n).
+        longest
+            The long side of what is returned, in cells; no more than the image has pixels.
+
+        Returns
+        -------
+        array
+            float32 of shape (h, w), in the proportions of the pixel matrix.
+        """
+        cell, scale = values.shape[0] / self.size, min(1.0, longest / max(self.rows, self.columns))
+        tall, wide = self.hanging.size(max(1, round(self.rows * scale)), max(1, round(self.columns * scale)))
+        # the part that shows the image, whose edges may cut through cells
+        box = (self.left, self.top, self.left + self.width, self.top + self.height)
+        picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+        inner = picture.resize((wide, tall), Image.Resampling.BILINEAR, box=tuple(cell * edge for edge in box))
+        return np.array(self.hanging.undo(np.asarray(inner, dtype=np.float32)), order="C")
 
     def point_to_stored(self, x: float, y: float) -> tuple[float, float]:
         """Bring a point in network pixels back to stored pixels, clipped to the image."""
@@ -201,6 +245,11 @@ def network_input(image: RenderedImage, size: int, *, stretch: bool = False) -> 
     square = np.zeros((size, size), np.float32)
     square[top : top + height, left : left + width] = small
     return square, frame
+
+
+def on_grid(value: float) -> float:
+    """To the nearest 1/16 of a pixel: such a number keeps its value in single precision (PS3.3 C.18.6)."""
+    return round(value * 16) / 16
 
 
 def resize(array: FloatImage, rows: int, columns: int) -> FloatImage:

@@ -1,7 +1,7 @@
 """From the outputs of ``chest_findings`` to findings with state, probability, regions and side. numpy and scipy only.
 
-The rule: a finding that the evidence does not carry is not evaluated, whatever its score; and a box is drawn only from
-a map that was shown to point at the finding.
+The rule: a finding that the evidence does not carry is not evaluated, whatever its score; and a box is drawn, or a heat
+map shown, only from a map that was shown to point at the finding.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from models.bundle import FindingContract
-from models.findings import BoolMask, Finding, FindingState, Laterality, Region, SegmentMask
-from models.rendering import Frame, resize
+from models.findings import BoolMask, Finding, FindingState, Laterality, Region, SaliencyMap, SegmentMask
+from models.rendering import Frame, on_grid, resize
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -25,6 +25,8 @@ _MOST_BOXES = 3
 _SMALLEST_BOX = 0.002  # share of the picture
 # A second box must reach this share of the first one's peak.
 _SECOND_PEAK = 0.6
+# Heat maps are given with this long side, in cells: finer than any map is, and far smaller than an image.
+_SALIENCY_SIDE = 128
 
 
 def interpret(
@@ -35,7 +37,7 @@ def interpret(
     contract: Sequence[FindingContract],
     segments: Sequence[SegmentMask],
     model: str,
-) -> tuple[Finding, ...]:
+) -> tuple[tuple[Finding, ...], tuple[SaliencyMap, ...]]:
     """Read the outputs for one image.
 
     Parameters
@@ -44,16 +46,27 @@ def interpret(
         Shapes (outputs,) and (outputs, h, w).
     segments
         Lungs of the same image, in stored pixels, to tell sides; may be empty.
+
+    Returns
+    -------
+    findings
+        One for each of `contract`.
+    saliency
+        One for each finding that has regions, from the array in which they were drawn.
     """
     midline = _midline(segments, frame)
-    findings = []
+    findings, saliency = [], []
     for c in contract:
         finding = _finding(c, float(logits[c.output]), model)
         if finding.state is FindingState.PRESENT and c.localises and finding.probability is not None:
-            regions = _regions(maps[c.output], finding.probability, frame, midline)
+            # four times finer, the contours of a map stop being stairs
+            heat = resize(maps[c.output], maps.shape[1] * 4, maps.shape[2] * 4)
+            regions = _regions(heat, finding.probability, frame, midline)
             finding = replace(finding, regions=regions, laterality=_side(regions))
+            if regions:
+                saliency.append(SaliencyMap(c.key, _saliency(heat, frame), model))
         findings.append(finding)
-    return tuple(findings)
+    return tuple(findings), tuple(saliency)
 
 
 def state_of(probability: float, contract: FindingContract) -> FindingState:
@@ -68,16 +81,22 @@ def calibrate(logit: float, contract: FindingContract) -> float:
     return float(1.0 / (1.0 + np.exp(-np.clip(contract.slope * logit + contract.intercept, -30.0, 30.0))))
 
 
-def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, float, float, float]]:
-    """Boxes (x, y, width, height, score), in pixels of the map, around the hot parts; the hottest first."""
+def relative(heat: FloatArray) -> FloatArray:
+    """A map from 0 at its median, and below, to 1 at its peak; all 0 when it is flat."""
     peak, ground = float(heat.max()), float(np.median(heat))
     if peak <= ground:
-        return []
-    parts, _ = ndimage.label(heat >= ground + _BOX_LEVEL * (peak - ground))
+        return np.zeros_like(heat)
+    share: FloatArray = np.clip((heat - ground) / (peak - ground), 0.0, 1.0).astype(np.float32)
+    return share
+
+
+def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, float, float, float]]:
+    """Boxes (x, y, width, height, score), in pixels of the map, around the hot parts; the hottest first."""
+    share = relative(heat)
+    parts, _ = ndimage.label(share >= _BOX_LEVEL)
     boxes = []
     for part, place in enumerate(ndimage.find_objects(parts), start=1):
-        top = float(heat[place][parts[place] == part].max())
-        strength = (top - ground) / (peak - ground)
+        strength = float(share[place][parts[place] == part].max())
         rows, columns = place
         width, height = columns.stop - columns.start, rows.stop - rows.start
         if strength >= _SECOND_PEAK and width * height >= _SMALLEST_BOX * heat.size:
@@ -94,16 +113,23 @@ def _finding(contract: FindingContract, logit: float, model: str) -> Finding:
 
 
 def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float) -> tuple[Region, ...]:
-    # the map's cells cover the picture evenly; four times finer, its contours stop being stairs
-    fine = resize(heat, heat.shape[0] * 4, heat.shape[1] * 4)
-    cell = frame.size / fine.shape[0]
+    # the map's cells cover the picture evenly
+    cell = frame.size / heat.shape[0]
     regions = []
-    for x, y, width, height, score in boxes_of(fine, probability):
+    for x, y, width, height, score in boxes_of(heat, probability):
         left, top, w, h = frame.box_to_stored(x * cell, y * cell, width * cell, height * cell)
-        if w > 0 and h > 0:
+        right, bottom, left, top = on_grid(left + w), on_grid(top + h), on_grid(left), on_grid(top)
+        if right > left and bottom > top:
             side = Laterality.RIGHT if (x + width / 2) * cell < midline else Laterality.LEFT
-            regions.append(Region(left, top, w, h, score, side))
+            regions.append(Region(left, top, right - left, bottom - top, score, side))
     return tuple(regions)
+
+
+def _saliency(heat: FloatArray, frame: Frame) -> FloatArray:
+    """The same map over the stored image; its strongest place within the image is 1."""
+    values = frame.map_to_stored(relative(heat), _SALIENCY_SIDE)
+    values /= values.max()  # a region reaches into the image, so that something is hot there
+    return values
 
 
 def _side(regions: tuple[Region, ...]) -> Laterality | None:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from models.findings import BoolMask, Caution, Line, Measurement, SegmentMask, View
 from models.plausibility import Plausibility, describe
 from models.refusal import ImageRefused, Refusal
-from models.rendering import Frame
+from models.rendering import Frame, on_grid
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -158,7 +158,8 @@ def cardiothoracic_ratio(
 
 def _line_to_stored(line: Line, frame: Frame) -> Line:
     start = frame.hanging.point_to_stored(line.x0, line.y0, frame.rows, frame.columns)
-    return Line(*start, *frame.hanging.point_to_stored(line.x1, line.y1, frame.rows, frame.columns))
+    end = frame.hanging.point_to_stored(line.x1, line.y1, frame.rows, frame.columns)
+    return Line(*(on_grid(value) for value in (*start, *end)))
 
 
 def _heart_holds(right: FloatArray, left: FloatArray, heart: FloatArray) -> bool:

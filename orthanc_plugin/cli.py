@@ -9,12 +9,13 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from orthanc_plugin import node
+from orthanc_plugin import node, tasks
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 from orthanc_plugin.tasks import LedgerUnusable
@@ -126,6 +127,33 @@ def predict(settings: Settings, options: argparse.Namespace) -> int:
     return predict_files(settings, options.paths, as_json=options.json, masks=options.masks)
 
 
+def show(settings: Settings, options: argparse.Namespace) -> int:
+    """Print what results say, as a person reads them."""
+    from orthanc_plugin.show import show as show_results
+
+    return show_results(settings, options.names, console)
+
+
+def reread(settings: Settings, options: argparse.Namespace) -> int:
+    """Read studies once more with the models that are active now; what differs supersedes the earlier result."""
+    tasks.create(settings.ledger)
+    unknown = 0
+    with tasks.connect(settings.ledger) as db:
+        for uid in options.studies:
+            if not tasks.request_again(db, uid, now=time.time()):
+                print(f"hilum: {uid}: the ledger knows no such study", file=sys.stderr)
+                unknown += 1
+    print(f"{len(options.studies) - unknown} of {len(options.studies)} studies queued.")
+    return 1 if unknown else 0
+
+
+def verify(settings: Settings, options: argparse.Namespace) -> int:
+    """Check DICOM objects against the standard, its templates and IHE AI Results."""
+    from orthanc_plugin.verify import verify_files
+
+    return verify_files(options.paths, as_json=options.json)
+
+
 def _print_addresses(settings: Settings) -> None:
     print(f"Worklist   {settings.http_url}/hilum/")
     print(f"OHIF       {settings.http_url}/ohif/")
@@ -147,6 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument(
         "--real", type=int, default=4, metavar="N", help="real radiographs to send, where there are any"
     )
+    saying = _command(commands, "show", show)
+    saying.add_argument("names", nargs="+", metavar="STUDY|FILE", help="Study Instance UID, or files and folders")
+    _command(commands, "reread", reread).add_argument("studies", nargs="+", metavar="STUDY")
+    verifying = _command(commands, "verify", verify)
+    verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")
     reading = _command(commands, "predict", predict)
     reading.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reading.add_argument("--json", action="store_true", help="one JSON object an image, one line each")

@@ -99,6 +99,35 @@ class OrthancClient:
         except httpx.HTTPStatusError as error:
             raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
+    def has_attachment(self, sop_instance_uid: str, number: int) -> bool:
+        """Whether Orthanc holds this instance and keeps user-defined attachment `number` (1024 or more) with it."""
+        instances = self._instances(sop_instance_uid)
+        kept = [self._json("GET", f"/instances/{instance}/attachments") for instance in instances]
+        return bool(kept) and all(str(number) in names for names in kept)
+
+    def attach(self, sop_instance_uid: str, number: int, content: bytes) -> None:
+        """Keep `content` with an instance as user-defined attachment `number`; Orthanc deletes both together.
+
+        Raises
+        ------
+        OrthancUnavailable
+        ResultRefused
+            Also when Orthanc does not hold the instance.
+        """
+        instances = self._instances(sop_instance_uid)
+        if not instances:
+            raise ResultRefused("there is no such instance to attach to")
+        try:
+            for instance in instances:
+                self._request("PUT", f"/instances/{instance}/attachments/{number}", content=content)
+        except httpx.HTTPStatusError as error:
+            raise ResultRefused(f"HTTP {error.response.status_code}") from error
+
+    def _instances(self, sop_instance_uid: str) -> list[str]:
+        """Orthanc's identifiers of an instance: more than one when it came under several Patient IDs."""
+        found = self._json("POST", "/tools/lookup", content=sop_instance_uid)
+        return [item["ID"] for item in found if item["Type"] == "Instance"]
+
     def _json(self, method: str, path: str, *, content: str | None = None) -> list[Any]:
         answer: list[Any] = self._request(method, path, content=content).json()
         return answer

@@ -20,6 +20,7 @@ from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.supervisor import Supervisor, worker_python
 from orthanc_plugin.viewer.serving import load_site
+from orthanc_plugin.worklist.rows import THUMBNAIL_ATTACHMENT
 
 start_logging()
 log = logging.getLogger("hilum.plugin")
@@ -67,7 +68,14 @@ def answer_hilum(output: Any, uri: str, **request: Any) -> None:
         output.SendMethodNotAllowed("GET")
         return
     try:
-        response = routes.respond(uri, SETTINGS, version=__version__, query=request.get("get") or {})
+        response = routes.respond(
+            uri,
+            SETTINGS,
+            fetch_thumbnail,
+            version=__version__,
+            query=request.get("get") or {},
+            if_none_match=_headers(request).get("if-none-match"),
+        )
     except sqlite3.Error:
         log.exception("the ledger did not answer")
         response = routes.Response(503, "text/plain; charset=utf-8", b"The ledger does not answer; try again.\n")
@@ -82,7 +90,7 @@ def answer_viewer(output: Any, uri: str, **request: Any) -> None:
     if request["method"] != "GET":
         output.SendMethodNotAllowed("GET")
         return
-    headers = {name.lower(): value for name, value in request.get("headers", {}).items()}
+    headers = _headers(request)
     try:
         answer = SITE.respond(uri, headers.get("accept-encoding", ""), headers.get("if-none-match"))
     except OSError:
@@ -90,6 +98,20 @@ def answer_viewer(output: Any, uri: str, **request: Any) -> None:
         _send(output, 500, "text/plain", {}, b"The viewer's files cannot be read; run ./hilum up again.\n")
         return
     _send(output, answer.status, answer.mime, dict(answer.headers), answer.body)
+
+
+def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
+    """The thumbnail that Orthanc keeps with a measurement report; None when there is none, or the report is gone."""
+    try:
+        instance = orthanc.LookupInstance(sop_instance_uid)
+        content: bytes = orthanc.RestApiGet(f"/instances/{instance}/attachments/{THUMBNAIL_ATTACHMENT}/data")
+    except orthanc.OrthancException:
+        return None
+    return content
+
+
+def _headers(request: dict[str, Any]) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.get("headers", {}).items()}
 
 
 def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: bytes) -> None:

@@ -41,6 +41,12 @@ class Settings:
         Years; younger patients are refused, for the models were never validated on them.
     children
         ``refuse``, or ``caution``: read younger patients all the same and say so.
+    outputs
+        What is stored beside the measurement report and the Segmentation: ``preliminary_report``, ``heat_map``
+        (Secondary Capture of what was called present and localised), ``presentation_state`` and ``key_objects``, which
+        OHIF does not show.
+    report_language
+        Of the preliminary report: ``en`` or ``de``. A file ``report.<language>.toml`` in `home` replaces sentences.
     intake_seconds
         How long decoding one image may take before it is given up.
     quiet_seconds
@@ -61,6 +67,8 @@ class Settings:
     threads: int = 1
     minimum_age: int = 18
     children: str = "refuse"
+    outputs: tuple[str, ...] = ("preliminary_report", "heat_map")
+    report_language: str = "en"
     intake_seconds: float = 30.0
     quiet_seconds: float = 0.5
     lease_seconds: float = 30.0
@@ -83,6 +91,12 @@ class Settings:
         return self.home / "log"
 
     @property
+    def site_wording(self) -> Path | None:
+        """The site's own sentences for the preliminary report; None when it has none."""
+        file = self.home / f"report.{self.report_language}.toml"
+        return file if file.exists() else None
+
+    @property
     def http_url(self) -> str:
         """Where people and programs of this machine find the node."""
         return f"http://127.0.0.1:{self.http_port}"
@@ -98,7 +112,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "lease_seconds": (2, 3600),
     "attempts": (1, 100),
 }
-_CHOICES = {"children": ("refuse", "caution")}
+_CHOICES = {"children": ("refuse", "caution"), "report_language": ("en", "de")}
+_OUTPUTS = ("preliminary_report", "heat_map", "presentation_state", "key_objects")
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -132,8 +147,12 @@ def _convert(name: str, value: object) -> Any:
         return Path(str(value)).expanduser().resolve()
     if isinstance(default, tuple):
         names = value.replace(",", " ").split() if isinstance(value, str) else value
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
+        if name == "bundles" and not names:
             raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
+        if name == "outputs" and (unknown := sorted(set(names) - set(_OUTPUTS))):
+            raise SettingsInvalid(f"{name}: unknown output {unknown[0]!r}; known are {', '.join(_OUTPUTS)}")
         return tuple(names)
     if name in _CHOICES:
         if value not in _CHOICES[name]:

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_sr.identity import result_uids
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
-from dicom_sr.results import EncodingFailed, encode_results
+from dicom_sr.report.wording import Wording
+from dicom_sr.results import EncodingFailed
 from models.exposures import relation
-from models.findings import ImageFindings, Priority
+from models.findings import ImageFindings, Priority, StudyFindings
 from models.header_terms import plain_code
 from models.inference import Models
 from models.intake import LARGEST_FILE, Intake, NotTakenIn
 from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
-from models.triage import most_pressing
 from orthanc_plugin.isolation import IntakeProcess, policy_of
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series, StoredInstance
+from orthanc_plugin.publishing import StudyResults
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
 
@@ -48,6 +48,7 @@ class Reader:
     orthanc: OrthancClient
     models: Models
     intake: IntakeProcess
+    wording: Wording
 
 
 @dataclass
@@ -88,7 +89,8 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     """
     entries: list[dict[str, Any]] = []
     candidates: list[_Candidate] = []
-    for series in _image_series(reader.orthanc.series_of_study(task.study_instance_uid)):
+    held = reader.orthanc.series_of_study(task.study_instance_uid)
+    for series in _image_series(held):
         if series.modality not in _MAY_HOLD_RADIOGRAPHS:
             modality = plain_code(series.modality)
             message = f"a series of {len(series.instances)} {modality} images is not a radiograph"
@@ -102,18 +104,24 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
                 entries.append(_refused(refusal.sop_instance_uid, refusal))
     read_before: list[_Candidate] = []
     answers: list[ImageFindings] = []
+    results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
     known = {e["sop_instance_uid"] for e in task.result.get("images", []) if e["status"] == TaskStatus.DONE.value}
     for candidate in sorted(candidates, key=lambda c: c.turn(known)):
         try:
             _refuse_copy(candidate, read_before)
-            reading = _read(candidate, reader)
-            entries.append(_store(candidate, reading, reader))
+            taken, reading = _read(candidate, reader)
+            entries.append(_publish(candidate, taken, reading, results))
         except ImageRefused as refusal:
             entries.append(_refused(candidate.uid, refusal))
             continue
         read_before.append(candidate)
         answers.append(reading.findings)
-    return _outcome(task, entries, answers)
+    if not answers:
+        return _outcome(task, entries, None, None)
+    unread = tuple(entry["reason"] for entry in entries if entry["reason"] is not None)
+    study = StudyFindings(task.study_instance_uid, tuple(answers), unread)
+    report = results.conclude(study, _received(max(candidate.received for candidate in read_before)))
+    return _outcome(task, entries, study, report)
 
 
 def _image_series(found: list[Series]) -> Iterator[Series]:
@@ -144,43 +152,36 @@ def _refuse_copy(candidate: _Candidate, read_before: list[_Candidate]) -> None:
             raise ImageRefused(Refusal.COPY, f"{shared} as another image of this study, which was read", evidence)
 
 
-def _read(candidate: _Candidate, reader: Reader) -> Reading:
+def _read(candidate: _Candidate, reader: Reader) -> tuple[Intake, Reading]:
     taken, policy = candidate.taken, policy_of(reader.settings)
     if not candidate.in_memory:
         taken = reader.intake.take_in(reader.orthanc.fetch(candidate.instance).content, policy)
-    return read_intake(taken, reader.models, policy)
+    return taken, read_intake(taken, reader.models, policy)
 
 
-def _store(candidate: _Candidate, reading: Reading, reader: Reader) -> dict[str, Any]:
-    """Store the results unless Orthanc holds them already; returns the row's entry."""
-    findings = reading.findings
-    uids = result_uids(findings)
-    objects = (uids.segmentation, uids.measurement_report)
-    if not reader.orthanc.has_instances(objects if findings.segments else objects[1:]):
-        try:
-            results = encode_results(candidate.taken.header, findings, _received(candidate.received))
-            for result in (results.segmentation, results.measurement_report):
-                if result is not None:
-                    reader.orthanc.store(result)
-        except (EncodingFailed, ResultRefused) as error:  # one odd header must not cost the other images their answer
-            log.exception("results could not be made", extra={"study_instance_uid": findings.study_instance_uid})
-            message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
-            raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
-    gate = reading.gate
+def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: StudyResults) -> dict[str, Any]:
+    """Store the results of one image; returns the row's entry."""
+    findings, gate = reading.findings, reading.gate
+    try:
+        published = results.publish(taken.header, findings, taken.image, _received(candidate.received))
+    except (EncodingFailed, ResultRefused) as error:  # one odd header must not cost the other images their answer
+        log.exception("results could not be made", extra={"study_instance_uid": findings.study_instance_uid})
+        message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
     return {
         **findings.to_json(),
         "status": TaskStatus.DONE.value,
         "reason": None,
         "evidence": _evidence_json(reading.evidence),
         "pixel_gate": None if gate is None else {"shows": gate.shows, "score": round(gate.score, 4)},
-        "segmentation": objects[0] if findings.segments else None,
-        "measurement_report": objects[1],
+        "segmentation": published.segmentation,
+        "measurement_report": published.measurement_report,
     }
 
 
 def _received(text: str) -> datetime:
-    """When Orthanc received the image: the results' date, so that making them again gives the same bytes."""
-    return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    """When Orthanc received the image, in the time zone of this node."""
+    return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).astimezone()
 
 
 def _refused(sop_instance_uid: str, refusal: ImageRefused) -> dict[str, Any]:
@@ -197,12 +198,13 @@ def _evidence_json(evidence: tuple[Evidence, ...]) -> list[dict[str, str]]:
     return [{"source": e.source, "says": e.says} for e in evidence]
 
 
-def _outcome(task: InferenceTask, entries: list[dict[str, Any]], answers: list[ImageFindings]) -> Outcome:
-    leading = most_pressing(answers)
-    priority = leading.priority if leading is not None else Priority.NONE
-    result = _versioned(task.result, entries, priority)
-    if leading is not None:
-        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=leading.priority_reason)
+def _outcome(
+    task: InferenceTask, entries: list[dict[str, Any]], study: StudyFindings | None, report: str | None
+) -> Outcome:
+    priority = study.leading.priority if study is not None else Priority.NONE
+    result = {**_versioned(task.result, entries, priority), "preliminary_report": report}
+    if study is not None:
+        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=study.leading.priority_reason)
     # the image that came closest to being read says most about why there is no answer
     nothing = {"reason": Refusal.MODALITY.value, "message": "the study holds no image"}
     closest = max(entries, key=lambda e: list(Refusal).index(Refusal(e["reason"])), default=nothing)

@@ -182,6 +182,19 @@ def enqueue(db: sqlite3.Connection, arrival: Arrival, *, now: float, quiet_secon
     )
 
 
+def request_again(db: sqlite3.Connection, study_instance_uid: str, *, now: float) -> bool:
+    """Have a known study read once more, as if an image had come; False when the ledger does not know it."""
+    changed = db.execute(
+        """
+        UPDATE tasks SET generation = generation + 1, attempts = 0, not_before = :now,
+                         status = CASE WHEN status = 'running' THEN 'running' ELSE 'queued' END
+        WHERE study_instance_uid = :uid
+        """,
+        {"uid": study_instance_uid, "now": now},
+    ).rowcount
+    return changed == 1
+
+
 def claim(db: sqlite3.Connection, *, now: float, lease_seconds: float, attempts: int) -> InferenceTask | None:
     """Take the task that is due longest, or one whose worker fell silent; None when nothing is due.
 

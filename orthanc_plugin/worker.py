@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from dicom_sr.report.wording import WordingInvalid, load_wording
 from models.bundle import BundleInvalid
 from models.inference import load_models
 from orthanc_plugin import tasks
@@ -150,14 +151,15 @@ def main() -> int:
     started = time.monotonic()
     try:
         models = load_models(REPOSITORY / "models", settings.bundles, threads=settings.threads or os.cpu_count() or 1)
-    except BundleInvalid as error:
-        log.error("no worker without its models: %s", error)
+        wording = load_wording(settings.report_language, settings.site_wording)
+    except (BundleInvalid, WordingInvalid) as error:
+        log.error("no worker without its models and its sentences: %s", error)
         return 2
     models.warm_up()
     log.info("models loaded", extra={"worker": worker_id, "seconds": round(time.monotonic() - started, 2)})
     user, password = credentials.worker_user, credentials.worker_password
     with OrthancClient(settings.http_url, user, password) as orthanc, IntakeProcess(settings.intake_seconds) as intake:
-        work(Reader(settings, orthanc, models, intake), plugin, worker_id)
+        work(Reader(settings, orthanc, models, intake, wording), plugin, worker_id)
     return 0
 
 

@@ -7,10 +7,13 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pydicom import Dataset, dcmread
+from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
 
 from orthanc_plugin import node
 from orthanc_plugin.credentials import Credentials
@@ -68,16 +71,29 @@ class Node:
         )
         return list(answer.json()) if answer.status_code == 200 else []
 
+    def measurement_reports(self, study_instance_uid: str) -> list[dict[str, Any]]:
+        """The TID 1500 reports of a study, one for each image that was read."""
+        return [
+            i for i in self.series(study_instance_uid, "SR") if i["00080016"]["Value"] == [Comprehensive3DSRStorage]
+        ]
 
-def start_node(home: Path, **overrides: str) -> tuple[Settings, Any]:
-    environment = {
-        **os.environ,
-        "HILUM_HOME": str(home),
-        "HILUM_HTTP_PORT": str(free_port()),
-        "HILUM_DICOM_PORT": str(free_port()),
-        **overrides,
-    }
-    settings = load_settings(environment)
+    def preliminary_reports(self, study_instance_uid: str) -> list[dict[str, Any]]:
+        """The text reports of a study; there is one for each version of its answer."""
+        return [i for i in self.series(study_instance_uid, "SR") if i["00080016"]["Value"] == [BasicTextSRStorage]]
+
+    def objects(self, study_instance_uid: str) -> list[Dataset]:
+        """Everything that Orthanc holds of a study."""
+        found = self.http.post("/tools/lookup", content=study_instance_uid).json()
+        instances = [i for study in found for i in self.http.get(f"/studies/{study['ID']}/instances").json()]
+        return [dcmread(BytesIO(self.http.get(f"/instances/{i['ID']}/file").content)) for i in instances]
+
+
+def start_node(home: Path, **site: str) -> tuple[Settings, Any]:
+    """Start a node whose ``hilum.toml`` holds these settings, and wait until it is ready."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "hilum.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in site.items()))
+    ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
+    settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})
     process = node.start(settings)
     try:
         for _ in node.wait_until_ready(settings, process, seconds=120):

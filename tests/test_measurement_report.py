@@ -16,15 +16,19 @@ import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import UID
 
+from dicom_sr import identity
 from dicom_sr.codes import finding_table
-from dicom_sr.identity import device_uid, result_uids
+from dicom_sr.identity import device_uid
 from dicom_sr.ownership import MANUFACTURER, is_own_result
+from dicom_sr.predecessor import Predecessor, current
 from dicom_sr.results import EncodingFailed, Results, encode_results
 from models.findings import (
+    Caution,
     Finding,
     FindingState,
     ImageFindings,
     Laterality,
+    Line,
     Measurement,
     ModelIdentity,
     ModelRun,
@@ -73,10 +77,19 @@ def findings_for(ds: Dataset) -> ImageFindings:
             Finding("mass", FindingState.NOT_EVALUATED, reason="model_failed", model="chest_findings"),
         ),
         segments=tuple(SegmentMask(k, PHANTOM.masks[k], "lung_fields") for k in ("lung_right", "lung_left", "heart")),
-        measurements=(Measurement("cardiothoracic_ratio", 0.53, "1", "lung_fields", caution="ap_view"),),
+        measurements=(
+            Measurement(
+                "cardiothoracic_ratio",
+                0.53,
+                "1",
+                "lung_fields",
+                (Line(80.5, 200.5, 180.0, 200.5), Line(40.0, 180.5, 229.0, 180.5)),
+                Caution.AP_VIEW,
+            ),
+        ),
         priority=Priority.URGENT,
         priority_reason="Lung opacity 87 %, left",
-        cautions=("age_unknown",),
+        cautions=(Caution.AGE_UNKNOWN,),
     )
 
 
@@ -169,24 +182,164 @@ def test_results_of_awkward_sources_are_valid_and_keep_the_patient(case: str, tm
     assert "Lung opacity 87 %" in dumped.stdout
 
 
+def groups(report: Dataset) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
+    """The groups that highdicom finds in a report, in their order."""
+    read = hd.sr.srread(BytesIO(file_bytes(report))).content
+    return [*read.get_image_measurement_groups(), *read.get_planar_roi_measurement_groups()]
+
+
 def states(report: Dataset) -> dict[str, str]:
-    """Meaning of each finding to meaning of its state, from the Qualitative Evaluations container."""
-    (container,) = (i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "C0034375")
+    """Key of each finding to meaning of its state, as highdicom reads them."""
     return {
-        i.ConceptNameCodeSequence[0].CodeMeaning: i.ConceptCodeSequence[0].CodeMeaning
+        group.tracking_identifier: evaluation.value.meaning
+        for group in groups(report)
+        for evaluation in group.get_qualitative_evaluations()[:1]
+        if group.tracking_identifier in finding_table()
+    }
+
+
+def evaluations(report: Dataset) -> list[tuple[str, str]]:
+    """Names and values of the codes in the Qualitative Evaluations container."""
+    (container,) = (i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "C0034375")
+    return [
+        (i.ConceptNameCodeSequence[0].CodeMeaning, i.ConceptCodeSequence[0].CodeMeaning)
         for i in container.ContentSequence
         if i.ValueType == "CODE"
-    }
+    ]
 
 
 def test_absent_undetermined_not_evaluated_and_failed_are_four_different_things() -> None:
     found = states(encoded(source()).measurement_report)
-    assert found["Opacity"] == "Present"
-    assert found["Pleural effusion"] == "Absent"
-    assert found["Pulmonary edema"] == "Undetermined"
-    assert found["Pneumothorax"] == "Not evaluated"
-    assert found["Lung mass"] == "Analysis failed"
-    assert found["Priority"] == "ACR Category 2 Actionable Finding"
+    assert found == {
+        "lung_opacity": "Present",
+        "effusion": "Absent",
+        "edema": "Undetermined",
+        "pneumothorax": "Not evaluated",
+        "mass": "Analysis failed",
+    }
+
+
+def test_a_finding_carries_its_probability_and_the_threshold_that_decided() -> None:
+    values = {
+        group.tracking_identifier: [measurement.value for measurement in group.get_measurements()]
+        for group in groups(encoded(source()).measurement_report)
+    }
+    assert values["lung_opacity"] == [87.0, 60.0]
+    assert values["effusion"] == [4.0, 50.0]
+    assert values["pneumothorax"] == []
+
+
+def test_what_holds_for_the_run_stands_with_the_qualitative_evaluations() -> None:
+    found = evaluations(encoded(source()).measurement_report)
+    assert found[:2] == [
+        ("CAD Processing and Findings Summary", "All algorithms succeeded; with findings"),
+        ("Priority", "ACR Category 2 Actionable Finding"),
+    ]
+    assert ("Caution", "Age unknown") in found
+    assert found.count(("Model run", "Succeeded")) == 2
+
+
+def test_the_ratio_comes_with_its_two_diameters_as_lines() -> None:
+    found = {
+        (group.tracking_identifier, m.name.meaning): (m.value, m.unit.value, lines_of(m))
+        for group in groups(encoded(source()).measurement_report)
+        for m in group.get_measurements()
+        if m.name.meaning in ("Diameter", "Cardiothoracic ratio")
+    }
+    cardiac, thoracic = [80.5, 200.5, 180.0, 200.5], [40.0, 180.5, 229.0, 180.5]
+    assert found["cardiothoracic_ratio", "Cardiothoracic ratio"] == (0.53, "1", [cardiac, thoracic])
+    report = encoded(source()).measurement_report
+    labels = [
+        str(item.TextValue)
+        for group in report.ContentSequence[-2].ContentSequence
+        for item in group.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeMeaning == "Comment"
+    ]
+    spacing = float(source().ImagerPixelSpacing[1])
+    assert f"Cardiac diameter {99.5 * spacing:.0f} mm" in labels
+    assert f"Thoracic diameter {189 * spacing:.0f} mm" in labels
+
+
+def lines_of(measurement: hd.sr.Measurement) -> list[list[float]]:
+    return [list(i.GraphicData) for i in measurement[0].ContentSequence if i.ValueType == "SCOORD"]
+
+
+def test_diameters_are_in_pixels_where_the_image_does_not_tell_its_spacing() -> None:
+    ds = source()
+    del ds.ImagerPixelSpacing
+    units = {m.unit.value for g in groups(encoded(ds).measurement_report) for m in g.get_measurements()}
+    assert "{pixels}" in units
+    assert "mm" not in units
+
+
+def test_report_and_segmentation_share_their_tracking_identifiers() -> None:
+    made = encoded(source())
+    assert made.segmentation is not None
+    tracked = {g.tracking_identifier: g.tracking_uid for g in groups(made.measurement_report)}
+    frames = {
+        g.tracking_identifier: int(g.referenced_segmentation_frame.referenced_frame_numbers[0])
+        for g in groups(made.measurement_report)
+        if g.tracking_identifier in ("lung_right", "lung_left", "heart")
+    }
+    for item in made.segmentation.SegmentSequence:
+        assert tracked[item.TrackingID] == item.TrackingUID
+        assert frames[item.TrackingID] == item.SegmentNumber
+    assert len(set(tracked.values())) == len(tracked)
+
+
+def test_a_finding_that_a_segment_shows_refers_to_it() -> None:
+    ds = source()
+    mask = SegmentMask("pneumothorax", PHANTOM.masks["lung_left"], "chest_findings")
+    found = Finding("pneumothorax", FindingState.PRESENT, 0.9, 0.5, Laterality.LEFT, model="chest_findings")
+    made = encode_results(ds, replace(findings_for(ds), findings=(found,), segments=(mask,)), CREATED)
+    (group,) = hd.sr.srread(BytesIO(file_bytes(made.measurement_report))).content.get_planar_roi_measurement_groups()
+    assert made.segmentation is not None
+    assert group.referenced_segmentation_frame.referenced_sop_instance_uid == made.segmentation.SOPInstanceUID
+    assert group.tracking_uid == made.segmentation.SegmentSequence[0].TrackingUID
+    assert [m.value for m in group.get_measurements()] == [90.0, 50.0]
+
+
+def test_what_has_coordinates_comes_first_for_viewers_open_a_report_at_its_first_group() -> None:
+    report = encoded(source()).measurement_report
+    placed = [
+        any(child.ValueType == "SCOORD" for item in group.ContentSequence for child in item.get("ContentSequence", ()))
+        for group in report.ContentSequence[-2].ContentSequence
+    ]
+    assert placed == sorted(placed, reverse=True)
+    assert placed.count(True) == 5
+
+
+def test_a_report_names_what_it_replaces_and_has_an_identity_of_its_own() -> None:
+    ds = source()
+    first = encoded(ds).measurement_report
+    before = Predecessor(first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID)
+    second = encode_results(ds, findings_for(ds), CREATED, number=2, predecessor=before).measurement_report
+    third = encode_results(
+        ds, findings_for(ds), CREATED, number=3, predecessor=replace(before, sop_instance_uid=second.SOPInstanceUID)
+    ).measurement_report
+    assert len({first.SOPInstanceUID, second.SOPInstanceUID, third.SOPInstanceUID}) == 3
+    assert current([third, first, second]) == [third]
+    reference = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert reference.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Replaced report"
+
+
+def test_the_requests_of_the_image_are_named() -> None:
+    ds = source()
+    request = Dataset()
+    request.RequestedProcedureID, request.RequestedProcedureDescription = "RP1", "Chest PA"
+    ds.RequestAttributesSequence = [request]
+    (named_request,) = encoded(ds).measurement_report.ReferencedRequestSequence
+    assert named_request.RequestedProcedureID == "RP1"
+    assert named_request.StudyInstanceUID == ds.StudyInstanceUID
+
+
+def test_times_are_told_in_the_time_zone_of_the_image() -> None:
+    ds = source()
+    ds.TimezoneOffsetFromUTC = "+0530"
+    for result in (encoded(ds).measurement_report, encoded(ds).segmentation):
+        assert result is not None
+        assert (result.TimezoneOffsetFromUTC, result.ContentTime) == ("+0530", "083405")
 
 
 def test_a_negative_finding_never_appears_as_a_finding_item() -> None:
@@ -203,14 +356,11 @@ def test_a_negative_finding_never_appears_as_a_finding_item() -> None:
 
 
 def test_highdicom_reads_the_boxes_back() -> None:
-    report = hd.sr.srread(BytesIO(file_bytes(encoded(source()).measurement_report)))
-    groups = report.content.get_image_measurement_groups()
-    assert len(groups) == 2
-    values = [group.get_measurements()[0].value for group in groups]
-    assert values == [87.0, 61.0]
-    scoord = next(i for i in groups[0][0].ContentSequence if i.ValueType == "NUM").ContentSequence[0]
+    boxes = [g for g in groups(encoded(source()).measurement_report) if "Rectangle" in g.tracking_identifier]
+    assert [group.get_measurements()[0].value for group in boxes] == [87.0, 61.0]
     left, top, right, bottom = 150.5, 120.0, 210.5, 190.25
-    assert list(scoord.GraphicData) == [left, top, right, top, right, bottom, left, bottom, left, top]
+    corners = [left, top, right, top, right, bottom, left, bottom, left, top]
+    assert lines_of(boxes[0].get_measurements()[0]) == [corners]
 
 
 def test_highdicom_reads_every_segment_back_pixel_by_pixel() -> None:
@@ -232,7 +382,7 @@ def test_without_segments_there_is_a_report_and_no_segmentation() -> None:
     ds = source()
     made = encode_results(ds, replace(findings_for(ds), segments=()), CREATED)
     assert made.segmentation is None
-    assert states(made.measurement_report)["Pleural effusion"] == "Absent"
+    assert states(made.measurement_report)["effusion"] == "Absent"
 
 
 def test_a_run_in_which_every_model_failed_says_so() -> None:
@@ -246,10 +396,11 @@ def test_a_run_in_which_every_model_failed_says_so() -> None:
         priority=Priority.NONE,
     )
     report = encode_results(ds, failed, CREATED).measurement_report
-    found = states(report)
-    assert found["CAD Processing and Findings Summary"] == "No algorithms succeeded; without findings"
-    assert found["Pleural effusion"] == "Analysis failed"
-    assert "Priority" not in found
+    assert states(report) == {"effusion": "Analysis failed"}
+    found = evaluations(report)
+    assert found[0] == ("CAD Processing and Findings Summary", "No algorithms succeeded; without findings")
+    assert found[1] == ("Priority", "No opinion")
+    assert found.count(("Model run", "Analysis failed")) == 2
 
 
 _TWICE = """
@@ -272,18 +423,20 @@ def test_two_processes_make_the_same_bytes() -> None:
     assert len(runs.pop().strip()) == 64
 
 
+def identities(findings: ImageFindings) -> set[str]:
+    report, segmentation = identity.measurement_report(findings), identity.image_result(findings, "SEG")
+    return {report.series, report.instance, segmentation.series, segmentation.instance}
+
+
 def test_identifiers_follow_the_models_and_nothing_of_the_patient() -> None:
     ds = source()
     findings = findings_for(ds)
-    uids = result_uids(findings)
+    uids = identities(findings)
     renamed = source(patient_name="Somebody^Else", patient_id="OTHER")
-    assert result_uids(findings_for(renamed)) == uids
+    assert identities(findings_for(renamed)) == uids
     newer = replace(LUNGS, weights_digest="e" * 64)
-    other = result_uids(replace(findings, runs=(ModelRun(newer), ModelRun(SCORES))))
-    assert {other.measurement_report, other.segmentation, other.measurement_report_series}.isdisjoint(
-        {uids.measurement_report, uids.segmentation, uids.measurement_report_series}
-    )
-    assert result_uids(replace(findings, runs=(ModelRun(LUNGS, "model_failed"), ModelRun(SCORES)))) != uids
+    assert identities(replace(findings, runs=(ModelRun(newer), ModelRun(SCORES)))).isdisjoint(uids)
+    assert identities(replace(findings, runs=(ModelRun(LUNGS, "model_failed"), ModelRun(SCORES)))).isdisjoint(uids)
     assert device_uid(newer) != device_uid(LUNGS)
 
 

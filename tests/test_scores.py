@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from models import structures
 from models.bundle import FindingContract
-from models.findings import FindingState, Laterality, SegmentMask
+from models.findings import FindingState, Laterality, SegmentMask, View
+from models.hanging import Hanging
+from models.phantom import chest
 from models.rendering import RenderedImage, network_input
-from models.scores import boxes_of, calibrate, interpret, state_of
+from models.scores import boxes_of, calibrate, interpret, relative, state_of
 
 CONTRACT = FindingContract(
     "lung_opacity",
@@ -53,7 +60,7 @@ def test_probabilities_follow_platt_and_never_overflow() -> None:
 
 def test_a_finding_that_the_evidence_does_not_carry_has_no_number() -> None:
     unproven = FindingContract("mass", 0, evaluated=False)
-    (found,) = interpret(np.array([9.0]), heat((5, 5)), FRAME, contract=[unproven], segments=(), model="m")
+    ((found,), _) = interpret(np.array([9.0]), heat((5, 5)), FRAME, contract=[unproven], segments=(), model="m")
     assert (found.state, found.probability, found.regions, found.reason) == (
         FindingState.NOT_EVALUATED,
         None,
@@ -71,7 +78,7 @@ def test_a_finding_that_the_evidence_does_not_carry_has_no_number() -> None:
     ],
 )
 def test_boxes_lie_on_the_hot_cells_and_tell_the_patient_s_side(spots: list[tuple[int, int]], side: Laterality) -> None:
-    (found,) = interpret(np.array([3.0]), heat(*spots), FRAME, contract=[CONTRACT], segments=(), model="m")
+    ((found,), _) = interpret(np.array([3.0]), heat(*spots), FRAME, contract=[CONTRACT], segments=(), model="m")
     assert found.laterality is side
     assert len(found.regions) == len(spots)
     scale = 400 / 20  # stored pixels of a cell; the picture is 400 high and 300 wide, with 50 of margin on each side
@@ -85,15 +92,61 @@ def test_sides_are_told_by_the_lungs_when_the_chest_lies_off_centre() -> None:
     right, left = np.zeros((400, 300), bool), np.zeros((400, 300), bool)
     right[100:300, 150:200], left[100:300, 230:280] = True, True
     lungs = (SegmentMask("lung_right", right, "l"), SegmentMask("lung_left", left, "l"))
-    (found,) = interpret(np.array([3.0]), heat((10, 11)), FRAME, contract=[CONTRACT], segments=lungs, model="m")
+    ((found,), _) = interpret(np.array([3.0]), heat((10, 11)), FRAME, contract=[CONTRACT], segments=lungs, model="m")
     assert found.laterality is Laterality.RIGHT
 
 
 def test_nothing_is_drawn_for_an_absent_finding_or_an_unproven_map() -> None:
     for contract, logit in ((CONTRACT, -3.0), (FindingContract("edema", 0, evaluated=True), 3.0)):
-        (found,) = interpret(np.array([logit]), heat((5, 5)), FRAME, contract=[contract], segments=(), model="m")
-        assert found.regions == ()
+        ((found,), maps) = interpret(
+            np.array([logit]), heat((5, 5)), FRAME, contract=[contract], segments=(), model="m"
+        )
+        assert (found.regions, maps) == ((), ())
 
 
 def test_a_flat_map_has_no_boxes() -> None:
     assert boxes_of(np.ones((20, 20), np.float32), 0.9) == []
+
+
+def test_a_map_runs_from_its_ground_to_its_peak() -> None:
+    cells = np.arange(100, dtype=np.float32).reshape(10, 10) - 40
+    share = relative(cells)
+    assert (share.min(), share.max(), share.dtype) == (0.0, 1.0, np.float32)
+    assert (share[cells < np.median(cells)] == 0).all()
+    assert not relative(np.full((10, 10), 7, np.float32)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(97, 3001), st.integers(97, 3001)),
+    at=st.tuples(st.integers(0, 19), st.integers(0, 19)),
+    spot=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    seed=st.integers(0, 99),
+)
+def test_boxes_have_an_area_within_the_image_on_a_grid_of_sixteenths(
+    size: tuple[int, int], at: tuple[int, int], spot: tuple[int, int], seed: int
+) -> None:
+    rows, columns = size
+    cells = np.random.default_rng(seed).normal(0, 0.3, (1, 20, 20)).astype(np.float32)
+    cells[0, at[0] : at[0] + spot[0], at[1] : at[1] + spot[1]] += 5.0
+    _, frame = network_input(RenderedImage(np.eye(rows, columns, dtype=np.float32)), 320)
+    ((found,), _) = interpret(np.array([3.0]), cells, frame, contract=[CONTRACT], segments=(), model="m")
+    for region in found.regions:
+        numbers = np.array([region.x, region.y, region.x + region.width, region.y + region.height])
+        assert (numbers * 16 == np.round(numbers * 16)).all()
+        assert (numbers.astype(np.float32) == numbers).all()
+        assert 0 <= region.x < region.x + region.width <= columns
+        assert 0 <= region.y < region.y + region.height <= rows
+
+
+@pytest.mark.parametrize("hanging", [Hanging(*turns) for turns in product((False, True), repeat=3)])
+def test_the_diameters_of_heart_and_thorax_lie_on_the_same_grid(hanging: Hanging) -> None:
+    phantom = chest(7, rows=431, columns=397)
+    stored = [np.ascontiguousarray(hanging.undo(phantom.masks[key])) for key in ("lung_right", "lung_left", "heart")]
+    pictures = [network_input(RenderedImage(m.astype(np.float32), hanging=hanging), 256) for m in stored]
+    fields, frame = np.stack([picture for picture, _ in pictures]), pictures[0][1]
+    _, (ratio,) = structures.interpret(fields, frame, ("lung_right", "lung_left", "heart"), View.PA, "m")
+    assert len(ratio.lines) == 2
+    for line in ratio.lines:
+        numbers = np.array([line.x0, line.y0, line.x1, line.y1])
+        assert (numbers * 16 == np.round(numbers * 16)).all()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.findings import Caution
+from models.findings import Caution, Priority
+from orthanc_plugin import routes, tasks
+from orthanc_plugin.settings import Settings, load_settings
+from orthanc_plugin.tasks import Arrival, Outcome, TaskStatus
 from orthanc_plugin.worklist import page, rows
 
 READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242}
 
 
-def finding(key: str, state: str, probability: float | None, laterality: str | None = None) -> dict[str, Any]:
-    return {"key": key, "state": state, "probability": probability, "laterality": laterality, "regions": []}
+def finding(
+    key: str, state: str, probability: float | None, laterality: str | None = None, regions: int = 0
+) -> dict[str, Any]:
+    boxes = [[1.0, 2.0, 3.0, 4.0, key, 0.9]] * regions
+    return {"key": key, "state": state, "probability": probability, "laterality": laterality, "regions": boxes}
 
 
 def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -30,6 +39,10 @@ def image(*findings: dict[str, Any]) -> dict[str, Any]:
         "sop_instance_uid": "1.2.3.1", "status": "done", "view": "PA", "reason": None, "models": {"m": "1"},
         "cautions": ["ap_view"], "findings": list(findings), "evidence": [{"source": "ViewPosition", "says": "PA"}],
     }  # fmt: skip
+
+
+def pictured(report: str, priority: str, *findings: dict[str, Any]) -> dict[str, Any]:
+    return {**image(*findings), "measurement_report": report, "priority": priority, "thumbnail": True}
 
 
 def refused(reason: str) -> dict[str, Any]:
@@ -137,3 +150,139 @@ def test_the_page_lists_each_image_with_its_evidence() -> None:
 
 def test_every_caution_has_words_for_people() -> None:
     assert {caution.value for caution in Caution} == set(page._CAUTIONS)
+
+
+def test_the_picture_is_of_the_image_that_sets_the_priority_and_its_words_say_what_it_shows() -> None:
+    calm = pictured("2.25.1", "routine", finding("effusion", "absent", 0.1))
+    sure = pictured("2.25.2", "urgent", finding("lung_opacity", "present", 0.9, "left", regions=2))
+    less = pictured("2.25.3", "urgent", finding("lung_opacity", "present", 0.7, "right", regions=1))
+    row = rows.worklist_row(task(calm, refused("view"), less, sure))
+    assert row.thumbnail == rows.Thumbnail(
+        "/hilum/thumbnails/2.25.2?study_instance_uid=1.2.3", "AI heat map: lung opacity, left"
+    )
+    urls = [entry["thumbnail"] for entry in rows.to_json(row)["images"]]
+    assert [url and url.partition("?")[0] for url in urls] == [
+        "/hilum/thumbnails/2.25.1", None, "/hilum/thumbnails/2.25.3", "/hilum/thumbnails/2.25.2",
+    ]  # fmt: skip
+    listed = rows.matching_images([task(calm, refused("view"))], {})
+    assert [entry["thumbnail"] for entry in listed] == [urls[0], None]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([], "Radiograph; nothing called present"),
+        ([finding("effusion", "undetermined", 0.4)], "Radiograph; nothing called present"),
+        ([finding("effusion", "present", 0.8)], "Radiograph; no heat map for what was called present"),
+        (
+            [finding("effusion", "present", 0.8), finding("lung_opacity", "present", 0.7, regions=1),
+             finding("mass", "present", 0.7, "bilateral", regions=2)],
+            "AI heat map: lung opacity; mass, bilateral",
+        ),
+    ],
+    ids=["none", "undetermined", "elsewhere", "two maps"],
+)  # fmt: skip
+def test_a_picture_is_described_without_the_patient(found: list[dict[str, Any]], words: str) -> None:
+    row = rows.worklist_row(task(pictured("2.25.1", "routine", *found)))
+    assert row.thumbnail is not None
+    assert row.thumbnail.words == words
+    assert "Doe" not in row.thumbnail.url + row.thumbnail.words
+
+
+def test_the_page_shows_the_picture_and_a_row_without_one_keeps_its_columns() -> None:
+    answered = task(pictured("2.25.1", "urgent", finding("lung_opacity", "present", 0.9, regions=1)))
+    without = task(image(finding("effusion", "absent", 0.1)), study_instance_uid="1.2.4")
+    queued = task(status="queued", result={}, study_instance_uid="1.2.5")
+    html = page.render_rows([rows.worklist_row(t) for t in (answered, without, queued)], READY, 200.0)
+    assert html.count("<img ") == 1
+    assert html.count('<td class="picture">') == 3
+    picture = html[html.index('<td class="picture">') :].partition("</td>")[0]
+    for part in ('src="/hilum/thumbnails/2.25.1?study_instance_uid=1.2.3"', 'width="96" height="96"', 'loading="lazy"',
+                 'alt="AI heat map: lung opacity"', 'href="/ohif/viewer?StudyInstanceUIDs=1.2.3"'):  # fmt: skip
+        assert part in picture
+    assert rows.worklist_row(without).thumbnail is None
+    columns = html[html.index("<thead>") : html.index("</thead>")].count("<th ")
+    assert html.count("<td") == 3 * columns
+
+
+def test_every_priority_can_lead() -> None:
+    assert tuple(priority.value for priority in Priority) == rows._PRIORITIES
+
+
+@pytest.fixture
+def answered(tmp_path: Path) -> Settings:
+    """A ledger that names one result, 2.25.7 of study 1.2.3, and knows study 1.2.4 without one."""
+    settings = load_settings({"HILUM_HOME": str(tmp_path / "home")})
+    tasks.create(settings.ledger)
+    with tasks.connect(settings.ledger) as db:
+        tasks.enqueue(db, Arrival("1.2.3"), now=1.0, quiet_seconds=0)
+        claimed = tasks.claim(db, now=2.0, lease_seconds=60, attempts=3)
+        assert claimed is not None
+        result = {"version": 1, "images": [pictured("2.25.7", "urgent"), refused("view")], "history": []}
+        tasks.complete(db, claimed, Outcome(TaskStatus.DONE, "urgent", 1, result), now=3.0)
+        tasks.enqueue(db, Arrival("1.2.4"), now=4.0, quiet_seconds=0)
+    return settings
+
+
+@dataclass
+class Attachments:
+    """Pictures by UID, and what was asked for."""
+
+    pictures: dict[str, bytes]
+    asked: list[str] = field(default_factory=list)
+
+    def fetch(self, uid: str) -> bytes | None:
+        self.asked.append(uid)
+        return self.pictures.get(uid)
+
+
+def get(settings: Settings, kept: Attachments, report: str, study: str, seen: str | None = None) -> routes.Response:
+    path, query = f"/hilum/thumbnails/{report}", {"study_instance_uid": study}
+    return routes.respond(path, settings, kept.fetch, version="0", query=query, if_none_match=seen)
+
+
+def test_a_thumbnail_is_served_privately_and_once(answered: Settings) -> None:
+    kept = Attachments({"2.25.7": b"jpeg"})
+    first = get(answered, kept, "2.25.7", "1.2.3")
+    assert (first.status, first.mime, first.body) == (200, "image/jpeg", b"jpeg")
+    assert first.headers["Cache-Control"].startswith("private, max-age=")
+    again = get(answered, kept, "2.25.7", "1.2.3", f'"other", {first.headers["ETag"]}')
+    assert (again.status, again.body, again.headers) == (304, b"", first.headers)
+    assert get(answered, kept, "2.25.7", "1.2.3", '"other"').status == 200
+
+
+@pytest.mark.parametrize(
+    ("report", "study"),
+    [
+        ("2.25.8", "1.2.3"),
+        ("2.25.7", "1.2.4"),
+        ("2.25.7", "1.2.5"),
+        ("2.25.7", ""),
+        ("", "1.2.3"),
+        ("1.2.3.1", "1.2.3"),
+        ("2.25.7/../../instances", "1.2.3"),
+        ("2.25.07", "1.2.3"),
+        ("2.25.7\n", "1.2.3"),
+        ("2" * 65, "1.2.3"),
+    ],
+)
+def test_only_results_that_the_ledger_names_are_asked_for(answered: Settings, report: str, study: str) -> None:
+    kept = Attachments({"2.25.7": b"jpeg", "2.25.8": b"foreign", "1.2.3.1": b"foreign"})
+    answer = get(answered, kept, report, study)
+    assert (answer.status, kept.asked) == (404, [])
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert b"foreign" not in answer.body
+
+
+def test_a_result_whose_picture_is_gone_is_answered_calmly(answered: Settings) -> None:
+    answer = get(answered, Attachments({}), "2.25.7", "1.2.3", '"2.25.7"')
+    assert (answer.status, answer.body) == (404, b"There is no picture of this result.\n")
+
+
+def test_the_interface_names_the_address_that_serves_the_picture(answered: Settings) -> None:
+    kept = Attachments({"2.25.7": b"jpeg"})
+    listed = json.loads(routes.respond("/hilum/api/worklist", answered, kept.fetch, version="0").body)["rows"]
+    (url,) = [entry["thumbnail"] for row in listed for entry in row["images"] if entry["thumbnail"]]
+    path, _, query = url.partition("?")
+    answer = routes.respond(path, answered, kept.fetch, version="0", query=dict([query.split("=")]))
+    assert answer.body == b"jpeg"

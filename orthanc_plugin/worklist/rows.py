@@ -12,6 +12,9 @@ from urllib.parse import quote
 
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
+# User-defined attachment of a measurement report in which Orthanc keeps its thumbnail; Orthanc's own end at 1023.
+THUMBNAIL_ATTACHMENT = 1024
+_PRIORITIES = ("critical", "urgent", "routine", "none")
 _STATE_RANK = {"present": 0, "undetermined": 1, "absent": 2, "not_evaluated": 3}
 
 
@@ -29,6 +32,14 @@ class FindingCell:
     def label(self) -> str:
         """In words, e.g. ``Lung opacity``."""
         return self.key.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """Where the small picture of a radiograph with the AI's heat maps lies, and what it shows, in words."""
+
+    url: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class ImageLine:
     message: str | None
     evidence: tuple[tuple[str, str], ...]
     cautions: tuple[str, ...]
+    thumbnail: Thumbnail | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the interface gives it."""
@@ -65,6 +77,7 @@ class ImageLine:
             "message": self.message,
             "evidence": [{"source": source, "says": says} for source, says in self.evidence],
             "cautions": list(self.cautions),
+            "thumbnail": self.thumbnail.url if self.thumbnail else None,
         }
 
 
@@ -80,6 +93,8 @@ class WorklistRow:
         When each version was answered, with its priority and the number of images that were read.
     images
         Each image with what became of it.
+    thumbnail
+        Of the image that sets the priority; None when it has none.
     """
 
     study_instance_uid: str
@@ -104,6 +119,7 @@ class WorklistRow:
     version: int
     history: tuple[dict[str, Any], ...]
     cautions: tuple[str, ...]
+    thumbnail: Thumbnail | None
 
     @property
     def ohif_url(self) -> str:
@@ -144,14 +160,15 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         findings=_study_findings(read),
         views=tuple(image["view"] for image in read),
         models=tuple(sorted({pair for image in read for pair in image["models"].items()})),
-        images=tuple(image_line(image) for image in images),
+        images=tuple(image_line(image, task["study_instance_uid"]) for image in images),
         version=task["result"].get("version", 0),
         history=tuple(task["result"].get("history", ())),
         cautions=tuple(sorted({caution for image in read for caution in image["cautions"]})),
+        thumbnail=_thumbnail(min(read, key=_pressing), task["study_instance_uid"]) if read else None,
     )
 
 
-def image_line(image: dict[str, Any]) -> ImageLine:
+def image_line(image: dict[str, Any], study_instance_uid: str) -> ImageLine:
     """Make the line of one entry of a task's result."""
     return ImageLine(
         sop_instance_uid=image["sop_instance_uid"],
@@ -162,6 +179,7 @@ def image_line(image: dict[str, Any]) -> ImageLine:
         # the first version kept one sentence, or nothing
         evidence=tuple((e["source"], e["says"]) for e in image.get("evidence", ()) if isinstance(e, dict)),
         cautions=tuple(image.get("cautions", ())),
+        thumbnail=_thumbnail(image, study_instance_uid),
     )
 
 
@@ -184,7 +202,8 @@ def matching_images(tasks: list[dict[str, Any]], wanted: Mapping[str, str]) -> l
     found = []
     for task in tasks:
         for image in task["result"].get("images", []):
-            entry = {"study_instance_uid": task["study_instance_uid"], **image_line(image).to_json()}
+            study = task["study_instance_uid"]
+            entry = {"study_instance_uid": study, **image_line(image, study).to_json()}
             values = {
                 **{name: [value] for name, value in entry.items()},
                 "evidence": [e["source"] for e in entry["evidence"]],
@@ -235,6 +254,32 @@ def _study_findings(images: list[dict[str, Any]]) -> tuple[FindingCell, ...]:
             if cell.key not in best or _rank(cell) < _rank(best[cell.key]):
                 best[cell.key] = cell
     return tuple(best.values())
+
+
+def _thumbnail(image: dict[str, Any], study_instance_uid: str) -> Thumbnail | None:
+    if not image.get("thumbnail"):
+        return None
+    url = f"/hilum/thumbnails/{quote(image['measurement_report'])}?study_instance_uid={quote(study_instance_uid)}"
+    return Thumbnail(url, _shown(image))
+
+
+def _shown(image: dict[str, Any]) -> str:
+    """What a thumbnail shows: a finding that has regions has a heat map too (``models.scores``)."""
+    present = [f for f in image["findings"] if f["state"] == "present"]
+    located = [
+        f["key"].replace("_", " ") + (f", {f['laterality']}" if f["laterality"] else "")
+        for f in present
+        if f["regions"]
+    ]
+    if located:
+        return f"AI heat map: {'; '.join(located)}"
+    return "Radiograph; no heat map for what was called present" if present else "Radiograph; nothing called present"
+
+
+def _pressing(image: dict[str, Any]) -> tuple[int, float]:
+    """Orders the images of a study as ``models.triage`` does, then by what was called present with most certainty."""
+    present = [f["probability"] or 0.0 for f in image["findings"] if f["state"] == "present"]
+    return _PRIORITIES.index(image.get("priority", "none")), -max(present, default=0.0)
 
 
 def _rank(cell: FindingCell) -> tuple[int, float]:

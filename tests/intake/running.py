@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from typing import Any, cast
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_sr.report.wording import load_wording
 from models.inference import load_models
 from models.refusal import Refusal
 from orthanc_plugin.isolation import IntakeProcess
@@ -86,6 +87,9 @@ class Archive:
     def store(self, ds: Dataset) -> None:
         self.results.append(ds)
 
+    def has_attachment(self, _sop_instance_uid: str, _number: int) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -105,7 +109,7 @@ class Runner:
         return Answer(_fates(outcome, archive), int(outcome.result["version"]))
 
     def _process(self, archive: Archive, before: dict[str, Any]) -> Outcome:
-        reader = Reader(self.settings, cast("OrthancClient", archive), self.reader.models, self.reader.intake)
+        reader = replace(self.reader, orthanc=cast("OrthancClient", archive))
         task = InferenceTask("the case's study", fence=1, generation=1, attempts=1, result=before)
         return process_study(task, reader)
 
@@ -113,11 +117,12 @@ class Runner:
 @contextmanager
 def runner() -> Iterator[Runner]:
     """The active bundles and an intake process."""
-    settings = Settings(home=Path("unused"))
+    settings = Settings(home=Path("unused"), outputs=())
+    wording = load_wording(settings.report_language, None)
     root = REPOSITORY / "models"
     models = load_models(root, settings.bundles, threads=1)
     with IntakeProcess(settings.intake_seconds) as intake:
-        yield Runner(settings, Reader(settings, cast("OrthancClient", None), models, intake))
+        yield Runner(settings, Reader(settings, cast("OrthancClient", None), models, intake, wording))
 
 
 def _header(content: bytes) -> Dataset:

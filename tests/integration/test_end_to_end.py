@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 from running_node import Node
 
+from dicom_sr.conformance.check import check, check_together
 from models.phantom import Pathology, chest
 from orthanc_plugin import modality
 from orthanc_plugin.demo import real_radiograph
@@ -43,8 +44,8 @@ def send(node: Node, *instances: Dataset) -> None:
 
 
 def results(node: Node, study_instance_uid: str) -> tuple[int, int]:
-    """Number of SR and SEG instances that QIDO-RS finds."""
-    return len(node.series(study_instance_uid, "SR")), len(node.series(study_instance_uid, "SEG"))
+    """Number of measurement reports and of SEG instances that QIDO-RS finds."""
+    return len(node.measurement_reports(study_instance_uid)), len(node.series(study_instance_uid, "SEG"))
 
 
 def assert_answered(node: Node, ds: Dataset) -> None:
@@ -195,20 +196,20 @@ def test_the_stored_results_are_valid_dicom_and_made_of_the_image(hilum_node: No
     )
     send(hilum_node, ds)
     assert_answered(hilum_node, ds)
-    for modality_name in ("SR", "SEG"):
-        (listed,) = hilum_node.series(str(ds.StudyInstanceUID), modality_name)
-        uid = listed["00080018"]["Value"][0]
-        (orthanc_id,) = (i["ID"] for i in hilum_node.http.post("/tools/lookup", content=uid).json())
-        path = tmp_path / f"{modality_name}.dcm"
-        path.write_bytes(hilum_node.http.get(f"/instances/{orthanc_id}/file").content)
-        result = dcmread(path)
+    stored = [o for o in hilum_node.objects(str(ds.StudyInstanceUID)) if o.Modality != ds.Modality]
+    assert sorted(o.Modality for o in stored if o.Modality != "OT") == ["SEG", "SR", "SR"]
+    for result in stored:
+        path = tmp_path / f"{result.SOPInstanceUID}.dcm"
+        result.save_as(path)
         assert str(result.PatientName) == "Фантом^Hilum"
         assert result.StudyInstanceUID == ds.StudyInstanceUID
         assert result.SeriesDescription.startswith("AI Hilum")
         verified = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
         assert not [line for line in verified.stderr.splitlines() if line.startswith("Error")], verified.stderr
-        if modality_name == "SEG":
+        assert check(result) == []
+        if result.Modality == "SEG":
             assert (result.Rows, result.Columns) == (ds.Rows, ds.Columns)
+    assert check_together([ds, *stored]) == []
 
 
 def test_everything_asks_for_a_password(hilum_node: Node) -> None:

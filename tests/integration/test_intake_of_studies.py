@@ -44,7 +44,7 @@ def fates(row: dict[str, Any]) -> dict[str, str]:
 
 def counts(node: Node, ds: Dataset) -> tuple[int, int]:
     uid = str(ds.StudyInstanceUID)
-    return len(node.series(uid, "SR")), len(node.series(uid, "SEG"))
+    return len(node.measurement_reports(uid)), len(node.series(uid, "SEG"))
 
 
 def test_an_exposure_sent_twice_is_read_once(hilum_node: Node) -> None:

@@ -29,7 +29,7 @@ def worker_pids(parent: int) -> list[int]:
 
 
 def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
-    settings, process = start_node(tmp_path / "home", HILUM_LEASE_SECONDS="2")
+    settings, process = start_node(tmp_path / "home", lease_seconds="2")
     try:
         with node.http(settings, load_credentials(settings.credentials)) as client:
             running = Node(settings, load_credentials(settings.credentials), client)
@@ -40,7 +40,7 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path: Path) -> None:
             for ds in studies:
                 uid = str(ds.StudyInstanceUID)
                 assert running.wait_for(uid, 90)["status"] == "done"
-                assert (len(running.series(uid, "SR")), len(running.series(uid, "SEG"))) == (1, 1)
+                assert (len(running.measurement_reports(uid)), len(running.series(uid, "SEG"))) == (1, 1)
             assert worker_pids(process.pid) != [worker]
     finally:
         node.stop(settings)
@@ -53,7 +53,7 @@ def test_a_second_node_on_the_same_home_is_refused(hilum_node: Node) -> None:
 
 
 def test_a_worker_started_by_hand_does_the_work_too(tmp_path: Path) -> None:
-    settings, process = start_node(tmp_path / "home", HILUM_LEASE_SECONDS="2")
+    settings, process = start_node(tmp_path / "home", lease_seconds="2")
     own = None
     try:
         (supervised,) = worker_pids(process.pid)

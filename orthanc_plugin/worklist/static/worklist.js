@@ -3,11 +3,19 @@
   const main = document.getElementById('worklist');
   let shown = null;
   const replace = text => {
-    const open = [...main.querySelectorAll('details[open]')].map(d => d.closest('tr').id);
-    const { id, tag } = { id: document.activeElement?.closest?.('tr')?.id, tag: document.activeElement?.tagName };
+    const open = [...main.querySelectorAll('details[open]')]
+      .map(d => [d.closest('tr').id, [...d.closest('tr').querySelectorAll('details')].indexOf(d)]);
+    const held = document.activeElement?.closest?.('tr');
+    const place = held ? [...held.querySelectorAll('a, summary')].indexOf(document.activeElement) : -1;
+    const pictures = new Map([...main.querySelectorAll('.picture img')].map(img => [img.getAttribute('src'), img]));
     main.innerHTML = shown = text;
-    for (const row of open) document.getElementById(row)?.querySelector('details')?.setAttribute('open', '');
-    if (id) document.getElementById(id)?.querySelector(tag)?.focus({ preventScroll: true });
+    // a picture that is drawn already stays, so that nothing flickers
+    for (const img of main.querySelectorAll('.picture img')) {
+      const drawn = pictures.get(img.getAttribute('src'));
+      if (drawn) img.replaceWith(drawn);
+    }
+    for (const [row, n] of open) document.getElementById(row)?.querySelectorAll('details')[n]?.setAttribute('open', '');
+    if (place >= 0) document.getElementById(held.id)?.querySelectorAll('a, summary')[place]?.focus({ preventScroll: true });
   };
   const refresh = async () => {
     if (document.hidden) return;

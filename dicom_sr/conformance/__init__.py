@@ -1,0 +1,4 @@
+"""Whether a DICOM object keeps the rules that ``dciodvfy`` does not know; ``check`` is the entry point.
+
+Nothing here knows how our encoder works: every rule is written from the standard, or from the profile, that it cites.
+"""

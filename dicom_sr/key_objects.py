@@ -1,0 +1,165 @@
+"""The images of a study that press, as a Key Object Selection Document after TID 2010 (PS3.16), one for each study.
+
+The rule: it points, and decides nothing. It lists the images whose priority is critical or urgent with their results,
+says why in words, and is not made where nothing presses.
+
+Its title is (113000, DCM, "Of Interest"): CID 7010 has no "for attention", and its titles "For Referring Provider" and
+"For Physician Review" would state what a person has decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import KeyObjectSelectionDocumentStorage
+
+from dicom_sr import codes
+from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, code, container, text
+from dicom_sr.equipment import coded, complete, dataset
+from dicom_sr.identity import study_result
+from dicom_sr.measurement_report import observer_items, referenced_requests
+from dicom_sr.optional_object import optional_object
+from models.findings import ImageFindings, Priority, StudyFindings
+
+SERIES_NUMBER = 9006
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+KEY_OBJECT_DESCRIPTION = Code("113012", "DCM", "Key Object Description")
+_PRESSING = (Priority.CRITICAL, Priority.URGENT)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """One object of the study; `value_type` is IMAGE or COMPOSITE."""
+
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    value_type: str
+
+
+def encode_key_objects(
+    evidences: Sequence[Dataset], study: StudyFindings, results: Sequence[Dataset], created: datetime, *, number: int
+) -> Dataset | None:
+    """Encode which images of a study press; None when none does.
+
+    Parameters
+    ----------
+    evidences
+        From ``dicom_sr.evidence``, of every image of `study`.
+    results
+        The current measurement reports of the study. What one refers to, its image and its Segmentation, is listed
+        with it.
+    created
+        Becomes every date and time of the object.
+    number
+        Instance Number.
+
+    Raises
+    ------
+    KeyError
+        When an image that presses has no evidence.
+    """
+    pressing = [image for image in study.images if image.priority in _PRESSING]
+    if not pressing:
+        return None
+    by_uid = {str(evidence.SOPInstanceUID): evidence for evidence in evidences}
+    references = list(dict.fromkeys(r for i in pressing for r in _references(by_uid[i.sop_instance_uid], results)))
+    leading = study.leading
+    evidence = by_uid[leading.sop_instance_uid]
+    ds = optional_object(
+        evidence,
+        study_result(study, "KO"),
+        sop_class_uid=KeyObjectSelectionDocumentStorage,
+        modality="KO",
+        series_number=SERIES_NUMBER,
+        number=number,
+    )
+    ds.ReferencedPerformedProcedureStepSequence = []
+    if requests := referenced_requests(evidence):
+        ds.ReferencedRequestSequence = requests
+    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence_item(study.study_instance_uid, references)]
+    ds.update(_root(leading, description(study), references))
+    return complete(ds, evidence, leading, created, "for attention")
+
+
+def description(study: StudyFindings) -> str:
+    """Why the images were selected, in sentences."""
+    total = len(study.images)
+    return " ".join(
+        [
+            "For attention: selected by AI, not verified, not for diagnosis.",
+            *(
+                f"Image {number} of {total} ({image.view.value}) is {image.priority.value}: "
+                f"{image.priority_reason.rstrip('.') or 'no reason given'}."
+                for number, image in enumerate(study.images, start=1)
+                if image.priority in _PRESSING
+            ),
+        ]
+    )
+
+
+def _root(leading: ImageFindings, why: str, references: Sequence[_Reference]) -> Dataset:
+    """TID 2010, in the order of its rows."""
+    return container(
+        None,
+        OF_INTEREST,
+        [
+            code(HAS_CONCEPT_MOD, codes.LANGUAGE, codes.ENGLISH),
+            *observer_items(leading),
+            text(CONTAINS, KEY_OBJECT_DESCRIPTION, why),
+            *(_item(reference) for reference in references),
+        ],
+        template="2010",
+    )
+
+
+def _item(reference: _Reference) -> Dataset:
+    """An IMAGE or COMPOSITE; named, because some viewers show no item without a name (PS3.3 C.17.3)."""
+    return dataset(
+        RelationshipType=CONTAINS,
+        ValueType=reference.value_type,
+        ConceptNameCodeSequence=[coded(codes.SOURCE_IMAGE)],
+        ReferencedSOPSequence=[_sop(reference)],
+    )
+
+
+def _references(evidence: Dataset, results: Iterable[Dataset]) -> Iterator[_Reference]:
+    """An image, then its reports and what else they refer to."""
+    uid = str(evidence.SOPInstanceUID)
+    yield _Reference(str(evidence.SeriesInstanceUID), str(evidence.SOPClassUID), uid, "IMAGE")
+    for report in results:
+        its_evidence = list(_evidence_of(report))
+        if uid in (reference.sop_instance_uid for reference in its_evidence):
+            own = str(report.SeriesInstanceUID), str(report.SOPClassUID), str(report.SOPInstanceUID)
+            yield _Reference(*own, "COMPOSITE")
+            yield from its_evidence
+
+
+def _evidence_of(report: Dataset) -> Iterator[_Reference]:
+    """What a report was made from: its image and its Segmentation, which is an image as well."""
+    for study in report.get("CurrentRequestedProcedureEvidenceSequence") or ():
+        for series in study.ReferencedSeriesSequence:
+            for sop in series.ReferencedSOPSequence:
+                uids = str(series.SeriesInstanceUID), str(sop.ReferencedSOPClassUID), str(sop.ReferencedSOPInstanceUID)
+                yield _Reference(*uids, "IMAGE")
+
+
+def _evidence_item(study_instance_uid: str, references: Iterable[_Reference]) -> Dataset:
+    """Everything that the document refers to, by series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference)."""
+    by_series: dict[str, list[Dataset]] = {}
+    for reference in references:
+        by_series.setdefault(reference.series_instance_uid, []).append(_sop(reference))
+    return dataset(
+        StudyInstanceUID=study_instance_uid,
+        ReferencedSeriesSequence=[
+            dataset(SeriesInstanceUID=series, ReferencedSOPSequence=sops) for series, sops in by_series.items()
+        ],
+    )
+
+
+def _sop(reference: _Reference) -> Dataset:
+    return dataset(ReferencedSOPClassUID=reference.sop_class_uid, ReferencedSOPInstanceUID=reference.sop_instance_uid)

@@ -1,0 +1,208 @@
+"""The measurement groups of the report: boxes, diameters, findings and outlined structures (TID 1501, TID 1410).
+
+The rule: what has coordinates comes first, for viewers open a report at its first group. A finding has a
+(121071, DCM, Finding) item only where it is present, for viewers list that item as a positive.
+"""
+
+from __future__ import annotations
+
+from math import hypot
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from dicom_sr import codes
+from dicom_sr.content import (
+    CONTAINS,
+    HAS_CONCEPT_MOD,
+    HAS_OBS_CONTEXT,
+    INFERRED_FROM,
+    code,
+    container,
+    image,
+    number,
+    polyline,
+    text,
+    uid,
+)
+from dicom_sr.identity import tracking_uid
+from models.findings import (
+    Finding,
+    FindingState,
+    ImageFindings,
+    Laterality,
+    Line,
+    Measurement,
+    ModelIdentity,
+    Region,
+    SegmentMask,
+)
+
+# Viewers built on Cornerstone turn a group into a locked, labelled drawing when its tracking identifier names the tool.
+BOX = "Cornerstone3DTools@^0.1.0:RectangleROI"
+LINE = "Cornerstone3DTools@^0.1.0:Length"
+# The lines of a measurement, in their order: what they measure and where.
+DIAMETERS = {"cardiothoracic_ratio": (("Cardiac diameter", codes.HEART), ("Thoracic diameter", codes.CHEST))}
+
+
+def measurement_groups(evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None) -> list[Dataset]:
+    """Every group of the report, in the order in which viewers had best meet them."""
+    segments = _segments(findings, segmentation)
+    known = {finding.key for finding in findings.findings}
+    return [
+        *(_box(evidence, findings, f, r, n) for f in findings.findings for n, r in enumerate(f.regions)),
+        *(_diameter(evidence, findings, m, n) for m in findings.measurements for n in range(len(m.lines))),
+        *(_measurement(evidence, findings, m) for m in findings.measurements),
+        *(_finding(evidence, findings, f, segments.get(f.key)) for f in findings.findings),
+        *(_structure(evidence, findings, s, segments[s.key]) for s in findings.segments if s.key not in known),
+    ]
+
+
+def label(finding: Finding, probability: float | None) -> str:
+    """What stands beside a box: ``Lung opacity 87 %``."""
+    name = finding.key.replace("_", " ").capitalize()
+    return name if probability is None else f"{name} {100 * probability:.0f} %"
+
+
+def site_items(site: Code, side: Laterality | None) -> list[Dataset]:
+    """Finding Site, with the side when it has one (TID 1501 row 8 ff.)."""
+    modifier = [code(HAS_CONCEPT_MOD, codes.LATERALITY, codes.SIDES[side])] if side else []
+    return [code(HAS_CONCEPT_MOD, codes.FINDING_SITE, site, modifier)]
+
+
+def algorithm_items(model: ModelIdentity) -> list[Dataset]:
+    """TID 4019: name and version; weights and contract stand once, with the run."""
+    return [
+        text(HAS_CONCEPT_MOD, codes.ALGORITHM_NAME, model.name),
+        text(HAS_CONCEPT_MOD, codes.ALGORITHM_VERSION, model.version),
+    ]
+
+
+def spacing(evidence: Dataset) -> tuple[float, float] | None:
+    """Distance of rows and of columns in mm; at the detector where the image tells no other. None if unknown."""
+    values = evidence.get("PixelSpacing") or evidence.get("ImagerPixelSpacing")
+    if not values or len(values) != 2 or min(float(v) for v in values) <= 0:
+        return None
+    return float(values[0]), float(values[1])
+
+
+def _box(evidence: Dataset, findings: ImageFindings, finding: Finding, region: Region, ordinal: int) -> Dataset:
+    left, top, right, bottom = region.x, region.y, region.x + region.width, region.y + region.height
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    place = polyline(INFERRED_FROM, codes.IMAGE_REGION, corners, evidence)
+    coded = codes.finding_codes(finding.key)
+    return _group(
+        BOX,
+        tracking_uid(findings, finding.key, f"box/{ordinal}"),
+        [
+            code(CONTAINS, codes.FINDING, coded.finding),
+            *site_items(coded.site, region.laterality if coded.paired else None),
+            *_algorithm(finding.model, findings),
+            number(CONTAINS, codes.CERTAINTY, 100 * region.score, codes.PERCENT, [place]),
+            text(CONTAINS, codes.COMMENT, label(finding, region.score)),
+        ],
+    )
+
+
+def _diameter(evidence: Dataset, findings: ImageFindings, measurement: Measurement, ordinal: int) -> Dataset:
+    name, site = DIAMETERS[measurement.key][ordinal]
+    line, distances = measurement.lines[ordinal], spacing(evidence)
+    rows, columns = distances or (1.0, 1.0)
+    length = hypot((line.x1 - line.x0) * columns, (line.y1 - line.y0) * rows)
+    unit = codes.MILLIMETER if distances else codes.PIXELS
+    return _group(
+        LINE,
+        tracking_uid(findings, measurement.key, f"line/{ordinal}"),
+        [
+            *site_items(site, None),
+            *_algorithm(measurement.model, findings),
+            number(CONTAINS, codes.DIAMETER, length, unit, [_line(line, evidence)]),
+            text(CONTAINS, codes.COMMENT, f"{name} {length:.0f} {'mm' if distances else 'pixels'}"),
+        ],
+    )
+
+
+def _measurement(evidence: Dataset, findings: ImageFindings, measurement: Measurement) -> Dataset:
+    lines = [_line(line, evidence) for line in measurement.lines]
+    caution = measurement.caution
+    return _group(
+        measurement.key,
+        tracking_uid(findings, measurement.key),
+        [
+            *site_items(codes.CHEST, None),
+            *_algorithm(measurement.model, findings),
+            image(CONTAINS, codes.SOURCE_IMAGE, evidence),
+            number(CONTAINS, codes.MEASUREMENTS[measurement.key], measurement.value, codes.NO_UNITS, lines),
+            *([code(CONTAINS, codes.CAUTION, codes.CAUTIONS[caution])] if caution else []),
+        ],
+    )
+
+
+def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, segment: Dataset | None) -> Dataset:
+    """One finding, whatever its state: how sure, from which probability on, where and by whom."""
+    coded = codes.finding_codes(finding.key)
+    value = codes.FAILED if finding.reason == "model_failed" else codes.STATES[finding.state]
+    present = finding.state is FindingState.PRESENT
+    probability, threshold = finding.probability, finding.threshold
+    return _group(
+        finding.key,
+        tracking_uid(findings, finding.key, "segment" if segment else ""),
+        [
+            *([code(CONTAINS, codes.FINDING, coded.finding)] if present else []),
+            *site_items(coded.site, finding.laterality if coded.paired else None),
+            *_algorithm(finding.model, findings),
+            *_place(evidence, segment),
+            *([] if probability is None else [number(CONTAINS, codes.CERTAINTY, 100 * probability, codes.PERCENT)]),
+            *([] if threshold is None else [number(CONTAINS, codes.THRESHOLD, 100 * threshold, codes.PERCENT)]),
+            code(CONTAINS, coded.finding, value),
+            *([code(CONTAINS, codes.REASON, codes.REASONS[finding.reason])] if finding.reason else []),
+        ],
+        template="1410" if segment else "1501",
+    )
+
+
+def _structure(evidence: Dataset, findings: ImageFindings, segment: SegmentMask, reference: Dataset) -> Dataset:
+    coded = codes.finding_codes(segment.key)
+    return _group(
+        segment.key,
+        tracking_uid(findings, segment.key, "segment"),
+        [
+            *site_items(coded.site, codes.side_of(segment.key)),
+            *_algorithm(segment.model, findings),
+            *_place(evidence, reference),
+        ],
+        template="1410",
+    )
+
+
+def _place(evidence: Dataset, segment: Dataset | None) -> list[Dataset]:
+    """The segment that shows it and the image that it was drawn on, or the image as a whole."""
+    if segment is None:
+        return [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]
+    return [segment, image(CONTAINS, codes.SOURCE_IMAGE_FOR_SEGMENTATION, evidence)]
+
+
+def _segments(findings: ImageFindings, segmentation: Dataset | None) -> dict[str, Dataset]:
+    """Key of each segment to the item that refers to it; the Segmentation has one frame for each, in this order."""
+    if segmentation is None:
+        return {}
+    return {
+        segment.key: image(CONTAINS, codes.REFERENCED_SEGMENTATION_FRAME, segmentation, n)
+        for n, segment in enumerate(findings.segments, start=1)
+    }
+
+
+def _line(line: Line, evidence: Dataset) -> Dataset:
+    return polyline(INFERRED_FROM, codes.IMAGE_REGION, [(line.x0, line.y0), (line.x1, line.y1)], evidence)
+
+
+def _algorithm(name: str | None, findings: ImageFindings) -> list[Dataset]:
+    return [item for run in findings.runs if run.model.name == name for item in algorithm_items(run.model)]
+
+
+def _group(identifier: str, identifier_uid: str, items: list[Dataset], template: str = "1501") -> Dataset:
+    tracked = [
+        text(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, identifier),
+        uid(HAS_OBS_CONTEXT, codes.TRACKING_UNIQUE_IDENTIFIER, identifier_uid),
+    ]
+    return container(CONTAINS, codes.MEASUREMENT_GROUP, [*tracked, *items], template)

@@ -1,0 +1,45 @@
+"""The head that the optional results share: whose they are, and in which series of ours they stand."""
+
+from __future__ import annotations
+
+from highdicom.base import SOPClass
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_sr.equipment import dataset
+from dicom_sr.identity import Identity
+from dicom_sr.ownership import MANUFACTURER
+
+
+def optional_object(
+    evidence: Dataset, uids: Identity, *, sop_class_uid: str, modality: str, series_number: int, number: int
+) -> Dataset:
+    """An object with the patient and study of `evidence` and nothing else yet; ``equipment.complete`` finishes it.
+
+    Parameters
+    ----------
+    evidence
+        From ``dicom_sr.evidence``.
+    number
+        Instance Number, from 1.
+    """
+    ds = SOPClass(
+        study_instance_uid=evidence.StudyInstanceUID,
+        series_instance_uid=uids.series,
+        series_number=series_number,
+        sop_instance_uid=uids.instance,
+        sop_class_uid=sop_class_uid,
+        instance_number=number,
+        modality=modality,
+        manufacturer=MANUFACTURER,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        patient_sex=evidence.PatientSex,
+    )
+    ds.copy_patient_and_study_information(evidence)
+    made: Dataset = ds
+    return made
+
+
+def image_reference(evidence: Dataset) -> Dataset:
+    """An item that refers to the source image (PS3.3 table 10-11, SOP Instance Reference Macro)."""
+    return dataset(ReferencedSOPClassUID=evidence.SOPClassUID, ReferencedSOPInstanceUID=evidence.SOPInstanceUID)

@@ -1,0 +1,147 @@
+"""One picture for people: the radiograph in gray, heat maps over it, and a caption below.
+
+The rule: the Secondary Capture and the worklist's thumbnail are painted here from the arrays of the result itself.
+Where a map is low the radiograph stays gray and untouched, and no text ever covers the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from models.findings import FloatMap, SaliencyMap
+
+Picture = npt.NDArray[np.uint8]
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# From weak to strong, RGB at equal steps. Lightness rises throughout, so that the order is seen in gray as well, and by
+# the colour-blind; it starts where a colour is told from the black of a radiograph.
+_COLOURS = ((60, 15, 115), (135, 30, 110), (205, 65, 70), (245, 130, 30), (250, 230, 90))
+# A map is transparent up to the first value; from the second on it hides this share of the radiograph.
+_VISIBLE, _FULL, _OPACITY = 0.2, 0.7, 0.6
+_BAND, _INK = (18, 18, 18), (236, 236, 236)
+# The font is 1/42 of the width, within these bounds, in pixels; below the lower one nobody reads it.
+_SMALLEST_FONT, _LARGEST_FONT, _WIDTH_PER_FONT = 9, 24, 42
+# A caption is at least as wide as this, in pixels, however narrow the image is.
+_NARROWEST_CAPTION = 320
+
+
+def paint(gray: FloatMap, maps: Sequence[SaliencyMap], *, longest: int, caption: Sequence[str]) -> Picture:
+    """Paint heat maps over a radiograph.
+
+    Parameters
+    ----------
+    gray
+        float32 of shape (rows, columns), 0 to 1 as displayed, in the geometry of the stored image and with square
+        pixels.
+    maps
+        Each covers the whole image, at any resolution; where several are high, the highest counts.
+    longest
+        The longer side of the picture is at most this, in pixels, the caption included. Nothing is enlarged.
+    caption
+        Lines of text, wrapped where they are too long; nothing that names the patient. No line, no caption.
+
+    Returns
+    -------
+    array
+        uint8 of shape (h, w, 3), RGB. The image lies at the top left; below it, and to the right of an image that is
+        narrower than its caption, is a dark band.
+
+    Raises
+    ------
+    ValueError
+        When the caption cannot be read in a picture that small.
+    """
+    (width, height), band = _layout(gray.shape, longest, caption)
+    radiograph = _shrunk(gray, height, width)
+    picture = _heated(radiograph, _merged(maps, height, width)) if maps else np.stack([radiograph] * 3, axis=-1)
+    if band is None:
+        return picture
+    whole = Image.new("RGB", (band.width, height + band.height), _BAND)
+    whole.paste(Image.fromarray(picture), (0, 0))
+    whole.paste(band, (0, height))
+    return np.asarray(whole).copy()
+
+
+def colour_table() -> npt.NDArray[np.float32]:
+    """The colour of each strength, float32 of shape (256, 3), 0 to 255."""
+    strengths, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(strengths, steps, channel) for channel in zip(*_COLOURS, strict=True)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+def _shrunk(gray: FloatMap, height: int, width: int) -> Picture:
+    """The radiograph in 8 bits; shrunk by whole factors first and finely then, which is several times faster."""
+    eight_bits = Image.fromarray((np.clip(gray, 0.0, 1.0) * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    if eight_bits.size != (width, height):
+        eight_bits = eight_bits.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return np.asarray(eight_bits)
+
+
+def _merged(maps: Sequence[SaliencyMap], height: int, width: int) -> Picture:
+    """The strongest of all maps at each place, smoothly enlarged; uint8 of shape (height, width)."""
+    strongest = np.zeros((height, width), np.float32)
+    for one in maps:
+        values = Image.fromarray(np.ascontiguousarray(one.values, dtype=np.float32))
+        enlarged = values.resize((width, height), Image.Resampling.BICUBIC)
+        np.maximum(strongest, np.asarray(enlarged), out=strongest)
+    return (np.clip(strongest, 0.0, 1.0) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _heated(radiograph: Picture, strength: Picture) -> Picture:
+    share = np.clip((np.linspace(0, 1, 256, dtype=np.float32) - _VISIBLE) / (_FULL - _VISIBLE), 0.0, 1.0)
+    share = _OPACITY * share * share * (3 - 2 * share)  # no visible edge where it begins
+    hot = share[strength] > 0
+    picture = np.stack([radiograph] * 3, axis=-1)
+    level = strength[hot]
+    hidden = share[level][:, None]
+    mixed = (1 - hidden) * radiograph[hot].astype(np.float32)[:, None] + hidden * colour_table()[level]
+    picture[hot] = (mixed + np.float32(0.5)).astype(np.uint8)
+    return picture
+
+
+def _layout(shape: tuple[int, ...], longest: int, caption: Sequence[str]) -> tuple[tuple[int, int], Image.Image | None]:
+    """Width and height of the image in the picture, and its caption."""
+    rows, columns = shape
+    space = longest  # left for the height of the image
+    while True:
+        scale = min(1.0, longest / columns, space / rows)
+        size = max(1, round(columns * scale)), max(1, round(rows * scale))
+        if not caption:
+            return size, None
+        band = _band(caption, max(size[0], min(_NARROWEST_CAPTION, longest)), longest // 2)
+        if size[1] + band.height <= longest:
+            return size, band
+        # a smaller image may be narrower than its caption was, which then needs more lines
+        space = min(longest - band.height, space - 1)
+
+
+def _band(caption: Sequence[str], width: int, tallest: int) -> Image.Image:
+    """The caption in the largest font with which it fits into (width, tallest)."""
+    start = min(max(width // _WIDTH_PER_FONT, _SMALLEST_FONT + 3), _LARGEST_FONT)
+    for size in range(start, _SMALLEST_FONT - 1, -1):
+        font, margin, leading = ImageFont.load_default(size), size // 2, round(1.4 * size)
+        lines = [part for line in caption for part in _wrapped(line, font, width - 2 * margin)]
+        height = len(lines) * leading + 2 * margin
+        if height <= tallest and max(font.getlength(line) for line in lines) <= width - 2 * margin:
+            band = Image.new("RGB", (width, height), _BAND)
+            draw = ImageDraw.Draw(band)
+            for number, line in enumerate(lines):
+                draw.text((margin, margin + number * leading), line, fill=_INK, font=font)
+            return band
+    raise ValueError(f"a caption of {len(caption)} lines cannot be read in {width} x {tallest} pixels")
+
+
+def _wrapped(text: str, font: _Font, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,158 @@
+"""The preliminary report as people read it: a Basic Text SR after TID 2000 (PS3.16), one for each study.
+
+The rule: every line is a sentence of ``dicom_sr.report`` and nothing is added. The title is not that of a measurement
+report, so that viewers show the text; no line is a (121071, DCM, Finding), which viewers list as a positive, and most
+lines of a report say that something is absent.
+
+Images and measurement reports stand in the Current Requested Procedure Evidence Sequence: both were made for the
+procedure that is reported, and Pertinent Other Evidence is for that of other procedures alone (PS3.3 C.17.2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import highdicom as hd
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import BasicTextSRStorage
+
+from dicom_sr import codes, identity
+from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, INFERRED_FROM, code, container, image, text
+from dicom_sr.equipment import complete
+from dicom_sr.measurement_report import observer_items, referenced_requests
+from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.predecessor import Predecessor, predecessor_documents
+from dicom_sr.report.sentences import Sentence, compose
+from dicom_sr.report.wording import Wording
+from models.findings import ImageFindings, ModelRun, StudyFindings
+
+SERIES_NUMBER = 9004
+X_RAY_REPORT = Code("43468-8", "LN", "X-Ray Report")  # CID 7000
+# CID 7001, which are also the names of the lines below them; CID 7002 has no other for FINDINGS than (121071, DCM).
+FINDINGS = Code("59776-5", "LN", "Findings")
+PROCEDURE = Code("55111-9", "LN", "Current Procedure Descriptions")
+IMPRESSIONS = Code("19005-8", "LN", "Impressions")
+# CID 7002
+PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
+LANGUAGES = {"en": codes.ENGLISH, "de": Code("de", "RFC5646", "German")}
+# Why an image was not read (models.refusal.Refusal).
+UNREAD = {
+    key: Code(value, codes.PRIVATE_SCHEME, meaning)
+    for key, value, meaning in (
+        ("modality", "MODALITY", "Not a projection radiograph"),
+        ("unreadable_header", "UNREADABLEHEADER", "Header invalid or incomplete"),
+        ("intent", "INTENT", "For processing, localizer or post-processed copy"),
+        ("multi_frame", "MULTIFRAME", "More than one frame"),
+        ("view", "OTHERVIEW", "Lateral, oblique or other view"),
+        ("body_part", "OTHERBODYPART", "Another body part"),
+        ("age", "BELOWMINIMUMAGE", "Younger than the minimum age, or looks it"),
+        ("unreadable_pixels", "UNREADABLEPIXELS", "Pixels missing or not decodable"),
+        ("quality", "QUALITY", "Too few pixels or gray levels"),
+        ("view_unknown", "VIEWNOTCHECKED", "View unknown, pixels not checked"),
+        ("pixel_gate", "PIXELGATE", "View unknown, pixels show no frontal chest"),
+        ("view_conflict", "VIEWCONFLICT", "Header says frontal, pixels show something else"),
+        ("orientation", "ORIENTATION", "Turned, mirrored or upside down"),
+        ("inverted", "INVERTED", "Gray scale inverted"),
+        ("lungs_not_found", "LUNGSNOTFOUND", "No plausible pair of lungs"),
+        ("copy", "COPY", "Same exposure as an image that was read"),
+    )
+}
+
+
+def encode_text_report(
+    evidences: Sequence[Dataset],
+    study: StudyFindings,
+    results: Sequence[Dataset],
+    created: datetime,
+    *,
+    wording: Wording,
+    number: int = 1,
+    predecessor: Predecessor | None = None,
+) -> Dataset:
+    """Encode the preliminary report of a study.
+
+    Parameters
+    ----------
+    evidences
+        From ``dicom_sr.evidence``, one for each image of the study's findings, in their order.
+    results
+        The measurement reports that hold the same findings.
+    created
+        Becomes every date and time of the object.
+    number
+        Instance Number.
+    predecessor
+        The preliminary report that this one replaces.
+
+    Raises
+    ------
+    ValueError
+        When there is not one header for each image, or no image.
+    """
+    instances = [image.sop_instance_uid for image in study.images]
+    if not instances or [str(header.SOPInstanceUID) for header in evidences] != instances:
+        raise ValueError(f"study {study.study_instance_uid}: give one header for each of its {len(instances)} images")
+    uids = identity.study_result(study, "DOC", wording.digest, predecessor.sop_instance_uid if predecessor else "")
+    together = _as_one_image(study)
+    # Basic Text SR has the modules of Enhanced SR (PS3.3 A.35.1, A.35.2); only numbers and coordinates are not allowed.
+    report = hd.sr.EnhancedSR(
+        evidence=[*evidences, *results],
+        content=_root(evidences, together, study, wording),
+        series_instance_uid=uids.series,
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uids.instance,
+        instance_number=number,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+    )
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    if predecessor is not None:
+        report.PredecessorDocumentsSequence = predecessor_documents(study.study_instance_uid, predecessor)
+    if requests := referenced_requests(evidences[0]):
+        report.ReferencedRequestSequence = requests
+    return complete(report, evidences[0], together, created, "report")
+
+
+def _root(evidences: Sequence[Dataset], together: ImageFindings, study: StudyFindings, wording: Wording) -> Dataset:
+    """TID 2000, in the order of its rows."""
+    report = compose(study, wording)
+    return container(
+        None,
+        X_RAY_REPORT,
+        [
+            code(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, codes.PLAIN_CHEST_RADIOGRAPHY),
+            code(HAS_CONCEPT_MOD, codes.LANGUAGE, LANGUAGES[wording.language]),
+            *observer_items(together),
+            container(CONTAINS, PROCEDURE, list(_technique(report.technique, evidences, study.unread))),
+            container(CONTAINS, FINDINGS, [text(CONTAINS, FINDINGS, _line(s, wording)) for s in report.findings]),
+            container(CONTAINS, IMPRESSIONS, [text(CONTAINS, codes.IMPRESSION, s.text) for s in report.impression]),
+        ],
+        template="2000",
+    )
+
+
+def _technique(sentences: Iterable[Sentence], evidences: Sequence[Dataset], unread: Sequence[str]) -> Iterable[Dataset]:
+    """The sentence about the images refers to them in its order; each image that was not read has its code."""
+    for sentence in sentences:
+        shown = [image(INFERRED_FROM, codes.SOURCE_IMAGE, evidence) for evidence in evidences]
+        yield text(CONTAINS, PROCEDURE_DESCRIPTION, sentence.text, shown if sentence.region == "images" else ())
+    for reason in unread:
+        yield code(CONTAINS, codes.NOT_READ, UNREAD[reason])
+
+
+def _line(sentence: Sentence, wording: Wording) -> str:
+    """The sentence after the name of its region: ``Pleura: Pneumothorax on the right is likely (83 %).``."""
+    return f"{wording[f'regions.{sentence.region}']}: {sentence.text}" if sentence.region else sentence.text
+
+
+def _as_one_image(study: StudyFindings) -> ImageFindings:
+    """The leading image with the models of all: what equipment and observers of a study are made from."""
+    runs: dict[str, ModelRun] = {}
+    for run in (run for read in study.images for run in read.runs):
+        runs.setdefault(identity.device_uid(run.model), run)
+    return replace(study.leading, runs=tuple(runs.values()))
