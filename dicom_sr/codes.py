@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydicom.sr.coding import Code
 
-from models.findings import Caution, FindingState, Laterality, Priority
+from models.findings import MIDLINE, Caution, FindingState, Laterality, Priority
 
 PRIVATE_SCHEME = "99HILUM"
 PRIVATE_SCHEME_VERSION = "1"
@@ -195,7 +195,7 @@ def finding_table() -> dict[str, FindingCodes]:
                 _code(row["site"]),
                 _code(row["category"]) if row["category"] else None,
                 _code(row["type"]) if row["type"] else None,
-                row["paired"] == "yes",
+                row["key"] not in MIDLINE,
             )
             for row in csv.DictReader(file)
         }

@@ -33,7 +33,16 @@ _OPTIONAL = (
 _CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "PixelSpacing",
-    "ImagerPixelSpacing",
+    "ImagerPixelSpacing", "PixelAspectRatio", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod", "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter",
+)  # fmt: skip
+# What a presentation state repeats (PS3.4 N.2), as it is: the image was rendered by it, so that none of it may fall
+# away here. The presentation state writes its numbers anew.
+_DISPLAY = (
+    "PhotometricInterpretation", "PresentationLUTShape", "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope",
+    "RescaleType", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
 
 
@@ -56,6 +65,9 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
                 setattr(copy, keyword, "")
         elif keyword in _REQUIRED:
             setattr(copy, keyword, "")
+    for keyword in _DISPLAY:
+        if keyword in source:
+            copy.add(_decoded(source[keyword], undeclared))
     copy.Modality = copy.get("Modality") or "CR"
     copy.SeriesInstanceUID = copy.get("SeriesInstanceUID") or copy.StudyInstanceUID
     copy.Rows, copy.Columns = findings.rows, findings.columns

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.findings import ImageFindings, ModelIdentity, StudyFindings
@@ -35,9 +36,10 @@ def image_result(findings: ImageFindings, role: str) -> Identity:
         ``SEG``, ``SC`` or ``PR``. All objects of one role and one set of models share a series.
     """
     run = _models_key(findings)
+    said = findings.cautions if role == "PR" else ()  # a presentation state writes them
     return Identity(
         derived_uid("series", findings.study_instance_uid, run, role),
-        derived_uid("instance", findings.sop_instance_uid, run, role),
+        derived_uid("instance", findings.sop_instance_uid, run, role, *said),
     )
 
 
@@ -57,18 +59,26 @@ def measurement_report(findings: ImageFindings, predecessor_uid: str = "") -> Id
     )
 
 
-def study_result(study: StudyFindings, role: str, wording_digest: str = "", predecessor_uid: str = "") -> Identity:
+def study_result(
+    study: StudyFindings,
+    role: str,
+    reports: Iterable[str],
+    *,
+    wording_digest: str = "",
+    predecessor_uid: str = "",
+) -> Identity:
     """The identity of a result of the whole study: its preliminary report (``DOC``) or its key objects (``KO``).
 
     Parameters
     ----------
+    reports
+        SOP Instance UIDs of the measurement reports that it is made from.
     wording_digest
         SHA-256 of the table of sentences that the report is written with.
     """
-    sources = sorted(measurement_report(image).instance for image in study.images)
     return Identity(
         derived_uid("series", study.study_instance_uid, role),
-        derived_uid("instance", role, wording_digest, predecessor_uid, *sources, *study.unread),
+        derived_uid("instance", role, wording_digest, predecessor_uid, *sorted(reports), *study.unread),
     )
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_sr import codes
 from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, code, container, text
-from dicom_sr.equipment import coded, complete, dataset
+from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import study_result
 from dicom_sr.measurement_report import observer_items, referenced_requests
 from dicom_sr.optional_object import optional_object
@@ -72,7 +72,7 @@ def encode_key_objects(
     evidence = by_uid[leading.sop_instance_uid]
     ds = optional_object(
         evidence,
-        study_result(study, "KO"),
+        study_result(study, "KO", [str(report.SOPInstanceUID) for report in results]),
         sop_class_uid=KeyObjectSelectionDocumentStorage,
         modality="KO",
         series_number=SERIES_NUMBER,
@@ -118,11 +118,10 @@ def _root(leading: ImageFindings, why: str, references: Sequence[_Reference]) ->
 
 
 def _item(reference: _Reference) -> Dataset:
-    """An IMAGE or COMPOSITE; named, because some viewers show no item without a name (PS3.3 C.17.3)."""
+    """An IMAGE or COMPOSITE; the template gives it no purpose of reference."""
     return dataset(
         RelationshipType=CONTAINS,
         ValueType=reference.value_type,
-        ConceptNameCodeSequence=[coded(codes.SOURCE_IMAGE)],
         ReferencedSOPSequence=[_sop(reference)],
     )
 

@@ -11,6 +11,7 @@ impression.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 
 import highdicom as hd
 from pydicom import Dataset
@@ -34,10 +35,11 @@ from dicom_sr.equipment import complete, dataset
 from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
 from dicom_sr.predecessor import Predecessor, predecessor_documents
-from models.findings import Finding, FindingState, ImageFindings, ModelRun, View
+from dicom_sr.report.sentences import impression_text
+from dicom_sr.report.wording import Wording, load_wording
+from models.findings import ImageFindings, ModelRun, View
 
 SERIES_NUMBER = 9001
-DISCLAIMER = "AI result, not verified. Research software, not a medical device."
 
 VIEWS = {
     View.PA: Code("272479007", "SCT", "postero-anterior"),
@@ -122,26 +124,6 @@ def observer_items(findings: ImageFindings) -> list[Dataset]:
     ]
 
 
-def impression(findings: ImageFindings) -> str:
-    """The result in a few sentences: what was found, what was not evaluated, and what this is."""
-    sentences = []
-    if all(run.failure for run in findings.runs):
-        sentences.append("The analysis failed; nothing was evaluated.")
-    else:
-        found = [_in_words(f) for f in findings.present]
-        grey = [_in_words(f) for f in findings.findings if f.state is FindingState.UNDETERMINED]
-        sentences.append(f"Found: {', '.join(found)}." if found else "None of the evaluated findings was found.")
-        if grey:
-            sentences.append(f"Undetermined: {', '.join(grey)}.")
-    for m in findings.measurements:
-        caution = " (to be read with care)" if m.caution else ""
-        sentences.append(f"{m.key.replace('_', ' ').capitalize()}: {m.value:.2f}{caution}.")
-    unseen = [_name(f) for f in findings.findings if f.state is FindingState.NOT_EVALUATED]
-    if unseen:
-        sentences.append(f"Not evaluated: {', '.join(unseen)}.")
-    return " ".join([*sentences, DISCLAIMER])
-
-
 def _root(evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None) -> Dataset:
     """TID 1500, in the order of its rows."""
     return container(
@@ -181,7 +163,7 @@ def _evaluations(findings: ImageFindings) -> list[Dataset]:
     items.append(code(CONTAINS, codes.PRIORITY, codes.PRIORITIES[findings.priority], reason))
     items.extend(_run(run) for run in findings.runs)
     items.extend(code(CONTAINS, codes.CAUTION, codes.CAUTIONS[caution]) for caution in findings.cautions)
-    items.append(text(CONTAINS, codes.IMPRESSION, impression(findings)))
+    items.append(text(CONTAINS, codes.IMPRESSION, impression_text(findings, _english())))
     return items
 
 
@@ -200,10 +182,6 @@ def _run(run: ModelRun) -> Dataset:
     )
 
 
-def _name(finding: Finding) -> str:
-    return finding.key.replace("_", " ").capitalize()
-
-
-def _in_words(finding: Finding) -> str:
-    words = f"{_name(finding).lower()} {100 * (finding.probability or 0):.0f} %"
-    return f"{words} ({finding.laterality.value})" if finding.laterality else words
+@cache
+def _english() -> Wording:
+    return load_wording("en")

@@ -13,7 +13,8 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from pydicom import Dataset
+import numpy as np
+from pydicom import DataElement, Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 from pydicom.valuerep import DSfloat
@@ -192,7 +193,7 @@ def _add_display(ds: Dataset, evidence: Dataset) -> None:
 def _voi(evidence: Dataset) -> Dataset | None:
     """The look-up table or window that comes first, as the models apply it."""
     if (table := _first_table(evidence, "VOILUTSequence")) is not None:
-        return dataset(VOILUTSequence=[table])
+        return dataset(VOILUTSequence=[_of_full_depth(table)])
     center, width = _first(evidence.get("WindowCenter")), _first(evidence.get("WindowWidth"))
     if center is None or width is None:
         return None
@@ -209,6 +210,19 @@ def _first_table(evidence: Dataset, keyword: str) -> Dataset | None:
             return table
         break
     return None
+
+
+def _of_full_depth(table: Dataset) -> Dataset:
+    """A VOI LUT with entries of 8 or 16 bits, the depths that validators grant a presentation state; images have 12."""
+    count, first, bits = table.LUTDescriptor
+    if bits in (8, 16):
+        return table
+    data = table.LUTData
+    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.array(data, np.int64) % 2**16
+    scaled = np.clip(np.rint(entries * (65535 / (2**bits - 1))), 0, 65535).astype("<u2")
+    table.LUTDescriptor = [count, first, 16]
+    table["LUTData"] = DataElement(table["LUTData"].tag, "OW", scaled.tobytes())
+    return table
 
 
 def _first(value: Any) -> Any:

@@ -1,40 +1,72 @@
 """The Segmentation object (PS3.3 A.51): every mask that the models made, at the size of the image.
 
 The rule: a segment is a mask of a model, pixel by pixel, never a drawing; and it carries the model's name, the codes of
-what it is, and the side.
+what it is, and the side. Frame n shows segment n, also where that is empty: the report refers to frames, and viewers
+wait for ever for one that is missing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
-import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.sr.coding import Code
+from pydicom.tag import Tag
+from pydicom.uid import SegmentationStorage
+from pydicom.valuerep import DSfloat
 
-from dicom_sr.codes import AI_FAMILY, finding_codes
-from dicom_sr.equipment import contributing_equipment, dataset, equipment_version, freeze_times, series_description
-from dicom_sr.identity import derived_uid, result_uids, tracking_uid
+from dicom_sr.codes import AI_FAMILY, SIDES, finding_codes, side_of
+from dicom_sr.equipment import coded, complete, dataset
+from dicom_sr.identity import derived_uid, image_result, tracking_uid
+from dicom_sr.measurement_groups import spacing
+from dicom_sr.optional_object import image_reference, optional_object
 from dicom_sr.ownership import MANUFACTURER
-from models.findings import ImageFindings, Laterality, ModelIdentity, SegmentMask
+from models.findings import BoolMask, ImageFindings, Laterality, ModelIdentity, SegmentMask
 
 SERIES_NUMBER = 9002
 
-# CIELab colours that stay apart from each other on a grey image, also for the colour-blind.
-_COLOURS: dict[str, tuple[float, float, float]] = {
-    "lung_right": (70.0, -30.0, -25.0),
-    "lung_left": (75.0, -45.0, 25.0),
-    "heart": (60.0, 60.0, 35.0),
-    "lung_opacity": (80.0, 10.0, 75.0),
-    "pneumothorax": (60.0, 75.0, -40.0),
+# CIELab of every key that can be outlined. Any two are 9 apart at least, and 20 among the first five, as most people
+# see them and as those see them who lack the red or the green cones; none is near to gray, as the image is.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "lung_right": (70, -30, -25),
+    "lung_left": (75, -45, 25),
+    "heart": (60, 60, 35),
+    "lung_opacity": (80, 10, 75),
+    "pneumothorax": (50, 30, -75),
+    "effusion": (95, -30, 50),
+    "consolidation": (50, 0, -45),
+    "nodule": (55, 60, 65),
+    "mass": (70, -5, -45),
+    "atelectasis": (75, 10, 55),
+    "fracture": (95, -25, 25),
+    "pneumonia": (60, 10, -60),
+    "edema": (95, -20, 90),
+    "support_devices": (55, -50, 30),
+    "tuberculosis": (95, -15, 70),
+    "fibrosis": (50, 25, -25),
+    "emphysema": (55, -50, 55),
+    "infiltration": (60, -15, -35),
+    "pleural_thickening": (85, -30, 40),
+    "pleural_other": (80, 20, -30),
+    "lung_lesion": (70, 5, 70),
+    "calcification": (70, 30, 30),
+    "pneumoperitoneum": (90, -20, 60),
+    "hernia": (50, 20, 35),
+    "cardiomegaly": (65, 20, 50),
+    "enlarged_cardiomediastinum": (60, 0, -50),
+    "mediastinal_widening": (50, 10, -55),
+    "covid_typical": (50, 20, -65),
+    "covid_indeterminate": (95, -25, 35),
+    "covid_atypical": (65, -50, 30),
+    "lung": (85, -30, 50),
 }
-_OTHER_COLOUR = (75.0, 0.0, 60.0)
-_SIDE_OF_KEY = {"_right": Laterality.RIGHT, "_left": Laterality.LEFT}
-_LATERALITY_MODIFIERS = {
-    Laterality.RIGHT: Code("24028007", "SCT", "Right"),
-    Laterality.LEFT: Code("7771000", "SCT", "Left"),
-}
+# CID 7203, CID 7202
+_SEGMENTATION = Code("113076", "DCM", "Segmentation")
+_SOURCE_OF_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int = 1) -> Dataset:
@@ -48,80 +80,172 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
         With at least one segment; masks of shape (rows, columns).
     created
         Becomes every date and time of the object, so that encoding again gives the same bytes.
+    number
+        Instance Number, from 1.
+
+    Raises
+    ------
+    KeyError
+        When ``codes.csv`` does not say how to outline a segment, or its model is none of the findings' runs.
+    ValueError
+        When a mask has another size than the image, or there is none.
     """
-    uids = result_uids(findings)
+    masks = _stacked(findings)
     models = {run.model.name: run.model for run in findings.runs}
-    described = [_describe(n, s, models[s.model], findings) for n, s in enumerate(findings.segments, start=1)]
-    # Shape (frames, rows, columns, segments): one frame of each segment, empty ones too, or viewers wait for ever.
-    pixels = np.stack([s.mask for s in findings.segments], axis=-1)[None].astype(np.uint8)
-    seg = hd.seg.Segmentation(
-        source_images=[evidence],
-        pixel_array=pixels,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=described,
-        series_instance_uid=uids.segmentation_series,
+    ds = optional_object(
+        evidence,
+        image_result(findings, "SEG"),
+        sop_class_uid=SegmentationStorage,
+        modality="SEG",
         series_number=SERIES_NUMBER,
-        sop_instance_uid=uids.segmentation,
-        instance_number=number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name="Hilum",
-        software_versions=equipment_version(findings),
-        device_serial_number="1",
-        content_label="AI_SEGMENTS",
-        content_description="Structures outlined by AI, not verified",
-        omit_empty_frames=False,
+        number=number,
     )
-    _lay_in_a_plane(seg, evidence)
-    seg.SpecificCharacterSet = "ISO_IR 192"
-    seg.SeriesDescription = series_description(findings, "segments")
-    seg.PatientOrientation = list(evidence.PatientOrientation)
-    seg.BodyPartExamined = "CHEST"
-    if "StudyDescription" in evidence:
-        seg.StudyDescription = evidence.StudyDescription
-    seg.ContributingEquipmentSequence = contributing_equipment(findings, created)
-    organisation = derived_uid("dimensions", uids.segmentation)
-    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organisation
-    freeze_times(seg, created)
-    encoded: Dataset = seg
-    return encoded
+    ds.BodyPartExamined = "CHEST"
+    ds.PatientOrientation = list(evidence.PatientOrientation)
+    ds.ContentLabel = "AI_SEGMENTS"
+    ds.ContentDescription = "Structures outlined by AI, not verified"
+    ds.ContentCreatorName = ""
+    ds.SegmentSequence = [
+        _segment(n, segment, models[segment.model], findings) for n, segment in enumerate(findings.segments, start=1)
+    ]
+    _add_frames(ds, evidence, len(masks))
+    _add_origin(ds, evidence)
+    _add_pixels(ds, masks)
+    return complete(ds, evidence, findings, created, "segments")
 
 
-def _lay_in_a_plane(seg: Dataset, evidence: Dataset) -> None:
-    """A projection has no plane; viewers overlay a segmentation only if it names one. A display convention, no more."""
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    shared.PlaneOrientationSequence = [dataset(ImageOrientationPatient=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0])]
-    shared.PixelMeasuresSequence = [dataset(PixelSpacing=list(_spacing(evidence)), SliceThickness=1.0)]
+def _stacked(findings: ImageFindings) -> BoolMask:
+    """The masks as one array of shape (frames, rows, columns)."""
+    expected = (findings.rows, findings.columns)
+    for segment in findings.segments:
+        if segment.mask.shape != expected:
+            raise ValueError(f"the mask of {segment.key} is {segment.mask.shape}, its image is {expected}")
+    return np.stack([segment.mask for segment in findings.segments]).astype(np.bool_, copy=False)
 
 
-def _spacing(evidence: Dataset) -> tuple[float, float]:
-    """Row and column spacing in mm; 1 where the image does not tell, for the attribute may not be empty."""
-    spacing = evidence.get("PixelSpacing") or evidence.get("ImagerPixelSpacing") or (1.0, 1.0)
-    return float(spacing[0]), float(spacing[1])
-
-
-def _describe(
-    number: int, segment: SegmentMask, model: ModelIdentity, findings: ImageFindings
-) -> hd.seg.SegmentDescription:
+def _segment(number: int, segment: SegmentMask, model: ModelIdentity, findings: ImageFindings) -> Dataset:
+    """One item of the Segment Sequence (PS3.3 C.8.20.4); its Tracking UID is that of its group in the report."""
     codes = finding_codes(segment.key)
     if codes.category is None or codes.type is None:
         raise KeyError(f"{segment.key} has no segment codes in codes.csv")
-    lightness, a, b = _COLOURS.get(segment.key, _OTHER_COLOUR)
-    described = hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=segment.key.replace("_", " ").capitalize(),
-        segmented_property_category=codes.category,
-        segmented_property_type=codes.type,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=model.name, version=model.version, family=AI_FAMILY, source=MANUFACTURER
-        ),
-        tracking_uid=tracking_uid(findings, segment.key, "segment"),
-        tracking_id=segment.key,
-        display_color=hd.color.CIELabColor(lightness, a, b),
+    what = coded(codes.type)
+    if side := _side(segment.key, findings):
+        what.SegmentedPropertyTypeModifierCodeSequence = [coded(SIDES[side])]
+    return dataset(
+        SegmentNumber=number,
+        SegmentLabel=label(segment.key),
+        SegmentAlgorithmType="AUTOMATIC",
+        SegmentAlgorithmName=model.name,
+        SegmentationAlgorithmIdentificationSequence=[
+            dataset(
+                AlgorithmFamilyCodeSequence=[coded(AI_FAMILY)],
+                AlgorithmName=model.name,
+                AlgorithmVersion=model.version,
+                AlgorithmSource=MANUFACTURER,
+            )
+        ],
+        SegmentedPropertyCategoryCodeSequence=[coded(codes.category)],
+        SegmentedPropertyTypeCodeSequence=[what],
+        RecommendedDisplayCIELabValue=_sixteen_bits(COLOURS[segment.key]),
+        TrackingID=segment.key,
+        TrackingUID=tracking_uid(findings, segment.key, "segment"),
     )
-    side = next((side for ending, side in _SIDE_OF_KEY.items() if segment.key.endswith(ending)), None)
-    if side is not None:
-        modifier = hd.sr.CodedConcept.from_code(_LATERALITY_MODIFIERS[side])
-        described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
-    return described
+
+
+def label(key: str) -> str:
+    """What viewers call a segment: ``Right lung``, ``Lung opacity``."""
+    side = side_of(key)
+    name = key.removesuffix(f"_{side}").replace("_", " ")
+    return f"{side} {name}".capitalize() if side else name.capitalize()
+
+
+def _side(key: str, findings: ImageFindings) -> Laterality | None:
+    """The side that the key of a structure names, or that the finding of the same key has."""
+    finding = next((f for f in findings.findings if f.key == key), None)
+    if finding is not None and finding_codes(key).paired:
+        return finding.laterality
+    return side_of(key)
+
+
+def _sixteen_bits(colour: tuple[int, int, int]) -> list[int]:
+    """CIELab as PS3.3 C.10.7.1.1 scales it: L* from 0 to 100, a* and b* from -128 to 127."""
+    lightness, a, b = colour
+    return [lightness * 65535 // 100, (a + 128) * 257, (b + 128) * 257]
+
+
+def _add_frames(ds: Dataset, evidence: Dataset, frames: int) -> None:
+    """Multi-frame Functional Groups and Dimension modules (PS3.3 C.7.6.16, C.7.6.17): one frame of each segment.
+
+    A projection has no plane, and viewers overlay a segmentation only if it names one: a display convention, no more.
+    Pixels of unknown size are said to be of 1 mm, for the attribute may not be empty.
+    """
+    organisation = derived_uid("dimensions", ds.SOPInstanceUID)
+    ds.DimensionOrganizationSequence = [dataset(DimensionOrganizationUID=organisation)]
+    ds.DimensionIndexSequence = [
+        dataset(
+            DimensionOrganizationUID=organisation,
+            DimensionIndexPointer=Tag("ReferencedSegmentNumber"),
+            FunctionalGroupPointer=Tag("SegmentIdentificationSequence"),
+            DimensionDescriptionLabel="Referenced Segment Number",
+        )
+    ]
+    distances = [DSfloat(d, auto_format=True) for d in spacing(evidence) or (1.0, 1.0)]
+    ds.SharedFunctionalGroupsSequence = [
+        dataset(
+            PlaneOrientationSequence=[dataset(ImageOrientationPatient=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0])],
+            PixelMeasuresSequence=[dataset(PixelSpacing=distances, SliceThickness=1.0)],
+        )
+    ]
+    ds.PerFrameFunctionalGroupsSequence = [
+        dataset(
+            DerivationImageSequence=[_derivation(evidence)],
+            FrameContentSequence=[dataset(DimensionIndexValues=n)],
+            SegmentIdentificationSequence=[dataset(ReferencedSegmentNumber=n)],
+        )
+        for n in range(1, frames + 1)
+    ]
+
+
+def _derivation(evidence: Dataset) -> Dataset:
+    """From which image a frame was made (PS3.3 C.7.6.16.2.6)."""
+    source = image_reference(evidence)
+    source.SpatialLocationsPreserved = "YES"
+    source.PurposeOfReferenceCodeSequence = [coded(_SOURCE_OF_PROCESSING)]
+    return dataset(SourceImageSequence=[source], DerivationCodeSequence=[coded(_SEGMENTATION)])
+
+
+def _add_origin(ds: Dataset, evidence: Dataset) -> None:
+    """Common Instance Reference (PS3.3 C.12.2); what was lossy once is so for ever (C.7.6.1.1.5)."""
+    ds.ImageType = ["DERIVED", "PRIMARY"]
+    ds.ReferencedSeriesSequence = [
+        dataset(SeriesInstanceUID=evidence.SeriesInstanceUID, ReferencedInstanceSequence=[image_reference(evidence)])
+    ]
+    ds.LossyImageCompression = "00"
+    if evidence.get("LossyImageCompression") == "01":
+        for keyword in _LOSSY:
+            if evidence.get(keyword):
+                ds[keyword] = evidence[keyword]
+
+
+def _add_pixels(ds: Dataset, masks: BoolMask) -> None:
+    """Segmentation Image module (PS3.3 C.8.20.2): one bit for each pixel."""
+    ds.SegmentationType = "BINARY"
+    ds.SegmentsOverlap = "YES" if _overlap(masks) else "NO"
+    ds.NumberOfFrames, ds.Rows, ds.Columns = masks.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 1, 0
+    # The first pixel is the lowest bit; a frame begins where the one before it ends, be it within a byte (PS3.5 8.1.1).
+    data = np.packbits(masks, bitorder="little").tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OB"
+
+
+def _overlap(masks: BoolMask) -> bool:
+    """Whether a pixel belongs to more than one segment."""
+    covered: Sequence[npt.NDArray[np.uint8]] = [np.packbits(mask) for mask in masks]
+    seen = np.zeros_like(covered[0])
+    for bits in covered:
+        if (seen & bits).any():
+            return True
+        seen |= bits
+    return False

@@ -95,7 +95,13 @@ def encode_text_report(
     instances = [image.sop_instance_uid for image in study.images]
     if not instances or [str(header.SOPInstanceUID) for header in evidences] != instances:
         raise ValueError(f"study {study.study_instance_uid}: give one header for each of its {len(instances)} images")
-    uids = identity.study_result(study, "DOC", wording.digest, predecessor.sop_instance_uid if predecessor else "")
+    uids = identity.study_result(
+        study,
+        "DOC",
+        [str(report.SOPInstanceUID) for report in results],
+        wording_digest=wording.digest,
+        predecessor_uid=predecessor.sop_instance_uid if predecessor else "",
+    )
     together = _as_one_image(study)
     # Basic Text SR has the modules of Enhanced SR (PS3.3 A.35.1, A.35.2); only numbers and coordinates are not allowed.
     report = hd.sr.EnhancedSR(
@@ -127,7 +133,7 @@ def _root(evidences: Sequence[Dataset], together: ImageFindings, study: StudyFin
         [
             code(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, codes.PLAIN_CHEST_RADIOGRAPHY),
             code(HAS_CONCEPT_MOD, codes.LANGUAGE, LANGUAGES[wording.language]),
-            *observer_items(together),
+            *observer_items(replace(together, runs=together.runs[:1])),  # the others stand in the sentences
             container(CONTAINS, PROCEDURE, list(_technique(report.technique, evidences, study.unread))),
             container(CONTAINS, FINDINGS, [text(CONTAINS, FINDINGS, _line(s, wording)) for s in report.findings]),
             container(CONTAINS, IMPRESSIONS, [text(CONTAINS, codes.IMPRESSION, s.text) for s in report.impression]),

@@ -20,6 +20,15 @@ BoolMask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
 
 
+# Findings and structures without a side.
+MIDLINE = frozenset(
+    {
+        "no_finding", "cardiomegaly", "hernia", "enlarged_cardiomediastinum", "support_devices", "pneumoperitoneum",
+        "mediastinal_widening", "covid_typical", "covid_negative", "heart",
+    }
+)  # fmt: skip
+
+
 class FindingState(StrEnum):
     """What is known about one finding (PS3.16 CID 240, and one that CID 240 does not have), the most telling first."""
 
@@ -106,9 +115,9 @@ class Region:
         Left edge, top edge and size, in pixels; multiples of 1/16, so that they fit a Spatial Coordinates item exactly
         (PS3.3 C.18.6: single precision).
     score
-        0 to 1, the model's confidence in this region.
+        0 to 1 in steps of 1e-6, the model's confidence in this region.
     laterality
-        Side of the patient on which the centre of the box lies.
+        Side of the patient on which the centre of the box lies; None for a finding without a side (`MIDLINE`).
     """
 
     x: float
@@ -128,7 +137,7 @@ class Finding:
     key
         As in ``dicom_sr/codes.csv``, e.g. ``pneumothorax``.
     probability
-        Calibrated, 0 to 1; None when not evaluated.
+        Calibrated, 0 to 1 in steps of 1e-6; None when not evaluated.
     threshold
         Probability from which the finding is called present; None when not evaluated.
     reason
@@ -191,7 +200,7 @@ class Measurement:
     key
         ``cardiothoracic_ratio``.
     value
-        In `unit`, a UCUM code; ``1`` for a ratio.
+        In `unit`, a UCUM code; ``1`` for a ratio. In steps of 1e-6.
     lines
         E.g. the cardiac diameter, then the thoracic diameter.
     caution

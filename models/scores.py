@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from models.bundle import FindingContract
-from models.findings import BoolMask, Finding, FindingState, Laterality, Region, SaliencyMap, SegmentMask
+from models.findings import MIDLINE, BoolMask, Finding, FindingState, Laterality, Region, SaliencyMap, SegmentMask
 from models.rendering import Frame, on_grid, resize
 
 FloatArray = npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ def interpret(
         if finding.state is FindingState.PRESENT and c.localises and finding.probability is not None:
             # four times finer, the contours of a map stop being stairs
             heat = resize(maps[c.output], maps.shape[1] * 4, maps.shape[2] * 4)
-            regions = _regions(heat, finding.probability, frame, midline)
+            regions = _regions(heat, finding.probability, frame, None if c.key in MIDLINE else midline)
             finding = replace(finding, regions=regions, laterality=_side(regions))
             if regions:
                 saliency.append(SaliencyMap(c.key, _saliency(heat, frame), model))
@@ -77,8 +77,8 @@ def state_of(probability: float, contract: FindingContract) -> FindingState:
 
 
 def calibrate(logit: float, contract: FindingContract) -> float:
-    """From a logit to a probability (Platt scaling)."""
-    return float(1.0 / (1.0 + np.exp(-np.clip(contract.slope * logit + contract.intercept, -30.0, 30.0))))
+    """From a logit to a probability (Platt scaling), as finely as findings give it."""
+    return round(float(1.0 / (1.0 + np.exp(-np.clip(contract.slope * logit + contract.intercept, -30.0, 30.0)))), 6)
 
 
 def relative(heat: FloatArray) -> FloatArray:
@@ -100,7 +100,8 @@ def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, f
         rows, columns = place
         width, height = columns.stop - columns.start, rows.stop - rows.start
         if strength >= _SECOND_PEAK and width * height >= _SMALLEST_BOX * heat.size:
-            boxes.append((float(columns.start), float(rows.start), float(width), float(height), probability * strength))
+            score = round(probability * strength, 6)
+            boxes.append((float(columns.start), float(rows.start), float(width), float(height), score))
     return sorted(boxes, key=lambda box: -box[4])[:_MOST_BOXES]
 
 
@@ -108,11 +109,11 @@ def _finding(contract: FindingContract, logit: float, model: str) -> Finding:
     if not contract.evaluated:
         return Finding(contract.key, FindingState.NOT_EVALUATED, reason="evidence", model=model)
     probability = calibrate(logit, contract)
-    state = state_of(probability, contract)
-    return Finding(contract.key, state, probability=probability, threshold=contract.threshold_present, model=model)
+    state, threshold = state_of(probability, contract), round(contract.threshold_present, 6)
+    return Finding(contract.key, state, probability=probability, threshold=threshold, model=model)
 
 
-def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float) -> tuple[Region, ...]:
+def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float | None) -> tuple[Region, ...]:
     # the map's cells cover the picture evenly
     cell = frame.size / heat.shape[0]
     regions = []
@@ -120,9 +121,13 @@ def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float)
         left, top, w, h = frame.box_to_stored(x * cell, y * cell, width * cell, height * cell)
         right, bottom, left, top = on_grid(left + w), on_grid(top + h), on_grid(left), on_grid(top)
         if right > left and bottom > top:
-            side = Laterality.RIGHT if (x + width / 2) * cell < midline else Laterality.LEFT
+            side = None if midline is None else _half((x + width / 2) * cell, midline)
             regions.append(Region(left, top, right - left, bottom - top, score, side))
     return tuple(regions)
+
+
+def _half(x: float, midline: float) -> Laterality:
+    return Laterality.RIGHT if x < midline else Laterality.LEFT
 
 
 def _saliency(heat: FloatArray, frame: Frame) -> FloatArray:
@@ -134,7 +139,7 @@ def _saliency(heat: FloatArray, frame: Frame) -> FloatArray:
 
 def _side(regions: tuple[Region, ...]) -> Laterality | None:
     sides = {region.laterality for region in regions}
-    if not sides:
+    if not sides or None in sides:
         return None
     return sides.pop() if len(sides) == 1 else Laterality.BILATERAL
 

@@ -149,7 +149,7 @@ def cardiothoracic_ratio(
     cardiac, thoracic = _transverse(heart), _widest_row(right, left)
     if cardiac is None or thoracic is None or thoracic.x0 <= 0 or thoracic.x1 >= right.shape[1]:
         return None
-    ratio = (cardiac.x1 - cardiac.x0) / (thoracic.x1 - thoracic.x0)
+    ratio = round((cardiac.x1 - cardiac.x0) / (thoracic.x1 - thoracic.x0), 6)
     if not 0.2 < ratio < 0.95:
         return None
     caution = {View.AP: Caution.AP_VIEW, View.FRONTAL: Caution.VIEW_UNKNOWN}.get(view)

@@ -17,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_sr import identity
 from dicom_sr.evidence import evidence
-from dicom_sr.heat_map import encode_heat_map
+from dicom_sr.heat_map import LONGEST, encode_heat_map
 from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import current, follow
@@ -32,15 +32,15 @@ from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series
 from orthanc_plugin.thumbnail import keep_thumbnail
 
 log = logging.getLogger("hilum.publishing")
-_HEAT_MAP_SIDE = 1024  # pixels
 
 
 @dataclass(frozen=True)
 class Published:
-    """SOP Instance UIDs of the results of one image that Orthanc now holds."""
+    """SOP Instance UIDs of the results of one image that Orthanc now holds, and whether it has a thumbnail."""
 
     measurement_report: str
     segmentation: str | None
+    thumbnail: bool
 
 
 class StudyResults:
@@ -85,12 +85,12 @@ class StudyResults:
                     self._orthanc.store(result)
             report = results.measurement_report
             self._reports.append(report)
-        keep_thumbnail(self._orthanc, uid, image, findings)
+        pictured = keep_thumbnail(self._orthanc, uid, image, findings)
         light = evidence(header, findings)
         self._evidences.append(light)
         self._current.append(report)
         self._store_pictures(light, findings, image, created, number)
-        return Published(uid, segmentation)
+        return Published(uid, segmentation, pictured)
 
     def conclude(self, study: StudyFindings, created: datetime) -> str | None:
         """Store what speaks for the whole study; returns the SOP Instance UID of the preliminary report.
@@ -102,9 +102,10 @@ class StudyResults:
         ------
         OrthancUnavailable
         """
+        reports = [str(report.SOPInstanceUID) for report in self._current]
         if "key_objects" in self._outputs:
             self._store_optional(
-                identity.study_result(study, "KO").instance,
+                identity.study_result(study, "KO", reports).instance,
                 lambda: encode_key_objects(self._evidences, study, self._current, created, number=1),
             )
         if "preliminary_report" not in self._outputs:
@@ -122,7 +123,7 @@ class StudyResults:
         if "heat_map" in self._outputs and findings.saliency:
             self._store_optional(
                 identity.image_result(findings, "SC").instance,
-                lambda: encode_heat_map(light, findings, image.preview(_HEAT_MAP_SIDE), created, number=number),
+                lambda: encode_heat_map(light, findings, image.preview(LONGEST), created, number=number),
             )
         if "presentation_state" in self._outputs:
             self._store_optional(
@@ -143,10 +144,13 @@ class StudyResults:
 
     def _store_preliminary_report(self, study: StudyFindings, created: datetime) -> str:
         before = self._preliminary[-1] if self._preliminary else None
-        digest = self._wording.digest
+        reports = [str(report.SOPInstanceUID) for report in self._current]
 
         def instance(predecessor_uid: str) -> str:
-            return identity.study_result(study, "DOC", digest, predecessor_uid).instance
+            named = identity.study_result(
+                study, "DOC", reports, wording_digest=self._wording.digest, predecessor_uid=predecessor_uid
+            )
+            return named.instance
 
         predecessor, again = follow(before, instance)
         uid = instance(predecessor.sop_instance_uid if predecessor else "")

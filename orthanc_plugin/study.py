@@ -176,6 +176,7 @@ def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: St
         "pixel_gate": None if gate is None else {"shows": gate.shows, "score": round(gate.score, 4)},
         "segmentation": published.segmentation,
         "measurement_report": published.measurement_report,
+        "thumbnail": published.thumbnail,
     }
 
 

@@ -131,9 +131,17 @@ def _dciodvfy(path: Path) -> Iterator[Violation]:
         return
     for line in ran.stderr.splitlines():
         if line.startswith("Error"):
-            yield Violation(_DCIODVFY, "", re.sub(r"<.*", "<...>", line.removeprefix("Error - ")))
+            yield Violation(_DCIODVFY, "", _without_values(line.removeprefix("Error - ")))
     if ran.returncode < 0:
         yield Violation(_DCIODVFY, "", f"ended by signal {-ran.returncode}")
+
+
+def _without_values(line: str) -> str:
+    """What is wrong, with the names of attribute and module; values stand in angle brackets too."""
+    said, _, rest = line.partition("<")
+    named = re.findall(r"(?:Element|Module|Macro)=<\w+>", line)
+    words = re.sub(r"(Element|Module|Macro)=$", "", said).strip()
+    return " ".join([words, *named]) if named else f"{words} <...>" if rest else words
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -523,7 +523,7 @@ def test_a_finding_stays_on_the_patient_s_side(orientation: str, right: bool, wi
         for key in (KEYS[:2] if with_lungs else ())
     )
     contract = [FindingContract("lung_opacity", 0, evaluated=True, localises=True)]
-    (finding,) = scores.interpret(
+    (finding,), _ = scores.interpret(
         np.array([4.0], np.float32), coarse[None], frame, contract=contract, segments=segments, model="m"
     )
     assert finding.laterality is (Laterality.RIGHT if right else Laterality.LEFT)

@@ -113,7 +113,8 @@ def test_image_and_caption_fit_and_nothing_is_enlarged_or_squeezed(shape: tuple[
     assert not coloured[height:].any()
     assert width <= columns
     assert height <= rows
-    assert height == pytest.approx(max(1, rows * width / columns), abs=1)
+    # in proportion, but for the half pixel to which the shorter side is rounded
+    assert abs(height * columns - width * rows) <= 0.5 * max(rows, columns) + 1e-9
     # what is not image is a dark band with light text in it, of which nothing is cut off
     band = picture[height:]
     assert np.median(band) < 30
@@ -163,7 +164,7 @@ def test_a_radiograph_is_shrunk_fast_and_without_moving() -> None:
     rows, columns = np.nonzero(picture[..., 0] > 127)
     scale = 3000 / 1024
     assert columns.min() == pytest.approx(2000 / scale, abs=1)
-    assert columns.max() == pytest.approx(2500 / scale, abs=1)
+    assert columns.max() + 1 == pytest.approx(2500 / scale, abs=1)
     assert rows.min() == pytest.approx(600 / scale, abs=1)
-    assert rows.max() == pytest.approx(1200 / scale, abs=1)
+    assert rows.max() + 1 == pytest.approx(1200 / scale, abs=1)
     assert seconds < 0.4  # ten times what it takes; it must not become seconds

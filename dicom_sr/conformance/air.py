@@ -197,7 +197,7 @@ def _state(group: Node) -> Iterator[Violation]:
             yield Violation("PS3.16 CID 240", item.path, f"{item.value} is not the state of a finding")
     if len(states) > 1:
         yield Violation("Hilum states", states[1].path, "a group with the states of two findings")
-    if len(states) != 1:
+    if len(states) != 1 or states[0].value.key not in _STATES:
         return
     state, findings = states[0].value.key, group.named("121071")
     if state != _PRESENT and findings:

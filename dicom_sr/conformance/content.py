@@ -146,7 +146,7 @@ def _value(node: Node) -> Iterator[Violation]:
         yield Violation("PS3.3 C.17.3.2.1", node.path, f"{node.value_type} is not a value type")
     elif needed and not (items(node.ds, needed) or text(node.ds, needed)):
         yield Violation("PS3.3 C.17.3", node.path, f"{node.value_type} without {needed}")
-    if not node.name.value and node.value_type not in _UNNAMED:
+    if node.value_type and not node.name.value and node.value_type not in _UNNAMED:
         yield Violation("PS3.3 C.17.3", node.path, f"{node.value_type} without Concept Name")
     if node.value_type == "UIDREF" and (wrong := check_uid(text(node.ds, "UID"))):
         yield Violation("PS3.5 9.1", node.path, wrong)

@@ -13,15 +13,15 @@ from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM
-from pydicom.multival import MultiValue
 from pydicom.valuerep import validate_value
 
-from dicom_sr.conformance.tree import Violation, elements, items, text
+from dicom_sr.conformance.tree import Violation, elements, items, listed, text
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 # Representations whose form pydicom knows (PS3.5 table 6.2-1). PN is not among them: names are copied as they are.
 _FORMED = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UR"})
 _TEXTS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_JUDGED = _FORMED | _TEXTS | {"UI", "FD", "FL", "SL", "SS", "UL", "US"}
 # Copied from the image exactly, whatever their length (IHE AIR 6.5.3).
 _COPIED = frozenset({"PatientID", "PatientName", "OtherPatientIDs", "AccessionNumber"})
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
@@ -50,7 +50,9 @@ def check_uid(value: str) -> str:
 
 
 def _value_violations(path: str, element: DataElement) -> Iterator[Violation]:
-    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    if element.VR not in _JUDGED:
+        return
+    values = listed(element.value)
     if len(values) > 1 and element.tag.is_private is False and _single(element):
         yield Violation("PS3.6 6", path, f"{len(values)} values, of which one is allowed")
     for value in values:
@@ -78,7 +80,7 @@ def _character_set(ds: Dataset, beyond_ascii: bool) -> Iterator[Violation]:
     declared = [name for name in text(ds, "SpecificCharacterSet").split("\\") if name]
     for name in declared:
         if name not in python_encoding:
-            yield Violation("PS3.3 C.12.1.1.2", "SpecificCharacterSet", f"{name} is not a defined term")
+            yield Violation("PS3.3 C.12.1.1.2", "SpecificCharacterSet", f"{name[:16]} is not a defined term")
     if beyond_ascii and not declared:
         message = "absent, though there are characters beyond ASCII"
         yield Violation("PS3.3 C.12.1.1.2", "SpecificCharacterSet", message)
@@ -117,5 +119,4 @@ def _as_written(value: object) -> str:
 
 
 def _joined(element: DataElement) -> str:
-    value = element.value
-    return "".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+    return "".join(str(value or "") for value in listed(element.value))

@@ -65,10 +65,12 @@ def _series(objects: Sequence[Dataset]) -> Iterator[Violation]:
 
 
 def _studies(objects: Sequence[Dataset]) -> Iterator[Violation]:
-    """Results say the same of patient and study as the other objects of the study."""
+    """Results say of patient and study what the images say that they are about."""
     for uid, members in _grouped(objects, "StudyInstanceUID").items():
-        for keyword in _OF_THE_STUDY if any(is_ours(ds) for ds in members) else ():
-            if len({_comparable(ds, keyword) for ds in members} - {None}) > 1:
+        for keyword in _OF_THE_STUDY:
+            ours = {_comparable(ds, keyword) for ds in members if is_ours(ds)} - {None}
+            others = {_comparable(ds, keyword) for ds in members if not is_ours(ds)} - {None}
+            if ours - others if others else len(ours) > 1:
                 yield Violation("AIR 6.5.3", keyword, f"differs within study {uid}")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
@@ -20,7 +21,10 @@ from pydicom.uid import UID
 # A crafted object must not exhaust the stack.
 MAX_DEPTH = 64
 # What pydicom raises for bytes that are no value of their representation.
-_UNDECODABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, EOFError)
+_UNDECODABLE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, EOFError, OSError,
+    struct.error, BytesLengthException,
+)  # fmt: skip
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 
@@ -115,14 +119,17 @@ def text(ds: Dataset, keyword: str) -> str:
     value = ds.get(keyword)
     if value is None or isinstance(value, Items | bytes):
         return ""
-    return "\\".join(str(v) for v in value) if isinstance(value, MultiValue) else str(value)
+    return "\\".join(str(v) for v in listed(value))
 
 
 def numbers(ds: Dataset, keyword: str) -> tuple[float, ...]:
     """The values of a numeric attribute; those that are no number are left out."""
-    value = ds.get(keyword)
-    listed = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return tuple(n for n in map(_number, listed) if n is not None)
+    return tuple(n for n in map(_number, listed(ds.get(keyword))) if n is not None)
+
+
+def listed(value: object) -> list[object]:
+    """The values of an element, of which most have one; pydicom gives several as either of two kinds of list."""
+    return list(value) if isinstance(value, MultiValue | list) else [value]
 
 
 def concept(ds: Dataset, keyword: str) -> Concept:
@@ -157,7 +164,7 @@ def _decoded(ds: Dataset, where: str, found: list[Violation], depth: int) -> Dat
     for tag in sorted(ds.keys()):
         try:
             element = ds[tag]
-        except (*_UNDECODABLE, struct.error):
+        except _UNDECODABLE:
             found.append(Violation("PS3.5 6.2", f"{where}{_keyword(tag)}", "the value cannot be decoded"))
             continue
         if element.VR == "SQ":

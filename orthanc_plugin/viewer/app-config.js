@@ -25,15 +25,15 @@
     '@ohif/extension-cornerstone-dicom-sr.sopClassHandlerModule.dicom-sr-3d',
   ];
   const SEG_HANDLER = '@ohif/extension-cornerstone-dicom-seg.sopClassHandlerModule.dicom-seg';
-  // A finding is amber and bold; a distance is a thin, pale line that does not compete with it.
+  // A finding is amber and bold; a distance is a thin, pale blue line that does not compete with it.
   const amber = 'rgb(255, 196, 0)';
-  const pale = 'rgb(166, 188, 214)';
+  const pale = 'rgb(120, 190, 250)';
   const drawing = (colour, width, fontSize) => ({ color: colour, colorSelected: colour, colorHighlighted: colour,
     colorLocked: colour, lineWidth: width, lineDash: '', textBoxColor: colour, textBoxColorLocked: colour,
     textBoxColorSelected: colour, textBoxColorHighlighted: colour, textBoxLinkLineColor: colour,
     textBoxFontSize: fontSize, textBoxBackground: 'rgba(0, 0, 0, 0.6)' });
   const STYLES = { RectangleROI: drawing(amber, '2', '14px'),
-    Length: { ...drawing(pale, '1.25', '12px'), textBoxLinkLineWidth: '0' } };
+    Length: { ...drawing(pale, '1.5', '12px'), textBoxLinkLineWidth: '0' } };
   // Where along the cardiac and the thoracic diameter its label begins, below the line: on the heart, not on the lungs.
   const LABEL_STARTS = [0, 0.35];
   const LABEL_PIXELS = 18; // height of a label on the screen

@@ -31,8 +31,8 @@ def chromium() -> Iterator[Callable[[str, Credentials], Viewer]]:
         yield open_viewer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def viewer(viewer_node: ViewerNode, chromium: Callable[[str, Credentials], Viewer]) -> Iterator[Viewer]:
-    """A fresh, logged-in browser window at the viewer node."""
+    """A logged-in browser window at the viewer node, for the session: opening a study loads the page anew."""
     with chromium(viewer_node.settings.http_url, viewer_node.credentials) as page:
         yield page

@@ -1,86 +1,77 @@
-"""Documents of other makers and of other kinds that may lie beside our results, each as its standard has it."""
+"""What may lie beside report and Segmentation: our other objects, made by ``dicom_sr``, and reports of other makers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from studies import BASIC_TEXT_SR, COMPREHENSIVE_SR, KEY_OBJECT_SELECTION, PRESENTATION_STATE, document
+from studies import CREATED, document
 
 from dicom_sr import codes
-from dicom_sr.content import CONTAINS, HAS_OBS_CONTEXT, code, container, image, number, text, uid
+from dicom_sr.content import CONTAINS, HAS_OBS_CONTEXT, code, container, number, text, uid
 from dicom_sr.equipment import dataset
+from dicom_sr.evidence import evidence
+from dicom_sr.heat_map import encode_heat_map
+from dicom_sr.key_objects import encode_key_objects
+from dicom_sr.presentation_state import encode_presentation_state
+from dicom_sr.report.wording import load_wording
+from dicom_sr.text_report import encode_text_report
+from models.findings import ImageFindings, SaliencyMap, StudyFindings
 
-_REPORT = Code("18748-4", "LN", "Diagnostic imaging report")
-_FINDINGS = Code("121070", "DCM", "Findings")
-_KEY_OBJECT = Code("113000", "DCM", "Of Interest")
-
-
-def text_report(picture: Dataset) -> Dataset:
-    """A Basic Text SR with two sections, as a preliminary report has them."""
-    sections = [
-        container(CONTAINS, _FINDINGS, [text(CONTAINS, codes.FINDING, "Opacity in the left lower zone.")]),
-        container(CONTAINS, codes.IMPRESSION, [text(CONTAINS, codes.IMPRESSION, "Suspected pneumonia.")]),
-    ]
-    return _document(picture, BASIC_TEXT_SR, "SR", "AI preliminary report", container(None, _REPORT, sections))
+COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 
-def foreign_measurements(picture: Dataset, *, tracked: bool = True) -> Dataset:
-    """A TID 1500 report of another maker without any coordinates; untracked groups are what older products write."""
+def text_report(image: Dataset, said: ImageFindings, report: Dataset) -> Dataset:
+    """The preliminary report of the study."""
+    together = StudyFindings(said.study_instance_uid, (said,))
+    return encode_text_report([evidence(image, said)], together, [report], CREATED, wording=load_wording("en"))
+
+
+def heat_map(image: Dataset, said: ImageFindings) -> Dataset:
+    """Where the model looked for the opacity, as a secondary capture."""
+    y, x = np.mgrid[:60, :50]
+    values = np.exp(-(((x - 34) / 8) ** 2) - ((y - 37) / 8) ** 2).astype(np.float32)
+    mapped = replace(said, saliency=(SaliencyMap(said.findings[0].key, values, said.runs[0].model.name),))
+    gray = (image.pixel_array / 4095).astype(np.float32)
+    return encode_heat_map(evidence(image, said), mapped, gray, CREATED, number=1)
+
+
+def key_objects(image: Dataset, said: ImageFindings, report: Dataset) -> Dataset:
+    """The image that presses."""
+    selected = encode_key_objects(
+        [evidence(image, said)], StudyFindings(said.study_instance_uid, (said,)), [report], CREATED, number=1
+    )
+    assert selected is not None
+    return selected
+
+
+def presentation_state(image: Dataset, said: ImageFindings) -> Dataset:
+    """Boxes and lines as marks of a Grayscale Softcopy Presentation State."""
+    return encode_presentation_state(evidence(image, said), said, CREATED, number=1)
+
+
+def foreign_measurements(image: Dataset, *, tracked: bool = True) -> Dataset:
+    """A TID 1500 report of another maker without any coordinates; older products write groups without tracking."""
     tracking = [
         text(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, "Heart size"),
         uid(HAS_OBS_CONTEXT, codes.TRACKING_UNIQUE_IDENTIFIER, generate_uid()),
     ]
-    group = container(
-        CONTAINS,
-        codes.MEASUREMENT_GROUP,
-        [
-            *(tracking if tracked else []),
-            code(CONTAINS, codes.FINDING, Code("8186001", "SCT", "Cardiomegaly")),
-            number(CONTAINS, codes.CERTAINTY, 63.0, codes.PERCENT),
-        ],
-        "1501",
-    )
-    root = container(
-        None,
-        codes.IMAGING_MEASUREMENT_REPORT,
-        [container(CONTAINS, codes.IMAGING_MEASUREMENTS, [group])],
-        template="1500",
-    )
-    name = "Other maker" if tracked else "Other maker, untracked"
-    return _document(picture, COMPREHENSIVE_SR, "SR", name, root)
-
-
-def key_object(picture: Dataset) -> Dataset:
-    """A Key Object Selection of the radiograph."""
-    root = container(None, _KEY_OBJECT, [image(CONTAINS, codes.SOURCE_IMAGE, picture)], template="2010")
-    return _document(picture, KEY_OBJECT_SELECTION, "KO", "AI for attention", root)
-
-
-def presentation_state(picture: Dataset) -> Dataset:
-    """A Grayscale Softcopy Presentation State that shows the whole radiograph."""
-    ds = _document(picture, PRESENTATION_STATE, "PR", "AI presentation", Dataset())
-    reference = dataset(
-        ReferencedSOPClassUID=picture.SOPClassUID, ReferencedSOPInstanceUID=picture.SOPInstanceUID
-    )
-    ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI", "", ""
-    ds.PresentationCreationDate, ds.PresentationCreationTime = "20260102", "030000"
-    ds.ReferencedSeriesSequence = [
-        dataset(SeriesInstanceUID=picture.SeriesInstanceUID, ReferencedImageSequence=[reference])
+    items = [
+        code(CONTAINS, codes.FINDING, Code("8186001", "SCT", "Cardiomegaly")),
+        number(CONTAINS, codes.CERTAINTY, 63.0, codes.PERCENT),
     ]
-    ds.PresentationLUTShape = "IDENTITY"
-    return ds
-
-
-def _document(picture: Dataset, sop_class: str, modality: str, description: str, root: Dataset) -> Dataset:
-    ds = document(picture.StudyInstanceUID, generate_uid(), modality, 20)
-    ds.update(root)
-    ds.SOPClassUID, ds.SeriesDescription, ds.SeriesNumber = sop_class, description, 20
-    ds.PatientID = picture.PatientID
-    reference = dataset(ReferencedSOPClassUID=picture.SOPClassUID, ReferencedSOPInstanceUID=picture.SOPInstanceUID)
-    series = dataset(SeriesInstanceUID=picture.SeriesInstanceUID, ReferencedSOPSequence=[reference])
-    ds.CurrentRequestedProcedureEvidenceSequence = [
-        dataset(StudyInstanceUID=picture.StudyInstanceUID, ReferencedSeriesSequence=[series])
-    ]
+    group = container(CONTAINS, codes.MEASUREMENT_GROUP, [*(tracking if tracked else []), *items], "1501")
+    measurements = container(CONTAINS, codes.IMAGING_MEASUREMENTS, [group])
+    ds = document(image.StudyInstanceUID, generate_uid(), "SR", 20)
+    ds.update(container(None, codes.IMAGING_MEASUREMENT_REPORT, [measurements], template="1500"))
+    ds.SOPClassUID = COMPREHENSIVE_SR
+    ds.SeriesDescription = "Other maker" if tracked else "Older product"
+    reference = dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
+    series = dataset(SeriesInstanceUID=image.SeriesInstanceUID, ReferencedSOPSequence=[reference])
+    study = dataset(StudyInstanceUID=image.StudyInstanceUID, ReferencedSeriesSequence=[series])
+    ds.CurrentRequestedProcedureEvidenceSequence = [study]
     ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
     return ds

@@ -32,11 +32,6 @@ from models.findings import (
 CR_STORAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1"
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-SC_STORAGE = "1.2.840.10008.5.1.4.1.1.7"
-BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
-COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
-PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 ROWS, COLUMNS = 600, 500
 CREATED = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -113,7 +108,7 @@ def ct_slices(study_uid: str, count: int = 3) -> tuple[Dataset, ...]:
     slices = []
     for n in range(count):
         y, x = np.mgrid[:256, :256]
-        disc = np.where((x - 128) ** 2 + (y - 128) ** 2 < (80 + 10 * n) ** 2, 1064, 0).astype(np.uint16)
+        disc = np.where((x - 128) ** 2 + (y - 128) ** 2 < (80 + 10 * n) ** 2, 900 + x, 0).astype(np.uint16)
         ds = _image(study_uid, series_uid, "CT", 5, disc)
         ds.SOPClassUID, ds.PhotometricInterpretation = CT_STORAGE, "MONOCHROME2"
         ds.InstanceNumber, ds.FrameOfReferenceUID = n + 1, frame_of_reference
@@ -123,19 +118,6 @@ def ct_slices(study_uid: str, count: int = 3) -> tuple[Dataset, ...]:
         ds.WindowCenter, ds.WindowWidth = 40, 400
         slices.append(ds)
     return tuple(slices)
-
-
-def heat_map(image: Dataset) -> Dataset:
-    """A secondary capture in colour, such as a saliency map over the radiograph."""
-    y, x = np.mgrid[: ROWS // 2, : COLUMNS // 2]
-    heat = np.exp(-(((x - 170) / 40) ** 2) - ((y - 185) / 40) ** 2)
-    colours = np.stack([40 + 200 * heat, 40 + 60 * heat, 60 - 40 * heat], axis=-1).astype(np.uint8)
-    ds = _image(image.StudyInstanceUID, generate_uid(), "OT", 9004, np.zeros((ROWS // 2, COLUMNS // 2), np.uint16))
-    ds.SOPClassUID, ds.SeriesDescription, ds.ConversionType = SC_STORAGE, "AI heat map", "WSD"
-    ds.Manufacturer, ds.PhotometricInterpretation, ds.PlanarConfiguration = "Hilum", "RGB", 0
-    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 3, 8, 8, 7
-    ds.PixelData = colours.tobytes()
-    return ds
 
 
 def findings(

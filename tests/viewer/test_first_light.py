@@ -19,6 +19,7 @@ from playwright.sync_api import expect
 from rich.console import Console
 from running_node import Node
 
+from dicom_sr.segmentation import label
 from models.phantom import Pathology, chest
 from orthanc_plugin import modality
 from orthanc_plugin.credentials import Credentials
@@ -76,9 +77,9 @@ def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> N
         assert viewport["sop_instance_uid"] == ds.SOPInstanceUID
         (segmentation,) = viewport["segmentations"]
         labels = {segment["label"]: segment for segment in segmentation["segments"]}
-        for key, label in (("lung_right", "Lung right"), ("lung_left", "Lung left")):
+        for key in ("lung_right", "lung_left"):
             rows, columns = np.nonzero(phantom.masks[key])
-            x, y = labels[label]["centre"]
+            x, y = labels[label(key)]["centre"]
             assert abs(x - columns.mean()) < 40, "the segment lies over the lung that it outlines"
             assert abs(y - rows.mean()) < 60
         found = {f["key"]: f for f in row["findings"]}
@@ -121,3 +122,4 @@ def test_boxes_that_the_models_drew_on_a_real_radiograph_are_shown_locked(
             assert box["label"].startswith("Lung opacity")
             assert all(0 <= x <= 512 and 0 <= y <= 512 for x, y, *_ in box["corners"])
         assert len(viewport["segmentations"]) == 1
+        window.screenshot("real_radiograph")
