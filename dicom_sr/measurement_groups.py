@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import hypot
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
@@ -47,14 +48,14 @@ DIAMETERS = {"cardiothoracic_ratio": (("Cardiac diameter", codes.HEART), ("Thora
 
 def measurement_groups(evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None) -> list[Dataset]:
     """Every group of the report, in the order in which viewers had best meet them."""
-    segments = _segments(findings, segmentation)
+    outlines = {} if segmentation is None else _outlines(evidence, findings, segmentation)
     known = {finding.key for finding in findings.findings}
     return [
         *(_box(evidence, findings, f, r, n) for f in findings.findings for n, r in enumerate(f.regions)),
         *(_diameter(evidence, findings, m, n) for m in findings.measurements for n in range(len(m.lines))),
         *(_measurement(evidence, findings, m) for m in findings.measurements),
-        *(_finding(evidence, findings, f, segments.get(f.key)) for f in findings.findings),
-        *(_structure(evidence, findings, s, segments[s.key]) for s in findings.segments if s.key not in known),
+        *(_finding(evidence, findings, f, outlines.get(f.key)) for f in findings.findings),
+        *(_structure(findings, s, outlines[s.key]) for s in findings.segments if s.key not in known),
     ]
 
 
@@ -138,7 +139,7 @@ def _measurement(evidence: Dataset, findings: ImageFindings, measurement: Measur
     )
 
 
-def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, segment: Dataset | None) -> Dataset:
+def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, outline: list[Dataset] | None) -> Dataset:
     """One finding, whatever its state: how sure, from which probability on, where and by whom."""
     coded = codes.finding_codes(finding.key)
     value = codes.FAILED if finding.reason == "model_failed" else codes.STATES[finding.state]
@@ -146,22 +147,22 @@ def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, segme
     probability, threshold = finding.probability, finding.threshold
     return _group(
         finding.key,
-        tracking_uid(findings, finding.key, "segment" if segment else ""),
+        tracking_uid(findings, finding.key, "segment" if outline else ""),
         [
             *([code(CONTAINS, codes.FINDING, coded.finding)] if present else []),
             *site_items(coded.site, finding.laterality if coded.paired else None),
             *_algorithm(finding.model, findings),
-            *_place(evidence, segment),
+            *(outline or [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]),
             *([] if probability is None else [number(CONTAINS, codes.CERTAINTY, 100 * probability, codes.PERCENT)]),
             *([] if threshold is None else [number(CONTAINS, codes.THRESHOLD, 100 * threshold, codes.PERCENT)]),
             code(CONTAINS, coded.finding, value),
             *([code(CONTAINS, codes.REASON, codes.REASONS[finding.reason])] if finding.reason else []),
         ],
-        template="1410" if segment else "1501",
+        template="1410" if outline else "1501",
     )
 
 
-def _structure(evidence: Dataset, findings: ImageFindings, segment: SegmentMask, reference: Dataset) -> Dataset:
+def _structure(findings: ImageFindings, segment: SegmentMask, outline: list[Dataset]) -> Dataset:
     coded = codes.finding_codes(segment.key)
     return _group(
         segment.key,
@@ -169,25 +170,26 @@ def _structure(evidence: Dataset, findings: ImageFindings, segment: SegmentMask,
         [
             *site_items(coded.site, codes.side_of(segment.key)),
             *_algorithm(segment.model, findings),
-            *_place(evidence, reference),
+            *outline,
         ],
         template="1410",
     )
 
 
-def _place(evidence: Dataset, segment: Dataset | None) -> list[Dataset]:
-    """The segment that shows it and the image that it was drawn on, or the image as a whole."""
-    if segment is None:
-        return [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]
-    return [segment, image(CONTAINS, codes.SOURCE_IMAGE_FOR_SEGMENTATION, evidence)]
+def _outlines(evidence: Dataset, findings: ImageFindings, segmentation: Dataset) -> dict[str, list[Dataset]]:
+    """Key of each segment to what a group says of it (TID 1410): its frame, the image it was drawn on, its area.
 
-
-def _segments(findings: ImageFindings, segmentation: Dataset | None) -> dict[str, Dataset]:
-    """Key of each segment to the item that refers to it; the Segmentation has one frame for each, in this order."""
-    if segmentation is None:
-        return {}
+    The Segmentation has one frame for each segment, in this order.
+    """
+    distances = spacing(evidence)
+    rows, columns = distances or (1.0, 1.0)
+    unit = codes.SQUARE_MILLIMETER if distances else codes.PIXELS
     return {
-        segment.key: image(CONTAINS, codes.REFERENCED_SEGMENTATION_FRAME, segmentation, n)
+        segment.key: [
+            image(CONTAINS, codes.REFERENCED_SEGMENTATION_FRAME, segmentation, n),
+            image(CONTAINS, codes.SOURCE_IMAGE_FOR_SEGMENTATION, evidence),
+            number(CONTAINS, codes.AREA, np.count_nonzero(segment.mask) * rows * columns, unit),
+        ]
         for n, segment in enumerate(findings.segments, start=1)
     }
 

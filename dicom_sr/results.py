@@ -59,6 +59,8 @@ def encode_results(
     EncodingFailed
     """
     with encoding(findings.sop_instance_uid):
+        if not findings.runs:
+            raise ValueError("findings of no model have no author")
         header = evidence(source, findings)
         segmentation = encode_segmentation(header, findings, created, number=number) if findings.segments else None
         report = encode_measurement_report(

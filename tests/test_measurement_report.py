@@ -296,7 +296,10 @@ def test_a_finding_that_a_segment_shows_refers_to_it() -> None:
     assert made.segmentation is not None
     assert group.referenced_segmentation_frame.referenced_sop_instance_uid == made.segmentation.SOPInstanceUID
     assert group.tracking_uid == made.segmentation.SegmentSequence[0].TrackingUID
-    assert [m.value for m in group.get_measurements()] == [90.0, 50.0]
+    values = {m.name.meaning: m.value for m in group.get_measurements()}
+    spacing = float(ds.ImagerPixelSpacing[0]) * float(ds.ImagerPixelSpacing[1])
+    assert values["Certainty of Finding"] == 90.0
+    assert values["Area"] == pytest.approx(mask.mask.sum() * spacing)
 
 
 def test_what_has_coordinates_comes_first_for_viewers_open_a_report_at_its_first_group() -> None:
