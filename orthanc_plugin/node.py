@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import httpx
 
+from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.credentials import Credentials, load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings
 
@@ -56,8 +57,12 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     Raises
     ------
     NodeFailed
-        When a port is taken, the node runs already, or Orthanc is not installed.
+        When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences cannot be used.
     """
+    try:
+        load_wording(settings.report_language, settings.site_wording)
+    except WordingInvalid as error:
+        raise NodeFailed(str(error)) from error
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (pid := running_pid(settings)) is not None:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")

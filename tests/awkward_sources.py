@@ -1,4 +1,4 @@
-"""Radiographs whose headers are awkward in one way each, and rich findings for any of them.
+"""Radiographs whose headers are awkward in one way each, with rich findings and every kind of result for any of them.
 
 The rule: each is written to bytes and read again, as results meet images in practice; what a header declares wrongly
 stands in the bytes as a modality writes it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
 
@@ -15,6 +16,13 @@ import numpy as np
 from pydicom import Dataset, config, dcmread, dcmwrite
 from pydicom.uid import UID
 
+from dicom_sr.evidence import evidence
+from dicom_sr.heat_map import encode_heat_map
+from dicom_sr.key_objects import encode_key_objects
+from dicom_sr.presentation_state import encode_presentation_state
+from dicom_sr.report.wording import load_wording
+from dicom_sr.results import encode_results
+from dicom_sr.text_report import encode_text_report
 from models.findings import (
     Caution,
     Finding,
@@ -29,11 +37,13 @@ from models.findings import (
     Region,
     SaliencyMap,
     SegmentMask,
+    StudyFindings,
     View,
 )
 from models.phantom import Pathology, Phantom, chest
 from orthanc_plugin.modality import Exposure, radiograph
 
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LUNGS = ModelIdentity("lung_fields", "0.1.0", "a" * 64, "b" * 64)
 SCORES = ModelIdentity("chest_findings", "0.1.0", "c" * 64, "d" * 64)
 SEGMENTS = ("lung_right", "lung_left", "heart", "pneumothorax")
@@ -109,6 +119,26 @@ def findings_for(ds: Dataset) -> ImageFindings:
         cautions=(Caution.AGE_UNKNOWN, Caution.LOW_CONTRAST),
         saliency=(SaliencyMap("lung_opacity", saliency, "chest_findings"),),
     )
+
+
+def results_for(ds: Dataset, findings: ImageFindings) -> dict[str, Dataset]:
+    """One object of each kind that the node can store, by name."""
+    study = StudyFindings(findings.study_instance_uid, (findings,), ("view", "copy"))
+    header = evidence(ds, findings)
+    results = encode_results(ds, findings, CREATED)
+    reports = [results.measurement_report]
+    gray = phantom(findings.rows, findings.columns).pixels
+    key_objects = encode_key_objects([header], study, reports, CREATED, number=1)
+    assert results.segmentation is not None
+    assert key_objects is not None
+    return {
+        "measurement report": results.measurement_report,
+        "segmentation": results.segmentation,
+        "preliminary report": encode_text_report([header], study, reports, CREATED, wording=load_wording("en")),
+        "heat map": encode_heat_map(header, findings, gray, CREATED, number=1),
+        "presentation state": encode_presentation_state(header, findings, CREATED, number=1),
+        "key objects": key_objects,
+    }
 
 
 def file_bytes(ds: Dataset) -> bytes:

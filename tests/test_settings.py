@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orthanc_plugin import node
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, load_settings
 
@@ -22,12 +23,27 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
 @pytest.mark.parametrize(
     "line",
     ["http_port = 0", "http_port = 70000", 'http_port = "x"', "http_port = 1.5", "http_port = true", "colour = 1",
-     'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense"],
+     'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense",
+     'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"'],
 )  # fmt: skip
 def test_a_bad_value_stops_the_start_and_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "hilum.toml").write_text(line)
     with pytest.raises(SettingsInvalid):
         load_settings({"HILUM_HOME": str(tmp_path)})
+
+
+def test_outputs_may_be_none_at_all(tmp_path: Path) -> None:
+    (tmp_path / "hilum.toml").write_text('outputs = []\nreport_language = "de"\n')
+    settings = load_settings({"HILUM_HOME": str(tmp_path)})
+    assert (settings.outputs, settings.site_wording) == ((), None)
+
+
+def test_sentences_of_a_site_that_cannot_be_used_stop_the_start_and_are_named(tmp_path: Path) -> None:
+    (tmp_path / "report.en.toml").write_text('[nonsense]\nkey = "value"\n')
+    settings = load_settings({"HILUM_HOME": str(tmp_path)})
+    assert settings.site_wording == tmp_path / "report.en.toml"
+    with pytest.raises(node.NodeFailed, match="nonsense"):
+        node.start(settings)
 
 
 def test_every_setting_is_documented() -> None:

@@ -112,10 +112,11 @@
       [text(children(item), '111001'), text(children(item), '111003')].filter(Boolean).join(' ')
         + (codeOf(item).CodeValue === 'FAILED' ? ' (failed)' : ''));
     const summary = named(items, '111017')[0];
+    const urgency = [codeOf(priority).CodeMeaning, text(children(priority), 'REASON')].filter(Boolean).join(': ');
     return { findings, measurements: [...measurements, ...lengths], runs,
       failed: codeOf(summary).CodeValue === '111245',
       summary: codeOf(summary).CodeMeaning ?? '',
-      priority: priority ? [codeOf(priority).CodeMeaning, text(children(priority), 'REASON')].filter(Boolean).join(': ') : '',
+      priority: urgency,
       cautions: [...new Set(named(items, 'CAUTION').map(item => codeOf(item).CodeMeaning))] };
   }
 
@@ -178,7 +179,7 @@
     const annotations = new Map(); // report -> UIDs of the boxes and lines that were drawn for it
     let entered = false;
 
-    const byUid = uid => displaySetService.getDisplaySetByUID(uid);
+    const byUid = uid => (typeof uid === 'string' ? displaySetService.getDisplaySetByUID(uid) : undefined);
     const viewportIds = () => [...viewportGridService.getState().viewports.keys()];
     const shownIn = viewportId => (viewportGridService.getDisplaySetsUIDsForViewport(viewportId) ?? []).map(byUid);
     const radiographIn = viewportId => shownIn(viewportId).find(isRadiograph);
@@ -216,7 +217,7 @@
      * is an opaque black shape on the lungs. Ask for the colours until they are there, or take it off again.
      */
     async function colour(viewportId, segmentationId) {
-      const { segmentation } = window.cornerstoneTools;
+      const { triggerSegmentationEvents: events } = window.cornerstoneTools.segmentation;
       const hasColours = () => {
         const shapes = (cornerstoneViewportService.getCornerstoneViewport(viewportId)?.getActors() ?? [])
           .filter(shape => shape.representationUID?.startsWith(segmentationId));
@@ -224,7 +225,7 @@
       };
       const isWanted = () => segmentationService.getSegmentationRepresentations(viewportId, { segmentationId }).length > 0;
       for (let attempt = 0; attempt < COLOUR_ATTEMPTS && isWanted() && !hasColours(); attempt += 1) {
-        segmentation.triggerSegmentationEvents.triggerSegmentationRepresentationModified(viewportId, segmentationId, 'Labelmap');
+        events.triggerSegmentationRepresentationModified(viewportId, segmentationId, 'Labelmap');
         await new Promise(resolve => { setTimeout(resolve, 100); });
       }
       if (hasColours() || !isWanted()) return;
@@ -367,10 +368,10 @@
     /** Why a display set would leave a viewport empty, or nothing. */
     function refusal(displaySet) {
       if (displaySet?.unsupported) return 'This viewer cannot show objects of this kind.';
-      if (displaySet?.Modality === 'SEG' && !byUid(displaySet.referencedDisplaySetInstanceUID)) {
-        return 'The image that this segmentation belongs to is not in the study.';
-      }
-      return '';
+      if (displaySet?.Modality !== 'SEG') return '';
+      const isPlaced = (isOurs(displaySet) && results.radiographOf(displaySet))
+        || byUid(displaySet.referencedDisplaySetInstanceUID);
+      return isPlaced ? '' : 'The image that this segmentation belongs to is not in the study.';
     }
 
     function refuse(displaySet, message) {
@@ -383,7 +384,8 @@
      * empty.
      */
     function asTextUnlessPlaced(displaySet) {
-      const images = new Set(displaySetService.getActiveDisplaySets().flatMap(d => list(d.images).map(i => i.SOPInstanceUID)));
+      const pictures = displaySetService.getActiveDisplaySets().flatMap(d => list(d.images));
+      const images = new Set(pictures.map(picture => picture.SOPInstanceUID));
       const { instance } = displaySet;
       displaySet.isImagingMeasurementReport = isTracked(instance)
         && placesOf(instance).some(place => place === null || images.has(place));
@@ -448,7 +450,7 @@
       everywhere();
     }
 
-    const showsSuperseded = () => viewportIds().map(radiographIn).filter(Boolean)
+    const showsSuperseded = () => entered && viewportIds().map(radiographIn).filter(Boolean)
       .map(radiograph => resultFor(radiograph).report).some(sr => sr && results.isSuperseded(sr));
 
     // --- how OHIF makes display sets ---
@@ -553,7 +555,8 @@
           segmentations: segmentationService.getSegmentationRepresentations(viewportId).map(r => ({
             label: r.label,
             segments: Object.values(r.segments).map(s => ({
-              index: s.segmentIndex, label: segmentationService.getSegmentation(r.segmentationId)?.segments[s.segmentIndex]?.label,
+              index: s.segmentIndex,
+              label: segmentationService.getSegmentation(r.segmentationId)?.segments[s.segmentIndex]?.label,
               color: [...s.color], visible: s.visible })) })),
         };
       });
@@ -568,19 +571,20 @@
     }
 
     watchOpening();
-    return { start, stop, status, inWords, showCurrent, showsSuperseded: () => entered && showsSuperseded(), hasResult: radiograph => Boolean(results.current(radiograph)
-      ?? results.segmentation(radiograph)) };
+    const hasResult = radiograph => Boolean(results.current(radiograph) ?? results.segmentation(radiograph));
+    return { start, stop, status, inWords, showCurrent, showsSuperseded, hasResult };
   }
 
   // --- hanging -------------------------------------------------------------------------------------------------------
   const viewport = index => ({
-    viewportOptions: { viewportId: index === 0 ? 'default' : `hilum-${index}`, viewportType: 'stack', toolGroupId: 'default',
-      allowUnmatchedView: true },
+    viewportOptions: { viewportId: index === 0 ? 'default' : `hilum-${index}`, viewportType: 'stack',
+      toolGroupId: 'default', allowUnmatchedView: true },
     displaySets: [{ id: 'radiograph', matchedDisplaySetsIndex: index }],
   });
   const stage = (name, columns, viewportsNeeded) => ({
     id: name, name,
-    stageActivation: { enabled: { minViewportsMatched: viewportsNeeded }, passive: { minViewportsMatched: viewportsNeeded } },
+    stageActivation: { enabled: { minViewportsMatched: viewportsNeeded },
+      passive: { minViewportsMatched: viewportsNeeded } },
     viewportStructure: { layoutType: 'grid', properties: { rows: 1, columns } },
     viewports: Array.from({ length: columns }, (_, index) => viewport(index)),
   });
@@ -590,7 +594,8 @@
     name: 'Radiographs',
     numberOfPriorsReferenced: -1, // the active study alone
     protocolMatchingRules: [
-      { id: 'radiograph', weight: 500, required: true, attribute: 'ModalitiesInStudy', constraint: { contains: RADIOGRAPHS } },
+      { id: 'radiograph', weight: 500, required: true, attribute: 'ModalitiesInStudy',
+        constraint: { contains: RADIOGRAPHS } },
     ],
     toolGroupIds: ['default'],
     displaySetSelectors: {
@@ -622,22 +627,24 @@
   function oneLine(result) {
     if (result.failed) return 'analysis failed';
     const of = state => result.findings.filter(f => f.state === state);
-    const present = of('present').map(inWords);
+    const present = of('present').sort((a, b) => b.percent - a.percent).map(inWords);
     const others = ['undetermined', 'absent', 'not evaluated', 'failed']
       .filter(state => of(state).length).map(state => `${of(state).length} ${state}`);
     return [present.length ? present.join(', ') : 'no finding present', ...others].join(' \u00b7 ');
   }
 
+
   /**
    * A strip of its own below the viewer, so that it hides nothing; the list of results opens in the strip and the viewer
    * becomes smaller by as much.
    */
+  const BAR_PIXELS = 24;
+  const MOST_PIXELS = 180; // of the list, which scrolls beyond
   function createStrip() {
     let overlay = null;
     let shown = '';
     const style = element('style', { textContent: `
-      body { --hilum-strip: 24px; overflow: hidden; }
-      body.hilum-open { --hilum-strip: 184px; }
+      body { --hilum-strip: ${BAR_PIXELS}px; overflow: hidden; }
       #root { position: relative; height: calc(100vh - var(--hilum-strip)); overflow: auto; }
       #root .h-screen { height: calc(100vh - var(--hilum-strip)) !important; }
       #root [style*="100vh"][style*="52px"] { height: calc(100vh - 52px - var(--hilum-strip)) !important; }
@@ -651,11 +658,11 @@
       #hilum-bar b { font-weight: 600; color: #ffc400; }
       #hilum-bar > * { flex: none; }
       #hilum-note button { all: unset; cursor: pointer; color: #eef2f8; }
-      #hilum-note #hilum-toggle { flex: 0 1 auto; overflow: hidden; text-overflow: ellipsis; }
+      #hilum-note #hilum-toggle { flex: 0 1 auto; overflow: hidden; text-overflow: ellipsis; padding: 1px 4px; }
       #hilum-toggle::before { content: '\\25b4\\a0'; }
       #hilum-toggle[aria-expanded="true"]::before { content: '\\25be\\a0'; }
       #hilum-note button:hover { text-decoration: underline; }
-      #hilum-note button:focus-visible { outline: 2px solid #8fc7ff; outline-offset: -2px; }
+      #hilum-note button:focus-visible { outline: 2px solid #8fc7ff; outline-offset: -1px; border-radius: 3px; }
       #hilum-note #hilum-superseded { color: #ff9d7a; text-decoration: underline; }
       #hilum-problem { color: #ff9d7a; }
       #hilum-results { flex: 1; overflow: auto; padding: 8px 12px; display: grid; gap: 4px 24px; align-content: start;
@@ -684,7 +691,9 @@
     function open(isOpen) {
       panel.hidden = !isOpen;
       button.setAttribute('aria-expanded', String(isOpen));
-      document.body.classList.toggle('hilum-open', isOpen);
+      document.body.style.removeProperty('--hilum-strip');
+      if (!isOpen) return;
+      document.body.style.setProperty('--hilum-strip', `${BAR_PIXELS + Math.min(panel.scrollHeight + 1, MOST_PIXELS)}px`);
     }
 
     const section = (title, lines, kind = '') => (lines.length
@@ -784,8 +793,8 @@
     maxNumberOfWebWorkers: 3,
     maxNumRequests: { interaction: 100, thumbnail: 5, prefetch: 25 },
     whiteLabeling: {
-      createLogoComponentFn: React => React.createElement('a',
-        { href: '/hilum/', title: 'Back to the worklist', style: { font: '600 16px Inter, sans-serif', color: '#d9dee8' } }, 'Hilum'),
+      createLogoComponentFn: React => React.createElement('a', { href: '/hilum/', title: 'Back to the worklist',
+        style: { font: '600 16px Inter, sans-serif', color: '#d9dee8' } }, 'Hilum'),
     },
     defaultDataSourceName: 'orthanc',
     dataSources: [{

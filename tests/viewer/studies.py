@@ -165,7 +165,8 @@ def findings(
         Finding(f.key, FindingState.NOT_EVALUATED, reason="model_failed", model=model.name) for f in said.findings
     )
     failure = (ModelRun(model, failure="model_failed"),)
-    return replace(said, runs=failure, findings=unknown, segments=(), measurements=(), priority=Priority.NONE)
+    bare = replace(said, runs=failure, findings=unknown, segments=(), measurements=())
+    return replace(bare, priority=Priority.NONE, priority_reason="")
 
 
 def encode(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from browser import Viewer
-from checks import assert_lungs, assert_nothing_is_blank, assert_one_box, assert_study_opens
+from checks import assert_diameters, assert_lungs, assert_nothing_is_blank, assert_one_box, assert_study_opens
 from documents import foreign_measurements, heat_map, key_objects, presentation_state, text_report
 from playwright.sync_api import Page, expect
 from pydicom import Dataset
 from pydicom.uid import generate_uid
-from studies import ct_slices, encode, findings, radiograph, study
+from studies import OPACITY, ct_slices, encode, findings, radiograph, study
 from viewer_node import ViewerNode
 
 pytestmark = pytest.mark.viewer
@@ -174,8 +175,6 @@ def test_results_without_a_place_are_listed_in_words_and_the_list_hides_nothing(
     viewer.page.keyboard.press("Enter")
     region = viewer.page.get_by_role("region", name="AI results of the image")
     expect(region).to_be_visible()
-    viewer.page.wait_for_timeout(500)  # the viewer takes its new size
-    viewer.screenshot("viewer_results")
     sections = {block.split("\n")[0]: block for block in region.locator("section").all_inner_texts()}
     assert "Lung opacity 91 % left" in sections["Present"]
     assert "Consolidation 42 %" in sections["Undetermined"]
@@ -192,9 +191,31 @@ def test_results_without_a_place_are_listed_in_words_and_the_list_hides_nothing(
     assert list_top is not None
     assert pane is not None
     assert pane["y"] + pane["height"] <= list_top["y"] + 1, "the list covers the radiograph"
-    (viewport,) = viewer.viewports()
-    assert_one_box(viewer, viewport, "Lung opacity")
+
+    def follows() -> bool:
+        drawn = viewer.drawn(viewport["id"], [(OPACITY[0], OPACITY[1])])
+        return bool(np.allclose(drawn["boxes"][0]["corners"][0], drawn["places"][0], atol=0.5))
+
+    viewer.wait_until(follows, "the drawings follow the picture to its new size")
+    assert_one_box(viewer, viewer.viewports()[0], "Lung opacity")
+    assert_diameters(viewer, viewer.viewports()[0])
+    viewer.screenshot("viewer_results")
 
     viewer.page.keyboard.press("Escape")
     expect(region).to_be_hidden()
     assert viewer.page.evaluate("() => document.activeElement.id") == "hilum-toggle"
+
+
+def test_results_whose_image_is_not_here_are_read_as_text_or_refused_with_a_reason(
+    viewer_node: ViewerNode, viewer: Viewer
+) -> None:
+    image = radiograph(generate_uid())
+    uid = viewer_node.store(study(*encode(image, findings(image))))
+    viewer.requests.clear()
+    viewer.console.clear()
+    viewer.page.goto(f"{viewer.base_url}/ohif/viewer?StudyInstanceUIDs={uid}")
+    viewer.entry("findings").dblclick(timeout=60_000)
+    expect(viewer.page.locator('[data-cy="viewport-pane"]')).to_contain_text("Lung opacity 91 %")
+    viewer.entry("segments").dblclick()
+    expect(viewer.page.locator("[data-sonner-toast]")).to_contain_text("is not in the study")
+    assert_nothing_is_blank(viewer, "opening results without their image")

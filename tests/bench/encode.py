@@ -1,0 +1,332 @@
+"""How long the results of one large radiograph take to encode, part by part, against highdicom as it is.
+
+The rule: all parts are timed on the same findings, in turns, in one run and on one core; the baseline holds the same
+findings, boxes and masks, made with highdicom's own constructors and templates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset, dcmwrite
+from pydicom.sr.codedict import codes
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dicom_sr.codes import AI_FAMILY, CERTAINTY, PERCENT, PLAIN_CHEST_RADIOGRAPHY, STATES, finding_codes
+from dicom_sr.evidence import evidence
+from dicom_sr.measurement_report import encode_measurement_report
+from dicom_sr.report.wording import Wording, load_wording
+from dicom_sr.segmentation import encode_segmentation
+from dicom_sr.text_report import encode_text_report
+from models.findings import (
+    BoolMask,
+    Caution,
+    Finding,
+    FindingState,
+    ImageFindings,
+    Laterality,
+    Line,
+    Measurement,
+    ModelIdentity,
+    ModelRun,
+    Priority,
+    Region,
+    SegmentMask,
+    StudyFindings,
+    View,
+)
+from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.settings import REPOSITORY
+
+ROWS, COLUMNS = 3000, 2500
+BASELINE = "highdicom as it is: Segmentation + Comprehensive3DSR, without a text report, to bytes"
+WHOLE = "one study: all of these"
+FIRST = "the same, first in a fresh process"
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LUNGS = ModelIdentity("lung_fields", "0.1.0", "a" * 64, "b" * 64)
+SCORES = ModelIdentity("chest_findings", "0.1.0", "c" * 64, "d" * 64)
+# What chest_findings answers, with a state for each.
+_STATES = {
+    "lung_opacity": FindingState.PRESENT, "pneumothorax": FindingState.PRESENT, "effusion": FindingState.UNDETERMINED,
+    "consolidation": FindingState.UNDETERMINED, "edema": FindingState.ABSENT, "emphysema": FindingState.ABSENT,
+    "fibrosis": FindingState.ABSENT, "pleural_thickening": FindingState.ABSENT, "hernia": FindingState.ABSENT,
+    "atelectasis": FindingState.NOT_EVALUATED, "cardiomegaly": FindingState.NOT_EVALUATED,
+    "infiltration": FindingState.NOT_EVALUATED, "mass": FindingState.NOT_EVALUATED,
+    "nodule": FindingState.NOT_EVALUATED, "pneumonia": FindingState.NOT_EVALUATED,
+}  # fmt: skip
+# Centre (row, column) and half axes of each segment, as shares of the image.
+_ELLIPSES = {
+    "lung_right": (0.50, 0.28, 0.33, 0.17), "lung_left": (0.50, 0.72, 0.33, 0.17), "heart": (0.62, 0.56, 0.16, 0.20),
+    "pneumothorax": (0.25, 0.25, 0.08, 0.10),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part with its times, in seconds; `ratio` is its median over the baseline's."""
+
+    name: str
+    median: float
+    p95: float
+    ratio: float
+
+
+def compare(rounds: int = 5) -> list[Step]:
+    """Time the encoding of one study of one image of 2500 x 3000 pixels; prints a table."""
+    source, findings = example()
+    with _one_core():
+        steps = _time(source, findings, load_wording("en"), 4 * rounds)
+        importing, encoding = _first()
+    base = next(step.median for step in steps if step.name == BASELINE)
+    steps.append(Step(FIRST, encoding, encoding, encoding / base))
+    console = Console()
+    console.print(_table(steps, f"Encoding of {ROWS} x {COLUMNS} pixels, {len(findings.segments)} segments, one core"))
+    console.print(f"Importing the encoders took {importing:.2f} s before that first one.")
+    return steps
+
+
+def example() -> tuple[Dataset, ImageFindings]:
+    """A radiograph and what the models may say about it: every finding they know, boxes, four segments, the ratio."""
+    source = radiograph(np.zeros((ROWS, COLUMNS), np.uint8), Exposure(bits_stored=16, seed="encoding benchmark"))
+    boxes = (
+        Region(1600.0, 1500.0, 500.0, 700.0, 0.87, Laterality.LEFT),
+        Region(400.0, 1800.0, 300.0, 250.0, 0.61, Laterality.RIGHT),
+    )
+    findings = ImageFindings(
+        study_instance_uid=str(source.StudyInstanceUID),
+        sop_class_uid=str(source.SOPClassUID),
+        sop_instance_uid=str(source.SOPInstanceUID),
+        rows=ROWS,
+        columns=COLUMNS,
+        view=View.PA,
+        runs=(ModelRun(LUNGS), ModelRun(SCORES)),
+        findings=tuple(_finding(key, state, boxes) for key, state in _STATES.items()),
+        segments=tuple(SegmentMask(key, _ellipse(*shape), "lung_fields") for key, shape in _ELLIPSES.items()),
+        measurements=(
+            Measurement(
+                "cardiothoracic_ratio",
+                0.53,
+                "1",
+                "lung_fields",
+                (Line(900.0, 1900.0, 1900.0, 1900.0), Line(300.0, 2000.0, 2200.0, 2000.0)),
+            ),
+        ),
+        priority=Priority.CRITICAL,
+        priority_reason="Pneumothorax 91 %, right",
+        cautions=(Caution.AGE_UNKNOWN,),
+    )
+    return source, findings
+
+
+def _finding(key: str, state: FindingState, boxes: tuple[Region, ...]) -> Finding:
+    if state is FindingState.NOT_EVALUATED:
+        return Finding(key, state, reason="evidence", model=SCORES.name)
+    probability = {FindingState.PRESENT: 0.91, FindingState.UNDETERMINED: 0.31}.get(state, 0.04)
+    side = Laterality.RIGHT if state is FindingState.PRESENT else None
+    return Finding(key, state, probability, 0.5, side, boxes if key == "lung_opacity" else (), model=SCORES.name)
+
+
+def _ellipse(row: float, column: float, height: float, width: float) -> BoolMask:
+    y, x = np.ogrid[0 : 1 : ROWS * 1j, 0 : 1 : COLUMNS * 1j]
+    inside: BoolMask = ((y - row) / height) ** 2 + ((x - column) / width) ** 2 <= 1
+    return inside
+
+
+def _time(source: Dataset, findings: ImageFindings, wording: Wording, rounds: int) -> list[Step]:
+    header = evidence(source, findings)
+    segmentation = encode_segmentation(header, findings, CREATED)
+    report = encode_measurement_report(header, findings, segmentation, CREATED)
+    study = StudyFindings(findings.study_instance_uid, (findings,))
+    text = encode_text_report([header], study, [report], CREATED, wording=wording)
+    todo: dict[str, Callable[[], Any]] = {
+        "header of patient, study and image": lambda: evidence(source, findings),
+        "Segmentation": lambda: encode_segmentation(header, findings, CREATED),
+        "Segmentation, to bytes": lambda: to_bytes(segmentation),
+        "measurement report": lambda: encode_measurement_report(header, findings, segmentation, CREATED),
+        "measurement report, to bytes": lambda: to_bytes(report),
+        "preliminary report": lambda: encode_text_report([header], study, [report], CREATED, wording=wording),
+        "preliminary report, to bytes": lambda: to_bytes(text),
+        WHOLE: lambda: encode_study(source, findings, wording),
+        BASELINE: lambda: encode_with_highdicom(header, findings),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    for turn in track(range(rounds + 1), description="encoding", console=Console(stderr=True), transient=True):
+        for name, work in todo.items():
+            started = time.perf_counter()
+            work()
+            if turn:  # the first one warms up
+                seconds[name].append(time.perf_counter() - started)
+    base = statistics.median(seconds[BASELINE])
+    return [_step(name, taken, base) for name, taken in seconds.items()]
+
+
+def _step(name: str, taken: list[float], base: float) -> Step:
+    middle = statistics.median(taken)
+    return Step(name, middle, float(np.percentile(taken, 95)), middle / base)
+
+
+def encode_study(source: Dataset, findings: ImageFindings, wording: Wording) -> list[bytes]:
+    """What the worker encodes of a study of one image."""
+    header = evidence(source, findings)
+    segmentation = encode_segmentation(header, findings, CREATED)
+    report = encode_measurement_report(header, findings, segmentation, CREATED)
+    study = StudyFindings(findings.study_instance_uid, (findings,))
+    text = encode_text_report([header], study, [report], CREATED, wording=wording)
+    return [to_bytes(ds) for ds in (segmentation, report, text)]
+
+
+def to_bytes(ds: Dataset) -> bytes:
+    """The whole file."""
+    buffer = BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def encode_with_highdicom(header: Dataset, findings: ImageFindings) -> list[bytes]:
+    """The same findings, boxes and masks, in the way that highdicom's documentation shows."""
+    segmentation = hd.seg.Segmentation(
+        source_images=[header],
+        pixel_array=np.stack([s.mask for s in findings.segments], axis=-1)[None].astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_highdicom_segment(n, s) for n, s in enumerate(findings.segments, start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=1,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="highdicom",
+        manufacturer_model_name="highdicom",
+        software_versions="1",
+        device_serial_number="1",
+        omit_empty_frames=False,
+    )
+    device = hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name="highdicom")
+    observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    groups = [group for finding in findings.findings for group in _highdicom_groups(header, finding)]
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=PLAIN_CHEST_RADIOGRAPHY,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    report = hd.sr.Comprehensive3DSR(
+        evidence=[header],
+        content=content,
+        series_instance_uid=hd.UID(),
+        series_number=2,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="highdicom",
+    )
+    return [to_bytes(segmentation), to_bytes(report)]
+
+
+def _highdicom_segment(number: int, segment: SegmentMask) -> hd.seg.SegmentDescription:
+    coded = finding_codes(segment.key)
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.key,
+        segmented_property_category=coded.category,
+        segmented_property_type=coded.type,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=LUNGS.name, version=LUNGS.version, family=AI_FAMILY
+        ),
+        tracking_uid=hd.UID(),
+        tracking_id=segment.key,
+    )
+
+
+def _highdicom_groups(header: Dataset, finding: Finding) -> Iterator[Any]:
+    """TID 1501 for the state of a finding, TID 1410 for each of its boxes."""
+    coded = finding_codes(finding.key)
+    algorithm = hd.sr.AlgorithmIdentification(name=SCORES.name, version=SCORES.version)
+    common = {"finding_sites": [hd.sr.FindingSite(anatomic_location=coded.site)], "algorithm_id": algorithm}
+    state = hd.sr.QualitativeEvaluation(name=coded.finding, value=STATES[finding.state])
+    certain = [] if finding.probability is None else [_highdicom_certainty(finding.probability)]
+    yield hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=finding.key),
+        qualitative_evaluations=[state],
+        measurements=certain,
+        source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(header)],
+        **common,
+    )
+    for box in finding.regions:
+        x, y = box.x + box.width, box.y + box.height
+        yield hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=finding.key),
+            referenced_region=hd.sr.ImageRegion(
+                graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+                graphic_data=np.array([(box.x, box.y), (x, box.y), (x, y), (box.x, y), (box.x, box.y)]),
+                source_image=hd.sr.SourceImageForRegion.from_source_image(header),
+            ),
+            finding_type=coded.finding,
+            measurements=[_highdicom_certainty(box.score)],
+            **common,
+        )
+
+
+def _highdicom_certainty(probability: float) -> hd.sr.Measurement:
+    return hd.sr.Measurement(name=CERTAINTY, value=100 * probability, unit=PERCENT)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Keep this process and its children on one core, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+_ALONE = """
+import json, time
+started = time.perf_counter()
+from tests.bench import encode
+source, findings = encode.example()
+wording = encode.load_wording("en")
+imported = time.perf_counter()
+encode.encode_study(source, findings, wording)
+print(json.dumps([imported - started, time.perf_counter() - imported]))
+"""
+
+
+def _first() -> tuple[float, float]:
+    """Seconds of importing (with the making of the example) and of the first encoding, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", _ALONE], capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment
+    )
+    importing, encoding = json.loads(told.stdout)
+    return importing, encoding
+
+
+def _table(steps: list[Step], title: str) -> Table:
+    table = Table(title=title)
+    for heading in ("part", "median, ms", "95th percentile, ms", "ratio"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for step in steps:
+        style = "bold" if step.name in (WHOLE, BASELINE) else ""
+        table.add_row(
+            step.name, f"{1000 * step.median:.1f}", f"{1000 * step.p95:.1f}", f"{step.ratio:.2f}", style=style
+        )
+    return table

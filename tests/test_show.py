@@ -1,0 +1,83 @@
+"""What `./hilum show` prints of results, from files and from a node."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_measurement_report import CREATED, file_bytes, findings_for, source
+
+from dicom_sr.evidence import evidence
+from dicom_sr.predecessor import Predecessor
+from dicom_sr.report.wording import load_wording
+from dicom_sr.results import encode_results
+from dicom_sr.text_report import encode_text_report
+from models.findings import StudyFindings
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.show import show
+
+
+def printed(names: list[str], home: Path) -> tuple[int, str]:
+    out = StringIO()
+    code = show(Settings(home=home), names, Console(file=out, width=110))
+    return code, out.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two versions of a study's results, as files."""
+    ds = source()
+    findings = findings_for(ds)
+    first = encode_results(ds, findings, CREATED)
+    old = first.measurement_report
+    before = Predecessor(old.SeriesInstanceUID, old.SOPClassUID, old.SOPInstanceUID)
+    second = encode_results(ds, findings, CREATED, number=2, predecessor=before)
+    study = StudyFindings(findings.study_instance_uid, (findings,), ("view",))
+    text = encode_text_report(
+        [evidence(ds, findings)], study, [second.measurement_report], CREATED, wording=load_wording("en")
+    )
+    for result in (old, first.segmentation, second.measurement_report, text):
+        assert result is not None
+        (tmp_path / f"{result.SOPInstanceUID}.dcm").write_bytes(file_bytes(result))
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    return tmp_path
+
+
+def test_a_folder_is_read_as_a_person_would(folder: Path) -> None:
+    code, text = printed([str(folder)], folder)
+    assert code == 0
+    for words in (
+        "PA view, 260 x 300 pixels",
+        "Priority urgent: Lung opacity 87 %, left",
+        "chest_findings 0.1.0 answered",
+        "Cardiothoracic ratio 0.53 (ap view)",
+        "Outlined: lung right",
+        "Cautions: age unknown",
+        "A lung opacity on the left is likely (87 %).",
+        "1 earlier report, superseded",
+        "not a medical device",
+    ):
+        assert words in text, words
+    states = {line.split("  ")[0].strip(): line for line in text.splitlines() if "  " in line}
+    assert "absent" in states["Effusion"]
+    assert "4.0 %" in states["Effusion"]
+    assert "model failed" in states["Mass"]
+    assert "evidence" in states["Pneumothorax"]
+
+
+def test_nothing_of_the_patient_is_printed(folder: Path) -> None:
+    _, text = printed([str(folder)], folder)
+    ds = source()
+    for value in (str(ds.PatientName).split("^")[0] + "^", ds.PatientID, ds.AccessionNumber):
+        assert str(value) not in text
+
+
+def test_what_holds_no_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "image.dcm"
+    image.write_bytes(file_bytes(source()))
+    assert printed([str(image)], tmp_path)[0] == 1
+    assert "no report of Hilum" in capsys.readouterr().err
+    assert printed(["no/such/file"], tmp_path)[0] == 1
+    assert "neither a file nor a Study Instance UID" in capsys.readouterr().err
