@@ -80,8 +80,11 @@ def coding_schemes(ds: Dataset) -> list[Dataset]:
     used = sorted(_designators(ds))
     items = []
     for designator in used:
-        uid, name, organisation = CODING_SCHEMES[designator]
-        item = dataset(CodingSchemeDesignator=designator, CodingSchemeUID=uid, CodingSchemeName=name)
+        # Codes of the source, e.g. of its procedure, may be the site's own, of which we know the designator alone.
+        uid, name, organisation = CODING_SCHEMES.get(designator, ("", "Codes of the source image", "Unknown"))
+        item = dataset(CodingSchemeDesignator=designator, CodingSchemeName=name)
+        if uid:
+            item.CodingSchemeUID = uid
         if designator == PRIVATE_SCHEME:
             item.CodingSchemeVersion = PRIVATE_SCHEME_VERSION
         item.CodingSchemeResponsibleOrganization = organisation

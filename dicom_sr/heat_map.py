@@ -18,8 +18,8 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_sr.equipment import coded, complete, dataset
 from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
-from dicom_sr.optional_object import image_reference, optional_object
 from dicom_sr.overlay_picture import Picture, paint
+from dicom_sr.result_object import image_reference, result_object
 from models.findings import Finding, FloatMap, ImageFindings
 
 SERIES_NUMBER = 9003
@@ -46,7 +46,7 @@ def encode_heat_map(
     number
         Instance Number.
     """
-    ds = optional_object(
+    ds = result_object(
         evidence,
         image_result(findings, "SC"),
         sop_class_uid=SecondaryCaptureImageStorage,

@@ -104,17 +104,3 @@ def _models_key(findings: ImageFindings) -> str:
         for run in findings.runs
     ]
     return json.dumps(runs)
-
-
-# --- until everybody uses the functions above
-@dataclass(frozen=True)
-class ResultUids:
-    measurement_report_series: str
-    measurement_report: str
-    segmentation_series: str
-    segmentation: str
-
-
-def result_uids(findings: ImageFindings) -> ResultUids:
-    sr, seg = measurement_report(findings), image_result(findings, "SEG")
-    return ResultUids(sr.series, sr.instance, seg.series, seg.instance)

@@ -19,10 +19,11 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_sr import codes
 from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, code, container, text
+from dicom_sr.document import referenced_requests
 from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import study_result
-from dicom_sr.measurement_report import observer_items, referenced_requests
-from dicom_sr.optional_object import optional_object
+from dicom_sr.measurement_report import observer_items
+from dicom_sr.result_object import result_object
 from models.findings import ImageFindings, Priority, StudyFindings
 
 SERIES_NUMBER = 9006
@@ -70,7 +71,7 @@ def encode_key_objects(
     references = list(dict.fromkeys(r for i in pressing for r in _references(by_uid[i.sop_instance_uid], results)))
     leading = study.leading
     evidence = by_uid[leading.sop_instance_uid]
-    ds = optional_object(
+    ds = result_object(
         evidence,
         study_result(study, "KO", [str(report.SOPInstanceUID) for report in results]),
         sop_class_uid=KeyObjectSelectionDocumentStorage,

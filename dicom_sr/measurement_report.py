@@ -13,9 +13,9 @@ from __future__ import annotations
 from datetime import datetime
 from functools import cache
 
-import highdicom as hd
 from pydicom import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_sr import codes, identity
 from dicom_sr.content import (
@@ -31,10 +31,11 @@ from dicom_sr.content import (
     text,
     uid,
 )
-from dicom_sr.equipment import complete, dataset
+from dicom_sr.document import document
+from dicom_sr.equipment import complete
 from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
-from dicom_sr.predecessor import Predecessor, predecessor_documents
+from dicom_sr.predecessor import Predecessor
 from dicom_sr.report.sentences import impression_text
 from dicom_sr.report.wording import Wording, load_wording
 from models.findings import ImageFindings, ModelRun, View
@@ -73,40 +74,16 @@ def encode_measurement_report(
         The report on the same image that this one replaces.
     """
     uids = identity.measurement_report(findings, predecessor.sop_instance_uid if predecessor else "")
-    report = hd.sr.Comprehensive3DSR(
-        evidence=[evidence, *([segmentation] if segmentation is not None else [])],
-        content=_root(evidence, findings, segmentation),
-        series_instance_uid=uids.series,
+    report = document(
+        [evidence, *([segmentation] if segmentation is not None else [])],
+        uids,
+        _root(evidence, findings, segmentation),
+        sop_class_uid=Comprehensive3DSRStorage,
         series_number=SERIES_NUMBER,
-        sop_instance_uid=uids.instance,
-        instance_number=number,
-        manufacturer=MANUFACTURER,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
+        number=number,
+        predecessor=predecessor,
     )
-    if predecessor is not None:
-        report.PredecessorDocumentsSequence = predecessor_documents(evidence.StudyInstanceUID, predecessor)
-    if requests := referenced_requests(evidence):
-        report.ReferencedRequestSequence = requests
     return complete(report, evidence, findings, created, "findings")
-
-
-def referenced_requests(evidence: Dataset) -> list[Dataset]:
-    """Referenced Request Sequence (PS3.3 C.17.2), from the requests that the image was made for."""
-    return [
-        dataset(
-            StudyInstanceUID=evidence.StudyInstanceUID,
-            ReferencedStudySequence=[],
-            AccessionNumber=request.get("AccessionNumber") or evidence.AccessionNumber or "",
-            PlacerOrderNumberImagingServiceRequest="",
-            FillerOrderNumberImagingServiceRequest="",
-            RequestedProcedureID=request.get("RequestedProcedureID") or "",
-            RequestedProcedureDescription=request.get("RequestedProcedureDescription") or "",
-            RequestedProcedureCodeSequence=list(request.get("RequestedProcedureCodeSequence") or ()),
-        )
-        for request in evidence.get("RequestAttributesSequence") or ()
-    ]
 
 
 def observer_items(findings: ImageFindings) -> list[Dataset]:

@@ -23,7 +23,7 @@ from dicom_sr.codes import CAUTIONS
 from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
-from dicom_sr.optional_object import image_reference, optional_object
+from dicom_sr.result_object import image_reference, result_object
 from models.findings import ImageFindings, Measurement
 
 SERIES_NUMBER = 9005
@@ -51,7 +51,7 @@ def encode_presentation_state(evidence: Dataset, findings: ImageFindings, create
     number
         Instance Number.
     """
-    ds = optional_object(
+    ds = result_object(
         evidence,
         image_result(findings, "PR"),
         sop_class_uid=GrayscaleSoftcopyPresentationStateStorage,

@@ -22,8 +22,8 @@ from dicom_sr.codes import AI_FAMILY, SIDES, finding_codes, side_of
 from dicom_sr.equipment import coded, complete, dataset
 from dicom_sr.identity import derived_uid, image_result, tracking_uid
 from dicom_sr.measurement_groups import spacing
-from dicom_sr.optional_object import image_reference, optional_object
 from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.result_object import image_reference, result_object
 from models.findings import BoolMask, ImageFindings, Laterality, ModelIdentity, SegmentMask
 
 SERIES_NUMBER = 9002
@@ -92,7 +92,7 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
     """
     masks = _stacked(findings)
     models = {run.model.name: run.model for run in findings.runs}
-    ds = optional_object(
+    ds = result_object(
         evidence,
         image_result(findings, "SEG"),
         sop_class_uid=SegmentationStorage,

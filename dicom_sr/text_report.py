@@ -14,17 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-import highdicom as hd
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import BasicTextSRStorage
 
 from dicom_sr import codes, identity
 from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, INFERRED_FROM, code, container, image, text
+from dicom_sr.document import document
 from dicom_sr.equipment import complete
-from dicom_sr.measurement_report import observer_items, referenced_requests
-from dicom_sr.ownership import MANUFACTURER
-from dicom_sr.predecessor import Predecessor, predecessor_documents
+from dicom_sr.measurement_report import observer_items
+from dicom_sr.predecessor import Predecessor
 from dicom_sr.report.sentences import Sentence, compose
 from dicom_sr.report.wording import Wording
 from models.findings import ImageFindings, ModelRun, StudyFindings
@@ -103,24 +102,15 @@ def encode_text_report(
         predecessor_uid=predecessor.sop_instance_uid if predecessor else "",
     )
     together = _as_one_image(study)
-    # Basic Text SR has the modules of Enhanced SR (PS3.3 A.35.1, A.35.2); only numbers and coordinates are not allowed.
-    report = hd.sr.EnhancedSR(
-        evidence=[*evidences, *results],
-        content=_root(evidences, together, study, wording),
-        series_instance_uid=uids.series,
+    report = document(
+        [*evidences, *results],
+        uids,
+        _root(evidences, together, study, wording),
+        sop_class_uid=BasicTextSRStorage,
         series_number=SERIES_NUMBER,
-        sop_instance_uid=uids.instance,
-        instance_number=number,
-        manufacturer=MANUFACTURER,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
+        number=number,
+        predecessor=predecessor,
     )
-    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
-    if predecessor is not None:
-        report.PredecessorDocumentsSequence = predecessor_documents(study.study_instance_uid, predecessor)
-    if requests := referenced_requests(evidences[0]):
-        report.ReferencedRequestSequence = requests
     return complete(report, evidences[0], together, created, "report")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.bench import decoders, intake
+from tests.bench import decoders, encode, intake
 
 
 def test_the_intake_benchmark_times_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,11 @@ def test_a_decoder_with_other_values_is_no_candidate(monkeypatch: pytest.MonkeyP
     first, second = decoders._time(decoders.JPEG2000Lossless, candidates, 2)
     assert (first.error, second.error) == ("", "differs by 9")
     assert second.median is None
+
+
+def test_the_encoding_benchmark_times_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "ROWS", 120)
+    monkeypatch.setattr(encode, "COLUMNS", 100)
+    steps = encode.compare(rounds=1)
+    assert {step.name for step in steps} >= {encode.BASELINE, encode.WHOLE, encode.FIRST}
+    assert all(0 < step.median <= step.p95 for step in steps)

@@ -16,6 +16,7 @@ from dicom_sr.conformance.content import KEY_OBJECTS
 from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
 from dicom_sr.ownership import MANUFACTURER
 
+_OUR_SCHEME = "99HILUM"
 _PROCESSING = ("109102", "DCM")
 _FLAGS = {"CompletionFlag": "COMPLETE", "VerificationFlag": "UNVERIFIED", "PreliminaryFlag": "PRELIMINARY"}
 # Who made, read or verified something: never filled in by a machine.
@@ -114,7 +115,7 @@ def _equipment(ds: Dataset) -> Iterator[Violation]:
 
 
 def _schemes(ds: Dataset) -> Iterator[Violation]:
-    """Every scheme but DCM is identified, and a private one named, versioned and answered for (PS3.3 C.12.1)."""
+    """Every scheme but DCM is identified, and ours named, versioned and answered for (PS3.3 C.12.1)."""
     identified = {text(i, "CodingSchemeDesignator"): i for i in items(ds, "CodingSchemeIdentificationSequence")}
     for scheme, versions in sorted(used_schemes(ds).items()):
         where = "CodingSchemeIdentificationSequence"
@@ -123,8 +124,8 @@ def _schemes(ds: Dataset) -> Iterator[Violation]:
             if scheme != "DCM":
                 yield Violation("PS3.3 C.12.1", where, f"codes of {scheme} are used, which no item identifies")
             continue
-        if not is_private(scheme):
-            continue
+        if scheme != _OUR_SCHEME:
+            continue  # what a site means by the codes of its images, only the site knows
         for keyword in ("CodingSchemeName", "CodingSchemeResponsibleOrganization", "CodingSchemeVersion"):
             if not text(item, keyword):
                 yield Violation("PS3.3 C.12.1", f"{where}.{keyword}", f"absent for the private scheme {scheme}")

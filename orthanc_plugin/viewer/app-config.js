@@ -360,6 +360,8 @@
       ]);
       cornerstoneViewportService.getCornerstoneViewport(viewportId)?.render();
       drawn.set(viewportId, state);
+      // The list marks the reports whose boxes are drawn; nothing else tells it that they have changed.
+      displaySetService._broadcastEvent(displaySetService.EVENTS.DISPLAY_SETS_CHANGED, displaySetService.activeDisplaySets);
     }
 
     const everywhere = () => viewportIds().forEach(draw);

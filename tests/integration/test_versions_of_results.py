@@ -130,9 +130,7 @@ def test_a_late_image_makes_version_two_of_the_study_s_report(tmp_path: Path) ->
     first, late = phantom(1, study), phantom(2, study, view="AP")
     lateral = phantom(3, study, view="LL")
     uid = str(first.StudyInstanceUID)
-    with node_with(
-        tmp_path, ALL, outputs="preliminary_report presentation_state heat_map key_objects"
-    ) as running:
+    with node_with(tmp_path, ALL, outputs="preliminary_report presentation_state heat_map key_objects") as running:
         send(running, first)
         running.wait_for(uid)
         (before,) = versions(running, uid)[1]

@@ -1,4 +1,4 @@
-"""The head that the optional results share: whose they are, and in which series of ours they stand."""
+"""The head that all results share: whose they are, and in which series of ours they stand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicom_sr.identity import Identity
 from dicom_sr.ownership import MANUFACTURER
 
 
-def optional_object(
+def result_object(
     evidence: Dataset, uids: Identity, *, sop_class_uid: str, modality: str, series_number: int, number: int
 ) -> Dataset:
     """An object with the patient and study of `evidence` and nothing else yet; ``equipment.complete`` finishes it.
