@@ -55,7 +55,6 @@ DEVICE_OBSERVER_MODEL_NAME = Code("121015", "DCM", "Device Observer Model Name")
 ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
 ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
 ALGORITHM_PARAMETERS = Code("111002", "DCM", "Algorithm Parameters")
-ALGORITHM_MANUFACTURER = Code("122405", "DCM", "Algorithm Manufacturer")
 AI_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 # Content
@@ -105,6 +104,7 @@ REASONS = {
     "evidence": Code("EVIDENCE", PRIVATE_SCHEME, "The evidence for the model does not carry it"),
     "model_failed": Code("MODELFAILED", PRIVATE_SCHEME, "The model failed"),
     "view": Code("VIEW", PRIVATE_SCHEME, "Not evaluated on this view"),
+    "refused": Code("REFUSED", PRIVATE_SCHEME, "The image is no longer read; an earlier result is withdrawn"),
     "no_model": Code("NOMODEL", PRIVATE_SCHEME, "No active model looks for it"),
 }
 CAUTIONS = {
@@ -122,6 +122,28 @@ CAUTIONS = {
     Caution.CLIPPED_GRAYS: Code("CLIPPEDGRAYS", PRIVATE_SCHEME, "Gray values cut off"),
     Caution.LOW_CONTRAST: Code("LOWCONTRAST", PRIVATE_SCHEME, "Hardly any contrast"),
     Caution.EXTREME_EXPOSURE: Code("EXTREMEEXPOSURE", PRIVATE_SCHEME, "Far from the target exposure"),
+}
+# Why an image was not read (models.refusal.Refusal).
+UNREAD = {
+    key: Code(value, PRIVATE_SCHEME, meaning)
+    for key, value, meaning in (
+        ("modality", "MODALITY", "Not a projection radiograph"),
+        ("unreadable_header", "UNREADABLEHEADER", "Header invalid or incomplete"),
+        ("intent", "INTENT", "For processing, localizer or post-processed copy"),
+        ("multi_frame", "MULTIFRAME", "More than one frame"),
+        ("view", "OTHERVIEW", "Lateral, oblique or other view"),
+        ("body_part", "OTHERBODYPART", "Another body part"),
+        ("age", "BELOWMINIMUMAGE", "Younger than the minimum age, or looks it"),
+        ("unreadable_pixels", "UNREADABLEPIXELS", "Pixels missing or not decodable"),
+        ("quality", "QUALITY", "Too few pixels or gray levels"),
+        ("view_unknown", "VIEWNOTCHECKED", "View unknown, pixels not checked"),
+        ("pixel_gate", "PIXELGATE", "View unknown, pixels show no frontal chest"),
+        ("view_conflict", "VIEWCONFLICT", "Header says frontal, pixels show something else"),
+        ("orientation", "ORIENTATION", "Turned, mirrored or upside down"),
+        ("inverted", "INVERTED", "Gray scale inverted"),
+        ("lungs_not_found", "LUNGSNOTFOUND", "No plausible pair of lungs"),
+        ("copy", "COPY", "Same exposure as an image that was read"),
+    )
 }
 # CID 244
 SIDES = {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
+from pydicom.valuerep import format_number_as_ds
 
 from dicom_sr.codes import SOURCE_OF_MEASUREMENT
 from dicom_sr.equipment import coded, dataset
@@ -50,7 +51,7 @@ def uid(relationship: str, name: Code, value: str) -> Dataset:
 def number(relationship: str, name: Code, value: float, unit: Code, children: Sequence[Dataset] = ()) -> Dataset:
     """A NUM; the value is rounded to six decimals, which is how finely findings are given."""
     item = _item(relationship, "NUM", name, children)
-    measured = dataset(MeasurementUnitsCodeSequence=[coded(unit)], NumericValue=f"{value:.6f}".rstrip("0").rstrip("."))
+    measured = dataset(MeasurementUnitsCodeSequence=[coded(unit)], NumericValue=_decimal(value))
     item.MeasuredValueSequence = [measured]
     return item
 
@@ -77,6 +78,12 @@ def polyline(relationship: str, name: Code, points: Sequence[tuple[float, float]
     item.GraphicType = "POLYLINE"
     item.GraphicData = [coordinate for point in points for coordinate in point]
     return item
+
+
+def _decimal(value: float) -> str:
+    """A Decimal String (PS3.5 6.2) of at most six decimals."""
+    short = f"{value:.6f}".rstrip("0").rstrip(".")
+    return short if len(short) <= 16 else str(format_number_as_ds(round(value, 6)))
 
 
 def _item(relationship: str | None, value_type: str, name: Code, children: Sequence[Dataset]) -> Dataset:

@@ -20,7 +20,7 @@ def document(
     sop_class_uid: str,
     series_number: int,
     number: int,
-    predecessor: Predecessor | None,
+    predecessors: Sequence[Predecessor],
 ) -> Dataset:
     """A complete, preliminary, unverified report; ``equipment.complete`` finishes it.
 
@@ -41,8 +41,8 @@ def document(
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence_item(evidence.StudyInstanceUID, sources)]
-    if predecessor is not None:
-        ds.PredecessorDocumentsSequence = predecessor_documents(evidence.StudyInstanceUID, predecessor)
+    if predecessors:
+        ds.PredecessorDocumentsSequence = predecessor_documents(evidence.StudyInstanceUID, predecessors)
     if requests := referenced_requests(evidence):
         ds.ReferencedRequestSequence = requests
     ds.update(content)

@@ -11,7 +11,7 @@ import re
 
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VM
+from pydicom.datadict import dictionary_VM, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
@@ -30,7 +30,7 @@ _OPTIONAL = (
     "TimezoneOffsetFromUTC", "ProcedureCodeSequence", "RequestAttributesSequence",
 )  # fmt: skip
 # Value representations whose form archives check.
-_CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
+_CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "PixelSpacing",
     "ImagerPixelSpacing", "PixelAspectRatio", "LossyImageCompression", "LossyImageCompressionRatio",
@@ -57,12 +57,8 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     copy.SpecificCharacterSet = "ISO_IR 192"
     undeclared = not source.get("SpecificCharacterSet")
     for keyword in (*_REQUIRED, *_OPTIONAL, *_IMAGE):
-        if keyword in source:
-            element = _decoded(source[keyword], undeclared)
-            if _is_valid(element):
-                copy.add(element)
-            elif keyword in _REQUIRED:
-                setattr(copy, keyword, "")
+        if (element := _allowed(source, tag_for_keyword(keyword) or 0, undeclared)) is not None:
+            copy.add(element)
         elif keyword in _REQUIRED:
             setattr(copy, keyword, "")
     for keyword in _DISPLAY:
@@ -72,9 +68,21 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     copy.SeriesInstanceUID = copy.get("SeriesInstanceUID") or copy.StudyInstanceUID
     copy.Rows, copy.Columns = findings.rows, findings.columns
     orientation = source.get("PatientOrientation")
-    valid = isinstance(orientation, MultiValue) and len(orientation) == 2 and all(orientation)
+    valid = isinstance(orientation, MultiValue) and len(orientation) == 2
+    valid = valid and all(re.fullmatch("[APRLHF]{1,3}", str(direction)) for direction in orientation)
     copy.PatientOrientation = list(orientation) if valid else ["L", "F"]
     return copy
+
+
+def _allowed(source: Dataset, tag: int, undeclared: bool) -> DataElement | None:
+    """An element of the source, decoded; None when it is absent or holds what the standard does not allow."""
+    if tag not in source:
+        return None
+    try:
+        element = _decoded(source[tag], undeclared)
+    except (ValueError, TypeError, ArithmeticError):  # a number that is none: ``1,75``
+        return None
+    return element if _is_valid(element) else None
 
 
 def _decoded(element: DataElement, undeclared: bool) -> DataElement:
@@ -82,9 +90,11 @@ def _decoded(element: DataElement, undeclared: bool) -> DataElement:
     if element.VR == "SQ":
         items = []
         for item in element.value:
+            inner = (_allowed(item, tag, undeclared) for tag in item.keys() if not tag.is_private)  # noqa: SIM118
             plain = Dataset()
-            for inner in item:
-                plain.add(_decoded(inner, undeclared))
+            for one in inner:
+                if one is not None:
+                    plain.add(one)
             items.append(plain)
         return DataElement(element.tag, "SQ", items)
     value = element.value
@@ -100,7 +110,9 @@ def _is_valid(element: DataElement) -> bool:
     if element.keyword in ("PatientName", "PatientID"):
         return True  # never emptied: a result without its patient is worse than none
     if element.keyword == "TimezoneOffsetFromUTC":
-        return re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", str(element.value)) is not None
+        written = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(element.value))
+        minutes = int(f"{written[1]}{60 * int(written[2]) + int(written[3])}") if written else 9999
+        return -720 <= minutes <= 840 and element.value != "-0000"
     if element.VR not in _CHECKED:
         return not (isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1")
     values = element.value if isinstance(element.value, MultiValue) else [element.value]

@@ -1,8 +1,8 @@
 """Identifiers of results, made from what the results were made of.
 
-The rule: the same images, models, contracts, cautions and predecessor give the same UIDs, for ever and on every
-machine; anything else gives others. No time and nothing of the patient enters them (PS3.5 B.2: ``2.25.`` followed by a
-UUID as an integer).
+The rule: the same image, models, contracts, view, priority, cautions and predecessor give the same UIDs, for ever and
+on every machine; anything else gives others. No time and nothing of the patient enters them (PS3.5 B.2: ``2.25.``
+followed by a UUID as an integer); a report for corrected patient attributes differs by its predecessor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from models.findings import ImageFindings, ModelIdentity, StudyFindings
 
-# Raise this when the encoding of the same findings changes: a new object must not carry an old identifier.
+# Raise this when the encoding of the same findings changes, its English sentences included: a new object must not carry
+# an old identifier.
 ENCODING_VERSION = 3
 _NAMESPACE = uuid.UUID("6e1dfc1c-94a0-5c6e-9d0b-7c1c3f0a4f2e")
 
@@ -55,7 +56,17 @@ def measurement_report(findings: ImageFindings, predecessor_uid: str = "") -> Id
     run = _models_key(findings)
     return Identity(
         derived_uid("series", findings.study_instance_uid, run, "SR"),
-        derived_uid("instance", findings.sop_instance_uid, run, "SR", predecessor_uid, *findings.cautions),
+        derived_uid(
+            "instance",
+            findings.sop_instance_uid,
+            run,
+            "SR",
+            predecessor_uid,
+            findings.view,
+            findings.priority,
+            findings.priority_reason,
+            *findings.cautions,
+        ),
     )
 
 
@@ -76,9 +87,10 @@ def study_result(
     wording_digest
         SHA-256 of the table of sentences that the report is written with.
     """
+    runs = sorted({_models_key(image) for image in study.images})
     return Identity(
-        derived_uid("series", study.study_instance_uid, role),
-        derived_uid("instance", role, wording_digest, predecessor_uid, *sorted(reports), *study.unread),
+        derived_uid("series", study.study_instance_uid, role, *runs),
+        derived_uid("instance", role, wording_digest, predecessor_uid, *sorted(reports), *sorted(study.unread)),
     )
 
 
@@ -89,7 +101,8 @@ def tracking_uid(findings: ImageFindings, key: str, what: str = "") -> str:
 
 def device_uid(model: ModelIdentity) -> str:
     """Device UID of one exact version of a model (IHE AIR: a new one for each retrained model)."""
-    return derived_uid("device", model.name, model.version, f"{model.weights_digest}/{model.config_digest}")
+    parts = [model.name, model.version, model.weights_digest, model.config_digest]
+    return f"2.25.{uuid.uuid5(_NAMESPACE, json.dumps(parts)).int}"  # whatever the encoding
 
 
 def derived_uid(*parts: str) -> str:

@@ -37,6 +37,8 @@ from models.findings import (
     ModelIdentity,
     Region,
     SegmentMask,
+    in_words,
+    percent,
 )
 
 # Viewers built on Cornerstone turn a group into a locked, labelled drawing when its tracking identifier names the tool.
@@ -61,8 +63,8 @@ def measurement_groups(evidence: Dataset, findings: ImageFindings, segmentation:
 
 def label(finding: Finding, probability: float | None) -> str:
     """What stands beside a box: ``Lung opacity 87 %``."""
-    name = finding.key.replace("_", " ").capitalize()
-    return name if probability is None else f"{name} {100 * probability:.0f} %"
+    name = in_words(finding.key)
+    return name if probability is None else f"{name} {percent(probability)} %"
 
 
 def site_items(site: Code, side: Laterality | None) -> list[Dataset]:

@@ -10,6 +10,7 @@ impression.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 
@@ -35,10 +36,10 @@ from dicom_sr.document import document
 from dicom_sr.equipment import complete
 from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.predecessor import Predecessor, latest
 from dicom_sr.report.sentences import impression_text
 from dicom_sr.report.wording import Wording, load_wording
-from models.findings import ImageFindings, ModelRun, View
+from models.findings import OF_ABSENCE, ImageFindings, ModelRun, View
 
 SERIES_NUMBER = 9001
 
@@ -56,7 +57,7 @@ def encode_measurement_report(
     created: datetime,
     *,
     number: int = 1,
-    predecessor: Predecessor | None = None,
+    predecessors: Sequence[Predecessor] = (),
 ) -> Dataset:
     """Encode what the models say about one image.
 
@@ -70,10 +71,10 @@ def encode_measurement_report(
         Becomes every date and time of the object.
     number
         Instance Number.
-    predecessor
-        The report on the same image that this one replaces.
+    predecessors
+        The report on the same image that this one replaces, then those that it replaced.
     """
-    uids = identity.measurement_report(findings, predecessor.sop_instance_uid if predecessor else "")
+    uids = identity.measurement_report(findings, latest(predecessors))
     report = document(
         [evidence, *([segmentation] if segmentation is not None else [])],
         uids,
@@ -81,7 +82,7 @@ def encode_measurement_report(
         sop_class_uid=Comprehensive3DSRStorage,
         series_number=SERIES_NUMBER,
         number=number,
-        predecessor=predecessor,
+        predecessors=predecessors,
     )
     return complete(report, evidence, findings, created, "findings")
 
@@ -134,7 +135,8 @@ def _image_library(evidence: Dataset, findings: ImageFindings) -> Dataset:
 def _evaluations(findings: ImageFindings) -> list[Dataset]:
     """What holds for the run as a whole."""
     answered = [run for run in findings.runs if not run.failure]
-    summary = codes.RUN_SUMMARIES[len(answered) == len(findings.runs), bool(findings.present)]
+    found = any(finding.key not in OF_ABSENCE for finding in findings.present)
+    summary = codes.RUN_SUMMARIES[len(answered) == len(findings.runs), found]
     items = [code(CONTAINS, codes.RUN_SUMMARY, summary if answered else codes.NO_ALGORITHM_SUCCEEDED)]
     reason = [text(HAS_PROPERTIES, codes.REASON, findings.priority_reason)] if findings.priority_reason else []
     items.append(code(CONTAINS, codes.PRIORITY, codes.PRIORITIES[findings.priority], reason))

@@ -24,7 +24,7 @@ from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
 from dicom_sr.result_object import image_reference, result_object
-from models.findings import ImageFindings, Measurement
+from models.findings import ImageFindings, Measurement, in_words
 
 SERIES_NUMBER = 9005
 LAYER = "AI"
@@ -121,7 +121,7 @@ def _marks(findings: ImageFindings) -> Iterator[tuple[Points, str]]:
 
 def _measured(measurement: Measurement) -> str:
     """``Cardiothoracic ratio 0.53``, and what limits it."""
-    words = f"{measurement.key.replace('_', ' ').capitalize()} {measurement.value:.2f}"
+    words = f"{in_words(measurement.key)} {measurement.value:.2f}"
     return f"{words} ({CAUTIONS[measurement.caution].meaning})" if measurement.caution else words
 
 

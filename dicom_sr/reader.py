@@ -22,7 +22,6 @@ from dicom_sr.measurement_groups import BOX
 from dicom_sr.measurement_report import VIEWS
 from dicom_sr.ownership import MANUFACTURER
 from dicom_sr.predecessor import current
-from dicom_sr.text_report import UNREAD
 from models.findings import (
     Caution,
     Finding,
@@ -73,7 +72,8 @@ def read_result(report: Dataset, segmentation: Dataset | None = None) -> ImageFi
     try:
         return _image_findings(report, segmentation)
     except (AttributeError, KeyError, IndexError, StopIteration, TypeError, ValueError) as error:
-        message = f"{report.get('SOPInstanceUID')}: {type(error).__name__} while reading it; it was changed or damaged"
+        why = str(error) if isinstance(error, ValueError) else "it was changed or damaged"
+        message = f"{report.get('SOPInstanceUID')} cannot be read: {why}"
         raise NotOurResult(message) from error
 
 
@@ -95,12 +95,11 @@ def read_study(objects: Iterable[Dataset]) -> StudyFindings:
         read_result(report, next((segmentations[uid] for uid in evidence_of(report) if uid in segmentations), None))
         for report in sorted(reports, key=lambda ds: (int(ds.InstanceNumber), ds.SOPInstanceUID))
     )
-    unread = tuple(
-        _coded(item, UNREAD)
-        for document in documents[-1:]
-        for item in _everywhere(document)
-        if _is(item, codes.NOT_READ)
-    )
+    codes_of_unread = [i for ds in documents[-1:] for i in _everywhere(ds) if _is(i, codes.NOT_READ)]
+    try:
+        unread = tuple([_coded(item, codes.UNREAD) for item in codes_of_unread])
+    except StopIteration as error:
+        raise NotOurResult(f"{documents[-1].SOPInstanceUID} holds a code that this version does not know") from error
     return StudyFindings(str(reports[0].StudyInstanceUID), images, unread)
 
 
@@ -125,8 +124,8 @@ def _image_findings(report: Dataset, segmentation: Dataset | None) -> ImageFindi
         study_instance_uid=str(report.StudyInstanceUID),
         sop_class_uid=str(reference.ReferencedSOPClassUID),
         sop_instance_uid=str(reference.ReferencedSOPInstanceUID),
-        rows=int(_number(source, codes.PIXEL_DATA_ROWS) or 0),
-        columns=int(_number(source, codes.PIXEL_DATA_COLUMNS) or 0),
+        rows=_whole(source, codes.PIXEL_DATA_ROWS),
+        columns=_whole(source, codes.PIXEL_DATA_COLUMNS),
         view=_coded(next(_named(source, codes.IMAGE_VIEW)), VIEWS),
         runs=tuple(_run(item) for item in _named(evaluations, codes.MODEL_RUN)),
         findings=_findings(groups),
@@ -250,6 +249,13 @@ def _value(item: Dataset) -> float:
 
 def _number(item: Dataset, name: Code) -> float | None:
     return next((_value(child) for child in _named(item, name)), None)
+
+
+def _whole(item: Dataset, name: Code) -> int:
+    value = _number(item, name)
+    if value is None:
+        raise ValueError("made by an older version of Hilum; ./hilum reread makes it anew")
+    return int(value)
 
 
 def _fraction(group: Dataset, name: Code) -> float | None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +39,7 @@ def encode_results(
     created: datetime,
     *,
     number: int = 1,
-    predecessor: Predecessor | None = None,
+    predecessors: Sequence[Predecessor] = (),
 ) -> Results:
     """Encode findings as DICOM.
 
@@ -51,8 +51,8 @@ def encode_results(
         Becomes the date of the results. Give the same and the bytes will be the same.
     number
         Instance Number of the results in their series.
-    predecessor
-        The measurement report on the same image that this one replaces.
+    predecessors
+        The measurement report on the same image that this one replaces, then those that it replaced.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def encode_results(
         header = evidence(source, findings)
         segmentation = encode_segmentation(header, findings, created, number=number) if findings.segments else None
         report = encode_measurement_report(
-            header, findings, segmentation, created, number=number, predecessor=predecessor
+            header, findings, segmentation, created, number=number, predecessors=predecessors
         )
         return Results(report, segmentation)
 
@@ -79,5 +79,5 @@ def encoding(uid: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise EncodingFailed(f"{uid}: {type(error).__name__} while encoding its results") from error

@@ -23,7 +23,7 @@ from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, INFERRED_FROM, code, con
 from dicom_sr.document import document
 from dicom_sr.equipment import complete
 from dicom_sr.measurement_report import observer_items
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.predecessor import Predecessor, latest
 from dicom_sr.report.sentences import Sentence, compose
 from dicom_sr.report.wording import Wording
 from models.findings import ImageFindings, ModelRun, StudyFindings
@@ -37,28 +37,6 @@ IMPRESSIONS = Code("19005-8", "LN", "Impressions")
 # CID 7002
 PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
 LANGUAGES = {"en": codes.ENGLISH, "de": Code("de", "RFC5646", "German")}
-# Why an image was not read (models.refusal.Refusal).
-UNREAD = {
-    key: Code(value, codes.PRIVATE_SCHEME, meaning)
-    for key, value, meaning in (
-        ("modality", "MODALITY", "Not a projection radiograph"),
-        ("unreadable_header", "UNREADABLEHEADER", "Header invalid or incomplete"),
-        ("intent", "INTENT", "For processing, localizer or post-processed copy"),
-        ("multi_frame", "MULTIFRAME", "More than one frame"),
-        ("view", "OTHERVIEW", "Lateral, oblique or other view"),
-        ("body_part", "OTHERBODYPART", "Another body part"),
-        ("age", "BELOWMINIMUMAGE", "Younger than the minimum age, or looks it"),
-        ("unreadable_pixels", "UNREADABLEPIXELS", "Pixels missing or not decodable"),
-        ("quality", "QUALITY", "Too few pixels or gray levels"),
-        ("view_unknown", "VIEWNOTCHECKED", "View unknown, pixels not checked"),
-        ("pixel_gate", "PIXELGATE", "View unknown, pixels show no frontal chest"),
-        ("view_conflict", "VIEWCONFLICT", "Header says frontal, pixels show something else"),
-        ("orientation", "ORIENTATION", "Turned, mirrored or upside down"),
-        ("inverted", "INVERTED", "Gray scale inverted"),
-        ("lungs_not_found", "LUNGSNOTFOUND", "No plausible pair of lungs"),
-        ("copy", "COPY", "Same exposure as an image that was read"),
-    )
-}
 
 
 def encode_text_report(
@@ -69,7 +47,7 @@ def encode_text_report(
     *,
     wording: Wording,
     number: int = 1,
-    predecessor: Predecessor | None = None,
+    predecessors: Sequence[Predecessor] = (),
 ) -> Dataset:
     """Encode the preliminary report of a study.
 
@@ -83,8 +61,8 @@ def encode_text_report(
         Becomes every date and time of the object.
     number
         Instance Number.
-    predecessor
-        The preliminary report that this one replaces.
+    predecessors
+        The preliminary report that this one replaces, then those that it replaced.
 
     Raises
     ------
@@ -99,7 +77,7 @@ def encode_text_report(
         "DOC",
         [str(report.SOPInstanceUID) for report in results],
         wording_digest=wording.digest,
-        predecessor_uid=predecessor.sop_instance_uid if predecessor else "",
+        predecessor_uid=latest(predecessors),
     )
     together = _as_one_image(study)
     report = document(
@@ -109,7 +87,7 @@ def encode_text_report(
         sop_class_uid=BasicTextSRStorage,
         series_number=SERIES_NUMBER,
         number=number,
-        predecessor=predecessor,
+        predecessors=predecessors,
     )
     return complete(report, evidences[0], together, created, "report")
 
@@ -138,7 +116,7 @@ def _technique(sentences: Iterable[Sentence], evidences: Sequence[Dataset], unre
         shown = [image(INFERRED_FROM, codes.SOURCE_IMAGE, evidence) for evidence in evidences]
         yield text(CONTAINS, PROCEDURE_DESCRIPTION, sentence.text, shown if sentence.region == "images" else ())
     for reason in unread:
-        yield code(CONTAINS, codes.NOT_READ, UNREAD[reason])
+        yield code(CONTAINS, codes.NOT_READ, codes.UNREAD[reason])
 
 
 def _line(sentence: Sentence, wording: Wording) -> str:

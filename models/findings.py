@@ -9,7 +9,7 @@ counts rows down, and the top left corner of the top left pixel is (0, 0).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,10 @@ MIDLINE = frozenset(
         "mediastinal_widening", "covid_typical", "covid_negative", "heart",
     }
 )  # fmt: skip
+
+
+# Findings that are called present where nothing is found.
+OF_ABSENCE = frozenset({"no_finding", "covid_negative"})
 
 
 class FindingState(StrEnum):
@@ -141,7 +145,8 @@ class Finding:
     threshold
         Probability from which the finding is called present; None when not evaluated.
     reason
-        Why it was not evaluated, as a code: ``evidence``, ``model_failed`` or ``view``.
+        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, or ``refused`` when an
+        earlier result is withdrawn.
     model
         Name of the model that answered; it is one of ``ImageFindings.runs``.
     """
@@ -257,6 +262,27 @@ class ImageFindings:
     saliency: tuple[SaliencyMap, ...] = field(default=(), repr=False)
 
     @property
+    def withdrawn(self) -> bool:
+        """Whether this says no more than that an earlier result no longer holds, for the image is no longer read."""
+        return bool(self.runs) and all(run.failure == "refused" for run in self.runs)
+
+    def withdraw(self, why: str) -> ImageFindings:
+        """What replaces these findings when their image is no longer read; `why` is the code of the refusal."""
+        return replace(
+            self,
+            runs=tuple(replace(run, failure="refused") for run in self.runs),
+            findings=tuple(
+                Finding(f.key, FindingState.NOT_EVALUATED, reason="refused", model=f.model) for f in self.findings
+            ),
+            segments=(),
+            measurements=(),
+            priority=Priority.NONE,
+            priority_reason=f"Withdrawn: the image is no longer read ({why})",
+            cautions=(),
+            saliency=(),
+        )
+
+    @property
     def present(self) -> tuple[Finding, ...]:
         """The findings called present, the most probable first."""
         found = [f for f in self.findings if f.state is FindingState.PRESENT]
@@ -312,6 +338,17 @@ class StudyFindings:
             if finding.key not in best or _telling(finding) < _telling(best[finding.key]):
                 best[finding.key] = finding
         return tuple(best.values())
+
+
+def in_words(key: str) -> str:
+    """The key of a finding, a structure or a measurement as a label: ``Lung opacity``."""
+    return key.replace("_", " ").capitalize()
+
+
+def percent(probability: float) -> str:
+    """A probability in whole per cent; ``<1`` and ``>99`` at the ends, for no model is certain."""
+    whole = round(100 * probability)
+    return "<1" if whole < 1 else ">99" if whole > 99 else str(whole)
 
 
 def _telling(finding: Finding) -> tuple[int, float]:

@@ -71,7 +71,7 @@ def interpret(
 
 def state_of(probability: float, contract: FindingContract) -> FindingState:
     """Present from the upper threshold, absent below the lower one, undetermined between them."""
-    if probability >= contract.threshold_present:
+    if probability >= round(contract.threshold_present, 6):  # as finely as both are given
         return FindingState.PRESENT
     return FindingState.ABSENT if probability < contract.threshold_absent else FindingState.UNDETERMINED
 

@@ -5,10 +5,9 @@ The rule: a finding can raise a study, none can lower it, and support devices al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-from models.findings import Finding, ImageFindings, Laterality, Priority
+from models.findings import Finding, ImageFindings, Laterality, Priority, in_words, percent
 
 # ACR actionable categories (CID 7035): 1 wants minutes, 2 wants hours; everything else is read in its turn.
 URGENCY: dict[str, Priority] = {
@@ -45,15 +44,10 @@ def urgency(finding: Finding) -> Priority:
     return URGENCY.get(finding.key, Priority.ROUTINE)
 
 
-def most_pressing(images: Iterable[ImageFindings]) -> ImageFindings | None:
-    """The image that sets the priority of its study; None without images."""
-    return min(images, key=lambda image: image.priority.rank, default=None)
-
-
 def describe(finding: Finding) -> str:
     """A finding as people say it: ``Pneumothorax 91 %, right``."""
-    words = finding.key.replace("_", " ").capitalize()
+    words = in_words(finding.key)
     if finding.probability is not None:
-        words += f" {100 * finding.probability:.0f} %"
+        words += f" {percent(finding.probability)} %"
     sides = {Laterality.RIGHT: ", right", Laterality.LEFT: ", left", Laterality.BILATERAL: ", both sides"}
     return words + (sides[finding.laterality] if finding.laterality else "")

@@ -93,7 +93,10 @@ class OrthancClient:
         OrthancUnavailable, ResultRefused
         """
         buffer = BytesIO()
-        dcmwrite(buffer, ds, enforce_file_format=True)
+        try:
+            dcmwrite(buffer, ds, enforce_file_format=True)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ResultRefused(f"it cannot be written: {type(error).__name__}") from error
         try:
             self._request("POST", "/instances", content=buffer.getvalue())
         except httpx.HTTPStatusError as error:

@@ -1,7 +1,12 @@
 """What becomes of the readings of one study in Orthanc: each result is stored once and follows on what it replaces.
 
 The rule: Orthanc alone says what is there. A result whose identity it holds is not made again; one that differs from
-the current one names it as its predecessor, and nothing is ever deleted.
+the current one names it as its predecessor, and nothing is ever deleted. A measurement report goes last, so that a
+Segmentation which no report names does not count.
+
+::
+
+    ResultWorse    a model failed on an image that it read before: the result stands, the study is tried again
 """
 
 from __future__ import annotations
@@ -20,9 +25,9 @@ from dicom_sr.evidence import evidence
 from dicom_sr.heat_map import LONGEST, encode_heat_map
 from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
-from dicom_sr.predecessor import current, follow
+from dicom_sr.predecessor import Predecessor, current, follow, latest
 from dicom_sr.presentation_state import encode_presentation_state
-from dicom_sr.reader import evidence_of, is_measurement_report
+from dicom_sr.reader import NotOurResult, evidence_of, is_measurement_report, read_result
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
@@ -32,6 +37,17 @@ from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series
 from orthanc_plugin.thumbnail import keep_thumbnail
 
 log = logging.getLogger("hilum.publishing")
+
+# Whose a result is: when one of these was corrected in the image, the result is made anew.
+_PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate",
+)  # fmt: skip
+_NEEDED_FOR_EVIDENCE = (*_PATIENT, "StudyTime", "ReferringPhysicianName", "StudyInstanceUID", "StudyDescription")
+
+
+class ResultWorse(Exception):
+    """A model failed on an image that the same version read before; nothing is replaced."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +59,28 @@ class Published:
     thumbnail: bool
 
 
+@dataclass(frozen=True)
+class _Document:
+    """Which document is due: its identity and what it replaces; `again` when Orthanc holds exactly this one."""
+
+    uid: str
+    predecessors: tuple[Predecessor, ...]
+    number: int
+    created: datetime
+    again: Dataset | None
+
+
 class StudyResults:
     """The results of one study, those that Orthanc held before and those of this run."""
 
     def __init__(self, orthanc: OrthancClient, series: Sequence[Series], outputs: Sequence[str], wording: Wording):
         self._orthanc, self._outputs, self._wording = orthanc, outputs, wording
-        before = list(_documents(orthanc, series))
-        self._reports = [ds for ds in before if is_measurement_report(ds)]
-        self._preliminary = current(ds for ds in before if not is_measurement_report(ds))
+        documents = list(_documents(orthanc, series))
+        self._reports = [ds for ds in documents if is_measurement_report(ds)]
+        self._texts = [ds for ds in documents if not is_measurement_report(ds)]
+        self._key_objects = sum(
+            len(s.instances) for s in series if s.modality == "KO" and is_own_result("KO", s.manufacturer)
+        )
         self._evidences: list[Dataset] = []
         self._current: list[Dataset] = []
 
@@ -65,32 +95,52 @@ class StudyResults:
 
         Raises
         ------
-        EncodingFailed, ResultRefused
-            Nothing is half stored: the measurement report goes last, and what it does not name does not count.
+        EncodingFailed, ResultRefused, ResultWorse
         OrthancUnavailable
         """
-        mine = current(ds for ds in self._reports if findings.sop_instance_uid in evidence_of(ds))
-        before = mine[-1] if mine else None
-        predecessor, again = follow(before, lambda uid: identity.measurement_report(findings, uid).instance)
-        uid = identity.measurement_report(findings, predecessor.sop_instance_uid if predecessor else "").instance
-        segmentation = identity.image_result(findings, "SEG").instance if findings.segments else None
-        number = int(before.InstanceNumber) if before is not None and again else len(self._reports) + 1
-        created = received if predecessor is None else datetime.now(UTC).astimezone()
-        if before is not None and again and self._orthanc.has_instances([segmentation] if segmentation else []):
-            report = before
-        else:
-            results = encode_results(header, findings, created, number=number, predecessor=predecessor)
-            for result in (results.segmentation, results.measurement_report):
-                if result is not None:
-                    self._orthanc.store(result)
-            report = results.measurement_report
-            self._reports.append(report)
-        pictured = keep_thumbnail(self._orthanc, uid, image, findings)
-        light = evidence(header, findings)
-        self._evidences.append(light)
-        self._current.append(report)
-        self._store_pictures(light, findings, image, created, number)
-        return Published(uid, segmentation, pictured)
+        before = self._report_on(findings.sop_instance_uid)
+        if before is not None and _worse(findings, before):
+            raise ResultWorse(f"image {findings.sop_instance_uid}: a model failed that read it before")
+        document, segmentation = self._publish(header, findings, before, received)
+        pictured = keep_thumbnail(self._orthanc, document.uid, image, findings)
+        light = self._evidences[-1]
+        if "heat_map" in self._outputs and findings.saliency:
+            self._store_optional(
+                identity.image_result(findings, "SC").instance,
+                lambda: encode_heat_map(
+                    light, findings, image.preview(LONGEST), document.created, number=document.number
+                ),
+            )
+        if "presentation_state" in self._outputs:
+            self._store_optional(
+                identity.image_result(findings, "PR").instance,
+                lambda: encode_presentation_state(light, findings, document.created, number=document.number),
+            )
+        return Published(document.uid, segmentation, pictured)
+
+    def withdraw(self, sop_instance_uid: str, why: str) -> ImageFindings | None:
+        """Replace the result of an image that is no longer read by one that says so; None when it has none.
+
+        Parameters
+        ----------
+        why
+            The code of the refusal.
+
+        Raises
+        ------
+        EncodingFailed, ResultRefused
+        OrthancUnavailable
+        """
+        before = self._report_on(sop_instance_uid)
+        if before is None:
+            return None
+        try:
+            findings = read_result(before).withdraw(why)
+        except NotOurResult:
+            log.warning("an earlier result cannot be withdrawn", extra={"sop_instance_uid": sop_instance_uid})
+            return None
+        self._publish(_header_from(before, findings), findings, before, datetime.now(UTC).astimezone())
+        return findings
 
     def conclude(self, study: StudyFindings, created: datetime) -> str | None:
         """Store what speaks for the whole study; returns the SOP Instance UID of the preliminary report.
@@ -106,32 +156,59 @@ class StudyResults:
         if "key_objects" in self._outputs:
             self._store_optional(
                 identity.study_result(study, "KO", reports).instance,
-                lambda: encode_key_objects(self._evidences, study, self._current, created, number=1),
+                lambda: encode_key_objects(
+                    self._evidences, study, self._current, created, number=self._key_objects + 1
+                ),
             )
         if "preliminary_report" not in self._outputs:
             return None
         try:
-            return self._store_preliminary_report(study, created)
+            return self._store_preliminary_report(study, reports, created)
         except (EncodingFailed, ResultRefused):
             log.exception("no report of the study", extra={"study_instance_uid": study.study_instance_uid})
             return None
 
-    def _store_pictures(
-        self, light: Dataset, findings: ImageFindings, image: RenderedImage, created: datetime, number: int
-    ) -> None:
-        """The optional results of one image; one that cannot be made is told in the log and fails nothing."""
-        if "heat_map" in self._outputs and findings.saliency:
-            self._store_optional(
-                identity.image_result(findings, "SC").instance,
-                lambda: encode_heat_map(light, findings, image.preview(LONGEST), created, number=number),
+    def _report_on(self, sop_instance_uid: str) -> Dataset | None:
+        """The current measurement report on an image."""
+        mine = current(ds for ds in self._reports if sop_instance_uid in evidence_of(ds))
+        return mine[-1] if mine else None
+
+    def _publish(
+        self, header: Dataset, findings: ImageFindings, before: Dataset | None, received: datetime
+    ) -> tuple[_Document, str | None]:
+        """Store report and Segmentation unless Orthanc holds them; tells the report, and the Segmentation's UID."""
+        with encoding(findings.sop_instance_uid):
+            light = evidence(header, findings)
+        document = _due(
+            before,
+            self._reports,
+            lambda uid: identity.measurement_report(findings, uid).instance,
+            received,
+            unchanged=before is not None and all(_text(before, name) == _text(light, name) for name in _PATIENT),
+        )
+        segmentation = identity.image_result(findings, "SEG").instance if findings.segments else None
+        outlined = segmentation is None or self._orthanc.has_instances([segmentation])
+        report = document.again
+        if report is None or not outlined:
+            results = encode_results(
+                header,
+                findings,
+                document.created,
+                number=document.number,
+                predecessors=document.predecessors,
             )
-        if "presentation_state" in self._outputs:
-            self._store_optional(
-                identity.image_result(findings, "PR").instance,
-                lambda: encode_presentation_state(light, findings, created, number=number),
-            )
+            if results.segmentation is not None and not outlined:
+                self._orthanc.store(results.segmentation)
+            if report is None:
+                report = results.measurement_report
+                self._orthanc.store(report)
+                self._reports.append(report)
+        self._evidences.append(light)
+        self._current.append(report)
+        return document, segmentation
 
     def _store_optional(self, uid: str, encode: Callable[[], Dataset | None]) -> None:
+        """Store a result that is not asked of every study; when it cannot be made, that is told and fails nothing."""
         if self._orthanc.has_instances([uid]):
             return
         try:
@@ -142,32 +219,84 @@ class StudyResults:
         except (EncodingFailed, ResultRefused):
             log.exception("an optional result is missing", extra={"sop_instance_uid": uid})
 
-    def _store_preliminary_report(self, study: StudyFindings, created: datetime) -> str:
-        before = self._preliminary[-1] if self._preliminary else None
-        reports = [str(report.SOPInstanceUID) for report in self._current]
-
+    def _store_preliminary_report(self, study: StudyFindings, reports: Sequence[str], created: datetime) -> str:
         def instance(predecessor_uid: str) -> str:
-            named = identity.study_result(
-                study, "DOC", reports, wording_digest=self._wording.digest, predecessor_uid=predecessor_uid
-            )
+            digest = self._wording.digest
+            named = identity.study_result(study, "DOC", reports, wording_digest=digest, predecessor_uid=predecessor_uid)
             return named.instance
 
-        predecessor, again = follow(before, instance)
-        uid = instance(predecessor.sop_instance_uid if predecessor else "")
-        if again:
-            return uid
-        with encoding(study.study_instance_uid):
-            report = encode_text_report(
-                self._evidences,
-                study,
-                self._current,
-                created if predecessor is None else datetime.now(UTC).astimezone(),
-                wording=self._wording,
-                number=len(self._preliminary) + 1,
-                predecessor=predecessor,
-            )
-        self._orthanc.store(report)
-        return uid
+        before = current(self._texts)
+        document = _due(before[-1] if before else None, self._texts, instance, created)
+        if document.again is None:
+            with encoding(study.study_instance_uid):
+                text = encode_text_report(
+                    self._evidences,
+                    study,
+                    self._current,
+                    document.created,
+                    wording=self._wording,
+                    number=document.number,
+                    predecessors=document.predecessors,
+                )
+            self._orthanc.store(text)
+        return document.uid
+
+
+def _due(
+    before: Dataset | None,
+    others: Sequence[Dataset],
+    instance_after: Callable[[str], str],
+    received: datetime,
+    *,
+    unchanged: bool = True,
+) -> _Document:
+    """The document that shall speak now; `others` have the Instance Numbers that are taken."""
+    predecessors, again = follow(before, instance_after, unchanged=unchanged)
+    uid = instance_after(latest(predecessors))
+    if before is not None and again:
+        return _Document(uid, predecessors, int(before.InstanceNumber), _content_time(before), before)
+    taken = {int(ds.InstanceNumber) for ds in others}
+    number = next(n for n in range(1, len(taken) + 2) if n not in taken)
+    return _Document(uid, predecessors, number, datetime.now(UTC).astimezone() if predecessors else received, None)
+
+
+def _worse(findings: ImageFindings, before: Dataset) -> bool:
+    """Whether a model failed now that answered in the current result, in the same version."""
+    failed = {run.model for run in findings.runs if run.failure}
+    try:
+        answered = {run.model for run in read_result(before).runs if not run.failure} if failed else set()
+    except NotOurResult:  # of an older version
+        return False
+    return bool(failed & answered)
+
+
+def _header_from(report: Dataset, findings: ImageFindings) -> Dataset:
+    """Of an image whose own header may not be readable, what its measurement report holds of it."""
+    header = Dataset()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in _NEEDED_FOR_EVIDENCE:
+        if keyword in report:
+            header.add(report[keyword])
+    for study in report.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            for reference in series.ReferencedSOPSequence:
+                if reference.ReferencedSOPInstanceUID == findings.sop_instance_uid:
+                    header.SeriesInstanceUID = series.SeriesInstanceUID
+    header.SOPClassUID, header.SOPInstanceUID = findings.sop_class_uid, findings.sop_instance_uid
+    return header
+
+
+def _content_time(document: Dataset) -> datetime:
+    """When a document of ours was made, as it says."""
+    offset = document.get("TimezoneOffsetFromUTC")
+    text = f"{document.ContentDate}{document.ContentTime}"[:14]
+    if offset:
+        return datetime.strptime(f"{text}{offset}", "%Y%m%d%H%M%S%z")
+    return datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    return str(ds.get(keyword) or "")
 
 
 def _documents(orthanc: OrthancClient, series: Sequence[Series]) -> Iterator[Dataset]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
@@ -18,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_sr.ownership import MANUFACTURER, is_own_result
-from dicom_sr.predecessor import current, superseded_by
+from dicom_sr.predecessor import current, predecessors_of
 from dicom_sr.reader import NotOurResult, is_measurement_report, read_study
-from models.findings import Finding, FindingState, ImageFindings
+from models.findings import Finding, FindingState, ImageFindings, in_words
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.settings import Settings
@@ -41,7 +42,7 @@ def show(settings: Settings, names: Sequence[str], console: Console) -> int:
         try:
             objects = list(_objects(settings, name))
             show_objects(objects, console)
-        except (NotOurResult, OrthancUnavailable, FileNotFoundError) as error:
+        except (NotOurResult, OrthancUnavailable, httpx.HTTPStatusError, FileNotFoundError) as error:
             print(f"hilum: {name}: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -73,7 +74,7 @@ def _show_study(objects: Sequence[Dataset], console: Console) -> None:
         console.print(Text("Preliminary report", style="bold"))
         for line in _lines(document):
             console.print(Text(line))
-    replaced = {uid for ds in (*reports, *documents) for uid in superseded_by(ds)}
+    replaced = {one.sop_instance_uid for ds in (*reports, *documents) for one in predecessors_of(ds)}
     if superseded := [ds for ds in (*reports, *documents) if ds.SOPInstanceUID in replaced]:
         console.print(f"{len(superseded)} earlier report{'s' * (len(superseded) > 1)}, superseded", style="dim")
     console.print(DISCLAIMER, style="dim")
@@ -94,7 +95,7 @@ def _show_image(image: ImageFindings, console: Console) -> None:
         console.print(table)
     for m in image.measurements:
         caution = f" ({m.caution.replace('_', ' ')})" if m.caution else ""
-        console.print(f"  {m.key.replace('_', ' ').capitalize()} {m.value:.2f}{caution}")
+        console.print(f"  {in_words(m.key)} {m.value:.2f}{caution}")
     for segment in image.segments:
         share = 100 * float(segment.mask.mean())
         console.print(f"  Outlined: {segment.key.replace('_', ' ')}, {share:.1f} % of the picture, by {segment.model}")
@@ -107,7 +108,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         return "" if value is None else f"{100 * value:.1f} %"
 
     return (
-        finding.key.replace("_", " ").capitalize(),
+        in_words(finding.key),
         finding.state.value.replace("_", " "),
         percent(finding.probability),
         percent(finding.threshold),

@@ -106,7 +106,9 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     answers: list[ImageFindings] = []
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
     known = {e["sop_instance_uid"] for e in task.result.get("images", []) if e["status"] == TaskStatus.DONE.value}
-    for candidate in sorted(candidates, key=lambda c: c.turn(known)):
+    # of an image that came twice, perhaps corrected, the later one speaks
+    latest_first = sorted(candidates, key=lambda c: c.received, reverse=True)
+    for candidate in sorted(latest_first, key=lambda c: c.turn(known)):
         try:
             _refuse_copy(candidate, read_before)
             taken, reading = _read(candidate, reader)
@@ -116,12 +118,33 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
             continue
         read_before.append(candidate)
         answers.append(reading.findings)
-    if not answers:
-        return _outcome(task, entries, None, None)
-    unread = tuple(entry["reason"] for entry in entries if entry["reason"] is not None)
-    study = StudyFindings(task.study_instance_uid, tuple(answers), unread)
-    report = results.conclude(study, _received(max(candidate.received for candidate in read_before)))
-    return _outcome(task, entries, study, report)
+    withdrawn = _withdraw(entries, answers, results)
+    report = None
+    if answers or withdrawn:
+        counted = Counter(entry["reason"] for entry in entries)
+        unread = tuple(code.value for code in Refusal for _ in range(counted[code.value]))
+        study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread)
+        arrived = [_received(candidate.received) for candidate in read_before]
+        report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
+    return _outcome(task, entries, answers, report)
+
+
+def _withdraw(
+    entries: list[dict[str, Any]], answers: list[ImageFindings], results: StudyResults
+) -> list[ImageFindings]:
+    """An image that was read once and is refused now keeps no result that speaks for it."""
+    read = {answer.sop_instance_uid for answer in answers}
+    withdrawn = []
+    for entry in entries:
+        uid, reason = entry["sop_instance_uid"], entry["reason"]
+        if reason is None or not uid or uid in read:
+            continue
+        try:
+            if (findings := results.withdraw(uid, reason)) is not None:
+                withdrawn.append(findings)
+        except (EncodingFailed, ResultRefused):
+            log.exception("an earlier result still speaks", extra={"sop_instance_uid": uid})
+    return withdrawn
 
 
 def _image_series(found: list[Series]) -> Iterator[Series]:
@@ -200,12 +223,13 @@ def _evidence_json(evidence: tuple[Evidence, ...]) -> list[dict[str, str]]:
 
 
 def _outcome(
-    task: InferenceTask, entries: list[dict[str, Any]], study: StudyFindings | None, report: str | None
+    task: InferenceTask, entries: list[dict[str, Any]], answers: list[ImageFindings], report: str | None
 ) -> Outcome:
-    priority = study.leading.priority if study is not None else Priority.NONE
+    leading = StudyFindings(task.study_instance_uid, tuple(answers)).leading if answers else None
+    priority = leading.priority if leading is not None else Priority.NONE
     result = {**_versioned(task.result, entries, priority), "preliminary_report": report}
-    if study is not None:
-        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=study.leading.priority_reason)
+    if leading is not None:
+        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=leading.priority_reason)
     # the image that came closest to being read says most about why there is no answer
     nothing = {"reason": Refusal.MODALITY.value, "message": "the study holds no image"}
     closest = max(entries, key=lambda e: list(Refusal).index(Refusal(e["reason"])), default=nothing)

@@ -620,7 +620,7 @@ def successor(ds: Dataset, version: str, predecessor: Dataset | None) -> Dataset
     replaced = predecessor and Predecessor(
         str(predecessor.SeriesInstanceUID), str(predecessor.SOPClassUID), str(predecessor.SOPInstanceUID)
     )
-    return encode_results(ds, findings, CREATED, predecessor=replaced).measurement_report
+    return encode_results(ds, findings, CREATED, predecessors=[replaced] if replaced else []).measurement_report
 
 
 def test_a_chain_of_versions_is_right_and_a_fork_and_a_circle_are_not() -> None:
@@ -630,6 +630,11 @@ def test_a_chain_of_versions_is_right_and_a_fork_and_a_circle_are_not() -> None:
     third = successor(ds, "0.3.0", second)
     assert check(third) == []
     assert check_together([ds, first, second, third]) == []
+    third.PredecessorDocumentsSequence[0].ReferencedSeriesSequence.extend(
+        second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    )
+    assert check_together([ds, first, second, third]) == [], "it may name all that it replaces"
+    assert check_together([ds, first, third]) == [], "and one of them may be gone"
     fork = successor(ds, "0.4.0", first)
     assert [v.rule for v in check_together([first, second, fork])] == ["Hilum identity"]
     circle = deepcopy(first)

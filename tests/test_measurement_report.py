@@ -316,9 +316,9 @@ def test_a_report_names_what_it_replaces_and_has_an_identity_of_its_own() -> Non
     ds = source()
     first = encoded(ds).measurement_report
     before = Predecessor(first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID)
-    second = encode_results(ds, findings_for(ds), CREATED, number=2, predecessor=before).measurement_report
+    second = encode_results(ds, findings_for(ds), CREATED, number=2, predecessors=[before]).measurement_report
     third = encode_results(
-        ds, findings_for(ds), CREATED, number=3, predecessor=replace(before, sop_instance_uid=second.SOPInstanceUID)
+        ds, findings_for(ds), CREATED, number=3, predecessors=[replace(before, sop_instance_uid=second.SOPInstanceUID)]
     ).measurement_report
     assert len({first.SOPInstanceUID, second.SOPInstanceUID, third.SOPInstanceUID}) == 3
     assert current([third, first, second]) == [third]

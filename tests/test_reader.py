@@ -148,7 +148,7 @@ def test_the_newest_of_two_runs_speaks_for_a_study_whatever_their_order() -> Non
     new = replace(old, runs=(replace(old.runs[0], model=replace(MODELS[0], version="9.0.0")), *old.runs[1:]))
     first = list(through_files(encode_results(ds, old, CREATED)))
     before = Predecessor(first[0].SeriesInstanceUID, first[0].SOPClassUID, first[0].SOPInstanceUID)
-    second = list(through_files(encode_results(ds, new, CREATED, number=2, predecessor=before)))
+    second = list(through_files(encode_results(ds, new, CREATED, number=2, predecessors=[before])))
     for objects in ([*first, *second], [*second, *first]):
         study = read_study([ds, *objects])
         assert len(study.images) == 1

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_parsing import NotUnderstood, Stated, parse_findings, parse_impression
 
 from dicom_sr import codes
 from dicom_sr.report import wording as wording_module
-from dicom_sr.report.parsing import NotUnderstood, Stated, parse_findings, parse_impression
 from dicom_sr.report.sentences import Report, compose, impression_text
 from dicom_sr.report.statements import REGIONS
 from dicom_sr.report.wording import LANGUAGES, Wording, WordingInvalid, load_wording
@@ -88,8 +88,14 @@ CASES: dict[str, StudyFindings] = {
     "everything undetermined on the left": all_keys(UNDETERMINED, LEFT),
     "everything absent on both sides": all_keys(ABSENT, BILATERAL),
     "nothing evaluated, for five reasons": study(
-        image(*(unseen(k, [*codes.REASONS, None][n % 5]) for n, k in enumerate(KEYS)))
+        image(*(unseen(k, ["evidence", "model_failed", "view", "no_model", None][n % 5]) for n, k in enumerate(KEYS)))
     ),
+    "an image is no longer read": study(
+        image(absent("effusion", 0.04), present("pneumothorax", 0.9)).withdraw("age"),
+        image(absent("effusion", 0.03), number=2, view=View.AP),
+        unread=("age",),
+    ),
+    "no image is read any more": study(image(present("pneumothorax", 0.9)).withdraw("view"), unread=("view",)),
     "one image, no side": study(image(present("pneumothorax", 0.905), absent("effusion", 0.04))),
     "nothing present": study(image(absent("effusion", 0.004), absent("mass", 0.3), unseen("fracture", "evidence"))),
     "no probability": study(image(present("effusion", None, LEFT), Finding("mass", ABSENT))),

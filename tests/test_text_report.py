@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import Collection
 from pydicom.uid import UID
+from report_parsing import parse_findings
 from test_measurement_report import CREATED, SCORES, encoded, file_bytes, findings_for, named, rewritten, source
 
 from dicom_sr import codes, text_report
@@ -20,10 +21,9 @@ from dicom_sr.evidence import evidence
 from dicom_sr.identity import study_result
 from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import Predecessor
-from dicom_sr.report.parsing import parse_findings
 from dicom_sr.report.sentences import compose
 from dicom_sr.report.wording import LANGUAGES, load_wording
-from dicom_sr.text_report import UNREAD, encode_text_report
+from dicom_sr.text_report import encode_text_report
 from models.findings import Caution, Finding, FindingState, ModelRun, Priority, StudyFindings, View
 from models.refusal import Refusal
 
@@ -48,14 +48,14 @@ def second(ds: Dataset) -> Dataset:
 
 
 def report_of(
-    *sources: Dataset, language: str = "en", unread: tuple[str, ...] = (), predecessor: Predecessor | None = None
+    *sources: Dataset, language: str = "en", unread: tuple[str, ...] = (), predecessors: tuple[Predecessor, ...] = ()
 ) -> tuple[Dataset, StudyFindings]:
     """The report as it is read from its file, and what it was made from."""
     study = study_of(*sources, unread=unread)
     headers = [evidence(ds, image) for ds, image in zip(sources, study.images, strict=True)]
     results = [encoded(ds).measurement_report for ds in sources]
     report = encode_text_report(
-        headers, study, results, CREATED, wording=load_wording(language), number=2, predecessor=predecessor
+        headers, study, results, CREATED, wording=load_wording(language), number=2, predecessors=predecessors
     )
     return dcmread(BytesIO(file_bytes(report))), study
 
@@ -162,11 +162,11 @@ def test_each_image_that_was_not_read_has_its_code_in_order() -> None:
         for item in items(section(report, "55111-9"), "CODE")
         if item.ConceptNameCodeSequence[0].CodeValue == codes.NOT_READ.value
     ]
-    assert values == [UNREAD[key].value for key in unread]
-    assert set(UNREAD) == set(Refusal)
-    private = [code for table in (codes.REASONS, codes.CAUTIONS, UNREAD) for code in table.values()]  # type: ignore[attr-defined]
+    assert values == [codes.UNREAD[key].value for key in unread]
+    assert set(codes.UNREAD) == set(Refusal)
+    private = [code for table in (codes.REASONS, codes.CAUTIONS, codes.UNREAD) for code in table.values()]  # type: ignore[attr-defined]
     assert len({code.value for code in private}) == len(private)
-    assert all(len(code.value) <= 16 and len(code.meaning) <= 64 for code in UNREAD.values())
+    assert all(len(code.value) <= 16 and len(code.meaning) <= 64 for code in codes.UNREAD.values())
 
 
 def test_images_and_measurement_reports_are_its_evidence_and_image_one_is_the_first() -> None:
@@ -191,7 +191,7 @@ def test_the_same_findings_make_the_same_bytes_and_a_second_version_another_obje
     assert german.SOPInstanceUID != first.SOPInstanceUID
     assert german.SeriesInstanceUID == first.SeriesInstanceUID
     replaced = Predecessor(first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID)
-    later, _ = report_of(source(), second(source()), predecessor=replaced)
+    later, _ = report_of(source(), second(source()), predecessors=(replaced,))
     (document,) = later.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert document.ReferencedSOPInstanceUID == first.SOPInstanceUID
     assert later.InstanceNumber == 2

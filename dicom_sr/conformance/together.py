@@ -147,15 +147,15 @@ def _predecessors(ds: Dataset) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _chains(objects: Sequence[Dataset]) -> Iterator[Violation]:
-    """A document is replaced by one other at most, and never, over others, by itself."""
+    """The documents that replace one form a chain, and none, over others, replaces itself."""
     ours = [ds for ds in objects if is_ours(ds)]
     replaced_by: dict[str, set[str]] = {}
     for ds in ours:
         for *_rest, instance in _predecessors(ds):
             replaced_by.setdefault(instance, set()).add(text(ds, "SOPInstanceUID"))
     for instance, successors in sorted(replaced_by.items()):
-        if len(successors) > 1:
-            message = f"{instance} is replaced by {len(successors)} documents"
+        if len(last := [one for one in successors if not successors & replaced_by.get(one, set())]) > 1:
+            message = f"{instance} is replaced by {len(last)} documents, of which none replaces another"
             yield Violation("Hilum identity", "PredecessorDocumentsSequence", message)
         if instance in _reached(instance, replaced_by):
             message = f"{instance} is replaced, over others, by itself"

@@ -27,13 +27,21 @@ from dicom_sr.report.statements import (
     telling,
 )
 from dicom_sr.report.wording import Wording
-from models.findings import FindingState, ImageFindings, Laterality, ModelRun, Priority, StudyFindings
+from models.findings import (
+    OF_ABSENCE,
+    FindingState,
+    ImageFindings,
+    Laterality,
+    ModelRun,
+    Priority,
+    StudyFindings,
+    percent,
+)
 
 _REGION_OF = {key: region for region, keys in REGIONS.items() for key in keys}
 _MEASURED_IN = "heart"
 _COVID = tuple(key for key in _REGION_OF if key.startswith("covid_"))
 # Classes that say that nothing is there; they are no findings in the sense of "something was found".
-_OF_ABSENCE = frozenset({"no_finding", "covid_negative"})
 _NEUTRAL = "support_devices"  # mentioned last
 
 
@@ -84,17 +92,18 @@ class _Writer:
         self.leads = sorted((said[0] for said in self.stated.values()), key=lambda s: (telling(s)[:2], order[s.key]))
         self.evaluated = any(lead.state is not FindingState.NOT_EVALUATED for lead in self.leads)
         runs: dict[tuple[str, str], list[tuple[int, ModelRun]]] = {}
+        self.read = [position for position, image in enumerate(study.images) if not image.withdrawn]
         for position, image in enumerate(study.images):
-            for run in image.runs:
+            for run in () if image.withdrawn else image.runs:
                 runs.setdefault((run.model.name, run.model.version), []).append((position, run))
         self.runs = runs
 
     # Sections
 
     def technique(self) -> Iterable[Sentence]:
-        count = len(self.study.images)
+        count = len(self.read)
         template = "no_image" if not count else "one_image" if count == 1 else "many_images"
-        listed = ", ".join(self._image(position) for position in range(count))
+        listed = ", ".join(self._image(position) for position in self.read)
         yield self._sentence(self._fill(f"technique.{template}", count=str(count), images=listed), "images")
         cautions: dict[str, list[int]] = {}
         for position, image in enumerate(self.study.images):
@@ -144,8 +153,9 @@ class _Writer:
         if not self.evaluated:
             yield self._sentence(self._nothing())
             return
-        present = [lead for lead in self.leads if lead.state is FindingState.PRESENT and lead.key != "no_finding"]
-        if all(lead.key in _OF_ABSENCE for lead in present):
+        said = [statement for lead in self.leads for statement in self.stated[lead.key]]
+        present = [s for s in said if s.state is FindingState.PRESENT and s.key != "no_finding"]
+        if all(statement.key in OF_ABSENCE for statement in present):
             yield self._sentence(self.wording["impression.nothing_present"])
         pressing = leading_finding(self.study.leading)
         for lead in sorted(present, key=lambda s: (pressing is None or s.key != pressing.key, s.key == _NEUTRAL)):
@@ -260,9 +270,7 @@ class _Writer:
         """In whole per cent, and never 0 or 100: no model is certain."""
         if said.probability is None:
             return ""
-        percent = round(100 * said.probability)
-        shown = "<1" if percent < 1 else ">99" if percent > 99 else str(percent)
-        return f" {self._fill('pieces.probability', percent=shown)}"
+        return f" {self._fill('pieces.probability', percent=percent(said.probability))}"
 
     def _where(self, positions: Sequence[int]) -> str:
         """Nothing when it holds for every image of the study."""

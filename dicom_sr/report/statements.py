@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dicom_sr.codes import finding_codes
-from models.findings import Finding, FindingState, ImageFindings, Laterality, StudyFindings
+from models.findings import Finding, FindingState, ImageFindings, Laterality, StudyFindings, in_words
 
 # Of a finding that is present, by its probability in whole per cent as the report prints it.
 HIGHLY_LIKELY, LIKELY = 90, 70
@@ -80,7 +80,7 @@ def confidence(probability: float | None) -> str:
 def leading_finding(image: ImageFindings) -> Finding | None:
     """The present finding for which an image has its priority; None when the reason names no finding."""
     for finding in image.present:
-        words = finding.key.replace("_", " ").capitalize()
+        words = in_words(finding.key)
         if image.priority_reason == words or image.priority_reason.startswith((f"{words} ", f"{words},")):
             return finding
     return None

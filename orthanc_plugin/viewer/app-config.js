@@ -16,7 +16,7 @@
 
   const NOTE = 'AI result, not verified \u2013 research software, not a medical device';
   const MANUFACTURER = 'Hilum'; // as dicom_sr writes it
-  const RADIOGRAPHS = ['CR', 'DX'];
+  const RADIOGRAPHS = ['CR', 'DX', 'RG', 'DR']; // others count where a result of ours is about them
   const PATIENCE_SECONDS = 60;
   const COLOUR_ATTEMPTS = 100; // of 0.1 s
   const STACK_HANDLER = '@ohif/extension-default.sopClassHandlerModule.stack';
@@ -121,8 +121,6 @@
   }
 
   // --- which result belongs to which image ---------------------------------------------------------------------------
-  const isRadiograph = displaySet =>
-    RADIOGRAPHS.includes(displaySet?.Modality) && (displaySet.images?.length ?? 0) > 0;
   const imageUid = displaySet => displaySet.images[0].SOPInstanceUID;
   const isOurs = displaySet => displaySet?.instance?.Manufacturer === MANUFACTURER;
   const isReport = displaySet => displaySet?.Modality === 'SR'
@@ -140,6 +138,8 @@
     const ofOurs = kind => displaySetService.getActiveDisplaySets().filter(d => d.Modality === kind && isOurs(d));
     const reports = () => ofOurs('SR').filter(isReport);
     const about = (results, radiograph) => results.filter(d => sourcesOf(d).includes(imageUid(radiograph)));
+    const isRadiograph = d => Boolean(d?.images?.length) && !d.isOverlayDisplaySet
+      && (RADIOGRAPHS.includes(d.Modality) || about(reports(), d).length > 0);
 
     /** A report is superseded when another one of ours names it as its predecessor; dates of versions may be equal. */
     const isSuperseded = report => reports().some(other =>
@@ -163,7 +163,45 @@
       return displaySetService.getActiveDisplaySets().find(d => isRadiograph(d) && sources.includes(imageUid(d)));
     };
     const reportWith = seg => newest(reports().filter(report => evidenceOf(report).includes(seg.SOPInstanceUID)));
-    return { current, segmentation, isSuperseded, radiographOf, reportWith, about, ofOurs };
+    return { current, segmentation, isSuperseded, isRadiograph, radiographOf, reportWith, about, ofOurs };
+  }
+
+  // --- bit-packed frames -----------------------------------------------------------------------------------------------
+  const PROVIDER_PRIORITY = 20000; // before OHIF's own
+  const PIXEL_DATA = [0xe0, 0x7f, 0x10, 0x00];
+
+  /** The frames of a SEG for Cornerstone, cut here from its file: each one begins with a byte of its own. */
+  function createFrames() {
+    const held = new Map(); // imageId -> packed bits
+
+    /** Pixel Data, which ends a SEG: tag, value representation, two bytes, length, value (PS3.5 7.1.2). */
+    function pixelData(file, length) {
+      const bytes = new Uint8Array(file);
+      const start = bytes.length - length - 12;
+      const isThere = start >= 0 && PIXEL_DATA.every((byte, n) => bytes[start + n] === byte)
+        && new DataView(file, start + 8, 4).getUint32(0, true) === length;
+      if (!isThere) throw new Error('Pixel Data is not where it is expected');
+      return bytes.subarray(start + 12);
+    }
+
+    function frame(packed, bits, index) {
+      const first = Math.floor(index * bits / 8);
+      const shift = index * bits % 8;
+      return Uint8Array.from({ length: Math.ceil(bits / 8) },
+        (_, n) => (packed[first + n] >> shift) | ((packed[first + n + 1] ?? 0) << (8 - shift)));
+    }
+
+    return {
+      hold(imageIds, file, bits) {
+        const length = 2 * Math.ceil(imageIds.length * bits / 16);
+        const packed = pixelData(file, length);
+        imageIds.forEach((imageId, index) => held.set(imageId, frame(packed, bits, index)));
+      },
+      release: imageIds => imageIds.forEach(imageId => held.delete(imageId)),
+      provide: (type, imageId, options) => (type === 'compressedFrameData' && held.has(imageId)
+        ? { transferSyntaxUid: '1.2.840.10008.1.2.1', frameOfInterest: options?.frameIndex ?? 0,
+          frameNumber: (options?.frameIndex ?? 0) + 1, pixelData: [held.get(imageId)] } : undefined),
+    };
   }
 
   // --- drawing -------------------------------------------------------------------------------------------------------
@@ -172,10 +210,12 @@
       toolGroupService, userAuthenticationService, customizationService, hangingProtocolService,
       uiNotificationService } = servicesManager.services;
     const results = createResults(displaySetService);
+    const { isRadiograph } = results;
     const problems = [];
     const pending = new Map(); // one piece of work per viewport and per report, however many events arrive
     const drawn = new Map(); // viewport -> the radiograph and result that have been dealt with there
     const asked = new Map(); // image -> the result that a person opened instead of the current one
+    const frames = createFrames();
     const annotations = new Map(); // report -> UIDs of the boxes and lines that were drawn for it
     let entered = false;
 
@@ -489,6 +529,42 @@
       });
     }
 
+    /** OHIF's reader refuses a padded byte at the end of bit-packed frames, and Orthanc gives no such frame alone. */
+    function withOddFrames(displaySet) {
+      const { instance } = displaySet;
+      const usual = displaySet.load;
+      const { BitsAllocated, NumberOfFrames, Rows, Columns } = instance;
+      const isOdd = Number(BitsAllocated) === 1 && NumberOfFrames > 1 && Math.ceil(Rows * Columns * NumberOfFrames / 8) % 2;
+      if (!isOdd) return displaySet;
+      return Object.assign(displaySet, {
+        load: async (...rest) => {
+          const [dataSource] = extensionManager.getActiveDataSource();
+          const file = await dataSource.retrieve.getWadoDicomWebClient().retrieveInstance({
+            studyInstanceUID: instance.StudyInstanceUID, seriesInstanceUID: instance.SeriesInstanceUID,
+            sopInstanceUID: instance.SOPInstanceUID });
+          const imageIds = Array.from({ length: Number(NumberOfFrames) },
+            (_, n) => dataSource.getImageIdsForInstance({ instance, frame: n + 1 }));
+          frames.hold(imageIds, file, Rows * Columns);
+          try {
+            await usual(...rest);
+          } finally {
+            frames.release(imageIds);
+          }
+        },
+      });
+    }
+
+    /**
+     * With a spacing that is no pair of distances Cornerstone draws a picture without any extent: some devices write
+     * zeros, and Orthanc's answer loses the pair where the character set has no backslash (ISO_IR 13).
+     */
+    function dropBadSpacing(instance) {
+      for (const keyword of ['PixelSpacing', 'ImagerPixelSpacing'].filter(k => k in instance)) {
+        const distances = list(instance[keyword]).map(Number);
+        if (distances.length !== 2 || !distances.every(distance => distance > 0)) delete instance[keyword];
+      }
+    }
+
     /** Cornerstone's thumbnails on the GPU forget that MONOCHROME1 is dark where its values are high; the CPU does not. */
     function uprightThumbnail(displaySet) {
       const image = displaySet.images?.[0] ?? displaySet.instance;
@@ -508,11 +584,16 @@
       (measurement.coords?.length ? measurement : { ...measurement, coords: [{}] });
 
     function start() {
-      patchHandler(SEG_HANDLER, onePerInstance);
+      patchHandler(SEG_HANDLER, (usual, instances) => onePerInstance(usual, instances).map(withOddFrames));
       for (const id of SR_HANDLERS) {
         patchHandler(id, (usual, instances) => onePerInstance(usual, instances).map(withCarefulLoading));
       }
-      patchHandler(STACK_HANDLER, (usual, instances) => list(usual(instances)).map(uprightThumbnail));
+      patchHandler(STACK_HANDLER, (usual, instances) => {
+        instances.forEach(dropBadSpacing);
+        return list(usual(instances)).map(uprightThumbnail);
+      });
+      window.cornerstone.metaData.removeProvider(frames.provide);
+      window.cornerstone.metaData.addProvider(frames.provide, PROVIDER_PRIORITY);
       for (const state of [drawn, asked, annotations]) state.clear();
       problems.length = 0;
       strip.reset();
@@ -574,7 +655,7 @@
 
     watchOpening();
     const hasResult = radiograph => Boolean(results.current(radiograph) ?? results.segmentation(radiograph));
-    return { start, stop, status, inWords, showCurrent, showsSuperseded, hasResult };
+    return { start, stop, status, inWords, showCurrent, showsSuperseded, isRadiograph, hasResult };
   }
 
   // --- hanging -------------------------------------------------------------------------------------------------------
@@ -590,14 +671,14 @@
     viewportStructure: { layoutType: 'grid', properties: { rows: 1, columns } },
     viewports: Array.from({ length: columns }, (_, index) => viewport(index)),
   });
-  // Studies without CR or DX do not match and hang as OHIF's default protocol says.
+  // Studies without a radiograph do not match and hang as OHIF's default protocol says.
   const protocol = {
     id: 'hilum-radiographs',
     name: 'Radiographs',
     numberOfPriorsReferenced: -1, // the active study alone
     protocolMatchingRules: [
-      { id: 'radiograph', weight: 500, required: true, attribute: 'ModalitiesInStudy',
-        constraint: { contains: RADIOGRAPHS } },
+      { id: 'radiograph', weight: 500, required: true, attribute: 'hilumHasRadiograph',
+        constraint: { equals: { value: true } } },
     ],
     toolGroupIds: ['default'],
     displaySetSelectors: {
@@ -757,9 +838,12 @@
       const { hangingProtocolService } = servicesManager.services;
       overlay = createOverlay(servicesManager, commandsManager, extensionManager, strip);
       strip.follow(overlay);
+      const { isRadiograph, hasResult } = overlay;
       hangingProtocolService.addCustomAttribute('hilumIsRadiograph', 'Is a radiograph', isRadiograph);
       hangingProtocolService.addCustomAttribute('hilumHasResult', 'Has an AI result',
-        displaySet => isRadiograph(displaySet) && overlay.hasResult(displaySet));
+        displaySet => isRadiograph(displaySet) && hasResult(displaySet));
+      hangingProtocolService.addCustomAttribute('hilumHasRadiograph', 'Has a radiograph',
+        (study, { displaySets } = {}) => (displaySets ?? []).some(isRadiograph));
     },
     getHangingProtocolModule: () => [{ name: protocol.id, protocol }],
     onModeEnter() { subscriptions = overlay.start(); },

@@ -5,20 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmwrite
+from rich.console import Console
 from running_node import Node, start_node
 
-from dicom_sr.predecessor import current, predecessor_of
+from dicom_sr.predecessor import current, predecessors_of
 from dicom_sr.reader import is_measurement_report, read_study
 from models.phantom import chest
 from orthanc_plugin import modality, node
 from orthanc_plugin.cli import main
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.modality import Exposure
+from orthanc_plugin.show import show
 
 pytestmark = pytest.mark.node
 ALL = "pixel_gate lung_fields chest_findings"
@@ -91,18 +93,22 @@ def test_other_models_make_a_new_result_that_names_the_old_one_and_going_back_ma
         (newest,), (text,) = current(reports), current(texts)
         assert "chest_findings" in models_of(newest)
         (old,) = (r for r in reports if r is not newest)
-        before = predecessor_of(newest)
-        assert before is not None
-        assert before.sop_instance_uid == old.SOPInstanceUID
+        assert [one.sop_instance_uid for one in predecessors_of(newest)] == [old.SOPInstanceUID]
         assert newest.SeriesInstanceUID != old.SeriesInstanceUID
-        assert predecessor_of(text) is not None
+        assert len(predecessors_of(text)) == 1
         assert {f.model for f in read_study(running.objects(uid)).findings} - {None} == {"chest_findings"}
     with node_with(tmp_path, "pixel_gate lung_fields") as running:
         reread(running, uid, monkeypatch)
         reports, _ = versions(running, uid)
         (back,) = current(reports)
         assert len(reports) == 3
+        assert {one.sop_instance_uid for one in predecessors_of(back)} == {
+            r.SOPInstanceUID for r in reports if r is not back
+        }, "a link that somebody deletes brings nothing back to life"
         assert models_of(back) == models_of(old)
+        said = StringIO()
+        assert show(running.settings, [uid], Console(file=said, width=120)) == 0
+        assert "4 earlier reports, superseded" in said.getvalue()
         held = ours(running, uid)
         reread(running, uid, monkeypatch)
         assert ours(running, uid) == held, "the same models say the same, so that nothing is added"
@@ -140,13 +146,12 @@ def test_a_late_image_makes_version_two_of_the_study_s_report(tmp_path: Path) ->
         reports, texts = versions(running, uid)
         assert len(reports) == 2
         assert sorted(int(r.InstanceNumber) for r in reports) == [1, 2]
-        assert all(predecessor_of(r) is None for r in reports), "each image keeps its own first report"
+        assert all(predecessors_of(r) == () for r in reports), "each image keeps its own first report"
         (text,) = current(texts)
-        chain = [text]
-        while (named := predecessor_of(chain[-1])) is not None:
-            chain.append(next(t for t in texts if t.SOPInstanceUID == named.sop_instance_uid))
-        assert chain[-1].SOPInstanceUID == before.SOPInstanceUID
-        assert len(chain) == len(texts)
+        named = {one.sop_instance_uid for one in predecessors_of(text)}
+        assert before.SOPInstanceUID in named
+        assert named | {text.SOPInstanceUID} == {t.SOPInstanceUID for t in texts}, "the newest names all before it"
+        assert sorted(int(t.InstanceNumber) for t in texts) == list(range(1, len(texts) + 1))
         found = read_study(running.objects(uid))
         assert [i.sop_instance_uid for i in found.images] == [first.SOPInstanceUID, late.SOPInstanceUID]
         assert found.unread == ("view",)

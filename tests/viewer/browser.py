@@ -71,13 +71,15 @@ _SHOWN = """() => {
     const segmentations = segmentationService.getSegmentationRepresentations(id).map(representation => {
       const segmentation = segmentationService.getSegmentation(representation.segmentationId);
       const labelmap = segmentation.representationData.Labelmap;
-      const values = window.cornerstone.cache.getImage(labelmap.imageIds[0]).voxelManager.getScalarData();
+      // One label map for each layer of segments that overlap.
+      const layers = labelmap.imageIds.map(id => window.cornerstone.cache.getImage(id).voxelManager.getScalarData());
       return {
         label: segmentation.label,
         segments: Object.values(segmentation.segments).map(segment => {
           let count = 0, x = 0, y = 0;
           const columns = instance.Columns;
-          for (let i = 0; i < values.length; i++) if (values[i] === segment.segmentIndex) {
+          for (const values of layers) for (let i = 0; i < values.length; i++) {
+            if (values[i] !== segment.segmentIndex) continue;
             count += 1; x += i % columns; y += Math.floor(i / columns);
           }
           return { index: segment.segmentIndex, label: segment.label, locked: segment.locked,

@@ -174,7 +174,7 @@ def encode(
 ) -> tuple[Dataset, ...]:
     """The report and the Segmentation, if there is one, as the node would store them."""
     before = replaces and Predecessor(replaces.SeriesInstanceUID, replaces.SOPClassUID, replaces.SOPInstanceUID)
-    encoded: Results = encode_results(image, said, created, predecessor=before)
+    encoded: Results = encode_results(image, said, created, predecessors=[before] if before else [])
     return tuple(ds for ds in (encoded.measurement_report, encoded.segmentation) if ds is not None)
 
 

@@ -54,6 +54,11 @@ class ViewerNode:
             self.http.post("/instances", content=part10(ds)).raise_for_status()
         return study.uid
 
+    def forget(self, study: Study) -> None:
+        """Delete a study, so that others may have its UIDs."""
+        for found in self.http.post("/tools/lookup", content=study.uid).raise_for_status().json():
+            self.http.delete(found["Path"]).raise_for_status()
+
 
 @contextmanager
 def start_viewer_node(home: Path, viewer: Path) -> Iterator[ViewerNode]:
