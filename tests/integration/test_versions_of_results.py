@@ -156,3 +156,25 @@ def test_a_late_image_makes_version_two_of_the_study_s_report(tmp_path: Path) ->
         assert [i.sop_instance_uid for i in found.images] == [first.SOPInstanceUID, late.SOPInstanceUID]
         assert found.unread == ("view",)
         assert any(ds.Modality == "PR" for ds in running.objects(uid))
+
+
+def test_a_study_that_is_no_longer_read_keeps_no_result_that_speaks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = phantom(3, uuid.uuid4().hex)
+    ds.PatientAge = "030Y"
+    uid = str(ds.StudyInstanceUID)
+    with node_with(tmp_path, ALL) as running:
+        send(running, ds)
+        assert running.wait_for(uid)["status"] == "done"
+    with node_with(tmp_path, ALL, minimum_age="40") as running:
+        reread(running, uid, monkeypatch)
+        row = running.wait_for(uid)
+        assert (row["status"], row["reason"], row["priority"]) == ("not_processed", "age", "none")
+        found = read_study(running.objects(uid))
+        assert [image.withdrawn for image in found.images] == [True]
+        assert found.unread == ("age",)
+    with node_with(tmp_path, ALL) as running:
+        reread(running, uid, monkeypatch)
+        assert running.wait_for(uid)["status"] == "done"
+        assert not read_study(running.objects(uid)).images[0].withdrawn

@@ -1,0 +1,210 @@
+"""How results follow one another in a real Orthanc: what is kept, what is replaced, what is made again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+
+import pytest
+from pydicom import Dataset, dcmwrite
+from running_node import Node
+from test_measurement_report import LUNGS, PHANTOM, findings_for
+
+from dicom_sr.predecessor import current
+from dicom_sr.reader import is_measurement_report, read_study
+from dicom_sr.report.wording import load_wording
+from models.findings import Caution, ImageFindings, ModelRun, Priority, StudyFindings
+from models.hanging import AS_STORED
+from models.rendering import render
+from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.orthanc_client import OrthancClient
+from orthanc_plugin.publishing import ResultWorse, StudyResults
+
+pytestmark = pytest.mark.node
+RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+Change = Callable[[ImageFindings], ImageFindings]
+
+
+@pytest.fixture(scope="module")
+def orthanc(hilum_node: Node) -> Iterator[OrthancClient]:
+    found = hilum_node.credentials
+    with OrthancClient(hilum_node.settings.http_url, found.worker_user, found.worker_password) as client:
+        yield client
+
+
+class Study:
+    """A study of one or two images, of which Orthanc holds the results only."""
+
+    def __init__(self, orthanc: OrthancClient, node: Node, images: int = 1) -> None:
+        self.orthanc, self.node = orthanc, node
+        name = uuid.uuid4().hex
+        self.images = [radiograph(PHANTOM.pixels, Exposure(seed=f"{name}{n}", study=name)) for n in range(images)]
+        self.uid = str(self.images[0].StudyInstanceUID)
+
+    def results(self) -> StudyResults:
+        return StudyResults(
+            self.orthanc, self.orthanc.series_of_study(self.uid), ["preliminary_report"], load_wording("en")
+        )
+
+    def read(self, change: Change = lambda findings: findings) -> None:
+        """Publish what one run of the worker finds."""
+        results, answers = self.results(), []
+        for ds in self.images:
+            findings = change(findings_for(ds))
+            results.publish(ds, findings, render(ds, AS_STORED), RECEIVED)
+            answers.append(findings)
+        results.conclude(StudyFindings(self.uid, tuple(answers)), RECEIVED)
+
+    def objects(self) -> dict[str, bytes]:
+        found = {}
+        for ds in self.node.objects(self.uid):
+            buffer = BytesIO()
+            dcmwrite(buffer, ds, enforce_file_format=True)
+            found[str(ds.SOPInstanceUID)] = buffer.getvalue()
+        return found
+
+    def reports(self) -> list[Dataset]:
+        found = [ds for ds in self.node.objects(self.uid) if is_measurement_report(ds)]
+        return sorted(found, key=lambda ds: int(ds.InstanceNumber))
+
+    def texts(self) -> list[Dataset]:
+        return [ds for ds in self.node.objects(self.uid) if ds.Modality == "SR" and not is_measurement_report(ds)]
+
+    def delete(self, uid: str) -> None:
+        (found,) = self.node.http.post("/tools/lookup", content=uid).json()
+        self.node.http.delete(f"/instances/{found['ID']}").raise_for_status()
+
+
+@pytest.fixture
+def study(orthanc: OrthancClient, hilum_node: Node) -> Study:
+    return Study(orthanc, hilum_node)
+
+
+def newer(version: str) -> Change:
+    def change(findings: ImageFindings) -> ImageFindings:
+        return replace(findings, runs=(ModelRun(replace(LUNGS, version=version)), *findings.runs[1:]))
+
+    return change
+
+
+def cautious(findings: ImageFindings) -> ImageFindings:
+    return replace(findings, cautions=(Caution.BEDSIDE,))
+
+
+def failed(findings: ImageFindings) -> ImageFindings:
+    return replace(findings, runs=(*findings.runs[:1], replace(findings.runs[1], failure="model_failed")))
+
+
+def test_the_same_answer_again_adds_nothing(study: Study) -> None:
+    study.read()
+    before = study.objects()
+    assert len(before) == 3
+    study.read()
+    assert study.objects() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        newer("2.0"),
+        cautious,
+        lambda f: replace(f, priority=Priority.CRITICAL),
+        lambda f: replace(f, priority_reason="Something else"),
+    ],
+    ids=["model", "caution", "priority", "reason"],
+)
+def test_whatever_the_report_says_differently_replaces_it(study: Study, change: Change) -> None:
+    study.read()
+    study.read(change)
+    (now,) = current(study.reports())
+    assert len(study.reports()) == 2
+    assert int(now.InstanceNumber) == 2
+    assert len(current(study.texts())) == 1
+
+
+def test_a_model_that_fails_where_it_answered_replaces_nothing(study: Study) -> None:
+    study.read()
+    before = study.objects()
+    with pytest.raises(ResultWorse, match="failed"):
+        study.read(failed)
+    assert study.objects() == before
+
+
+def test_a_model_that_answers_where_it_failed_replaces_the_failure(study: Study) -> None:
+    study.read(failed)
+    study.read()
+    assert not any(run.failure for run in read_study(study.node.objects(study.uid)).images[0].runs)
+
+
+def test_a_corrected_patient_gets_a_report_of_his_own(study: Study) -> None:
+    study.read()
+    study.images[0].PatientID = "CORRECTED"
+    study.read()
+    (now,) = current(study.reports())
+    assert now.PatientID == "CORRECTED"
+    before = study.objects()
+    study.read()
+    assert study.objects() == before
+
+
+def test_an_image_that_is_no_longer_read_has_its_result_withdrawn(study: Study) -> None:
+    study.read()
+    for _ in range(2):
+        results = study.results()
+        withdrawn = results.withdraw(str(study.images[0].SOPInstanceUID), "age")
+        assert withdrawn is not None
+        results.conclude(StudyFindings(study.uid, (withdrawn,), ("age",)), RECEIVED)
+        (image,) = read_study(study.node.objects(study.uid)).images
+        assert image.withdrawn
+        assert not image.present
+        assert not image.segments
+        (text,) = current(study.texts())
+        assert "No chest radiograph was read." in text.to_json()
+        assert len(study.reports()) == len(study.texts()) == 2
+    assert study.results().withdraw("1.2.3.4", "age") is None
+    study.read()
+    assert not read_study(study.node.objects(study.uid)).images[0].withdrawn
+
+
+def test_a_link_that_somebody_deletes_brings_no_older_report_back(study: Study) -> None:
+    study.read()
+    study.read(newer("2.0"))
+    study.read(newer("3.0"))
+    one, two, three = study.reports()
+    study.delete(two.SOPInstanceUID)
+    assert [ds.SOPInstanceUID for ds in current(study.reports())] == [three.SOPInstanceUID]
+    before = study.objects()
+    study.read(newer("3.0"))
+    assert study.objects() == before
+    assert one.SOPInstanceUID in before
+
+
+@pytest.mark.parametrize("kind", ["SR", "SEG"])
+def test_a_part_that_somebody_deletes_is_made_again_byte_by_byte(
+    orthanc: OrthancClient, hilum_node: Node, kind: str
+) -> None:
+    study = Study(orthanc, hilum_node, images=2)
+    study.read()
+    before = study.objects()
+    first = study.reports()[0]
+    about = {r.ReferencedSOPInstanceUID
+             for s in first.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+             for r in s.ReferencedSOPSequence}  # fmt: skip
+    gone = [ds for ds in hilum_node.objects(study.uid) if ds.Modality == "SEG" and ds.SOPInstanceUID in about]
+    study.delete(first.SOPInstanceUID if kind == "SR" else gone[0].SOPInstanceUID)
+    study.read()
+    assert study.objects() == before
+
+
+def test_going_back_to_an_earlier_model_leaves_its_segmentation_as_it_is(study: Study) -> None:
+    study.read()
+    (seg,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG"]
+    before = study.objects()[seg.SOPInstanceUID]
+    study.read(newer("2.0"))
+    study.read()
+    assert study.objects()[seg.SOPInstanceUID] == before
+    (now,) = current(study.reports())
+    assert str(seg.SOPInstanceUID) in str(now.CurrentRequestedProcedureEvidenceSequence)
