@@ -18,7 +18,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 STAMP = "complete"  # written last
 
-_APP_CONFIG = Path(__file__).with_name("app-config.js")
+_APP_CONFIG = Path(__file__).with_name("app-config")
 _JAVASCRIPT = "text/javascript; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{1,8}$")
@@ -105,7 +105,8 @@ class Site:
     dest
         The folder that ``prepare`` made. It may be made or replaced while the node runs.
     app_config
-        Our configuration of OHIF, read for each request: a change is one reload away.
+        Folder of our configuration of OHIF: its ``*.js`` files, in the order of their names, are one script with one
+        scope. They are read for each request: a change is one reload away.
     """
 
     dest: Path
@@ -141,7 +142,8 @@ class Site:
         return self._file(file, _FOR_EVER if for_ever else _REVALIDATE, accept_encoding, if_none_match)
 
     def _configuration(self, if_none_match: str | None) -> Response:
-        content = self.app_config.read_bytes()
+        parts = [file.read_bytes() for file in sorted(self.app_config.glob("*.js"))]
+        content = b"(() => {\n'use strict';\n" + b"\n".join(parts) + b"})();\n"
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         headers = {**_SECURITY, "Cache-Control": _REVALIDATE, "ETag": tag}
         if _matches(if_none_match, tag):
