@@ -145,8 +145,8 @@ class Finding:
     threshold
         Probability from which the finding is called present; None when not evaluated.
     reason
-        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, or ``refused`` when an
-        earlier result is withdrawn.
+        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, or ``refused`` when
+        an earlier result is withdrawn.
     model
         Name of the model that answered; it is one of ``ImageFindings.runs``.
     """
