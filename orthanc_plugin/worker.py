@@ -6,6 +6,7 @@ gives objects with the same identifiers.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -156,6 +157,9 @@ def main() -> int:
         log.error("no worker without its models and its sentences: %s", error)
         return 2
     models.warm_up()
+    # what is loaded by now stays for ever; without this, Python walks through all of it in the middle of a patient
+    gc.collect()
+    gc.freeze()
     log.info("models loaded", extra={"worker": worker_id, "seconds": round(time.monotonic() - started, 2)})
     user, password = credentials.worker_user, credentials.worker_password
     with OrthancClient(settings.http_url, user, password) as orthanc, IntakeProcess(settings.intake_seconds) as intake:

@@ -6,6 +6,7 @@ findings, boxes and masks, made with highdicom's own constructors and templates.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -89,6 +90,8 @@ class Step:
 def compare(rounds: int = 5) -> list[Step]:
     """Time the encoding of one study of one image of 2500 x 3000 pixels; prints a table."""
     source, findings = example()
+    gc.collect()
+    gc.freeze()  # as the worker does when it has started
     with _one_core():
         steps = _time(source, findings, load_wording("en"), 4 * rounds)
         importing, encoding = _first()
