@@ -93,7 +93,7 @@ def read_study(objects: Iterable[Dataset]) -> StudyFindings:
     documents = current(ds for ds in listed if ds.get("Modality") == "SR" and not is_measurement_report(ds))
     images = tuple(
         read_result(report, next((segmentations[uid] for uid in evidence_of(report) if uid in segmentations), None))
-        for report in sorted(reports, key=lambda ds: (int(ds.InstanceNumber), ds.SOPInstanceUID))
+        for report in sorted(reports, key=lambda ds: (int(ds.get("InstanceNumber") or 0), ds.SOPInstanceUID))
     )
     codes_of_unread = [i for ds in documents[-1:] for i in _everywhere(ds) if _is(i, codes.NOT_READ)]
     try:

@@ -255,7 +255,7 @@ def _due(
     uid = instance_after(latest(predecessors))
     if before is not None and again:
         return _Document(uid, predecessors, int(before.InstanceNumber), _content_time(before), before)
-    taken = {int(ds.InstanceNumber) for ds in others}
+    taken = {int(ds.get("InstanceNumber") or 0) for ds in others}
     number = next(n for n in range(1, len(taken) + 2) if n not in taken)
     return _Document(uid, predecessors, number, datetime.now(UTC).astimezone() if predecessors else received, None)
 
