@@ -9,7 +9,7 @@ from pydicom.sr.coding import Code
 
 from dicom_sr.codes import CODING_SCHEMES, PRIVATE_SCHEME, PRIVATE_SCHEME_VERSION, PROCESSING_EQUIPMENT
 from dicom_sr.identity import device_uid
-from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from models.findings import ImageFindings
 
 
@@ -55,7 +55,7 @@ def complete(ds: Dataset, evidence: Dataset, findings: ImageFindings, created: d
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SeriesDescription = series_description(findings, what)
     ds.Manufacturer = MANUFACTURER
-    ds.ManufacturerModelName = "Hilum"
+    ds.ManufacturerModelName = MODEL_NAME
     ds.SoftwareVersions = equipment_version(findings)
     ds.DeviceSerialNumber = "1"
     ds.ContributingEquipmentSequence = contributing_equipment(findings, created)

@@ -1,6 +1,8 @@
 """How our own results are told from a modality's images. Standard library only: Orthanc's process imports it."""
 
 MANUFACTURER = "Hilum"
+# Manufacturer's Model Name: with it our documents are told from those of a maker who bears our name.
+MODEL_NAME = "Hilum"
 # Modality (0008,0060) of everything that we ever store.
 RESULT_MODALITIES = frozenset({"SR", "SEG", "PR", "KO", "OT", "DOC"})
 

@@ -20,7 +20,7 @@ from pydicom.sr.coding import Code
 from dicom_sr import codes
 from dicom_sr.measurement_groups import BOX
 from dicom_sr.measurement_report import VIEWS
-from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from dicom_sr.predecessor import current
 from models.findings import (
     Caution,
@@ -45,14 +45,15 @@ class NotOurResult(ValueError):
     """The object cannot be read as a result of Hilum."""
 
 
+def is_ours(ds: Dataset) -> bool:
+    """Whether Hilum wrote an object."""
+    return bool(ds.get("Manufacturer") == MANUFACTURER and ds.get("ManufacturerModelName") == MODEL_NAME)
+
+
 def is_measurement_report(ds: Dataset) -> bool:
     """Whether an object is a TID 1500 report of ours."""
     title = ds.get("ConceptNameCodeSequence")
-    return bool(
-        ds.get("Manufacturer") == MANUFACTURER
-        and title
-        and title[0].get("CodeValue") == codes.IMAGING_MEASUREMENT_REPORT.value
-    )
+    return bool(is_ours(ds) and title and title[0].get("CodeValue") == codes.IMAGING_MEASUREMENT_REPORT.value)
 
 
 def read_result(report: Dataset, segmentation: Dataset | None = None) -> ImageFindings:
@@ -85,7 +86,7 @@ def read_study(objects: Iterable[Dataset]) -> StudyFindings:
     NotOurResult
         When there is no measurement report among them.
     """
-    listed = [ds for ds in objects if ds.get("Manufacturer") == MANUFACTURER]
+    listed = [ds for ds in objects if is_ours(ds)]
     reports = current(ds for ds in listed if is_measurement_report(ds))
     if not reports:
         raise NotOurResult("there is no measurement report of Hilum among these objects")

@@ -27,7 +27,7 @@ from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import Predecessor, current, follow, latest
 from dicom_sr.presentation_state import encode_presentation_state
-from dicom_sr.reader import NotOurResult, evidence_of, is_measurement_report, read_result
+from dicom_sr.reader import NotOurResult, evidence_of, is_measurement_report, is_ours, read_result
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
@@ -305,6 +305,9 @@ def _documents(orthanc: OrthancClient, series: Sequence[Series]) -> Iterator[Dat
         if one.modality == "SR" and is_own_result(one.modality, one.manufacturer):
             for instance in one.instances:
                 try:
-                    yield dcmread(BytesIO(orthanc.fetch(instance).content))
+                    document = dcmread(BytesIO(orthanc.fetch(instance).content))
                 except InvalidDicomError:
                     log.exception("a document is damaged", extra={"series_instance_uid": one.series_instance_uid})
+                    continue
+                if is_ours(document):
+                    yield document

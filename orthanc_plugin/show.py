@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dicom_sr.ownership import MANUFACTURER, is_own_result
+from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import current, predecessors_of
-from dicom_sr.reader import NotOurResult, is_measurement_report, read_study
+from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, read_study
 from models.findings import Finding, FindingState, ImageFindings, in_words
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable
@@ -55,7 +55,7 @@ def show_objects(objects: Sequence[Dataset], console: Console) -> None:
     ------
     NotOurResult
     """
-    ours = [ds for ds in objects if ds.get("Manufacturer") == MANUFACTURER]
+    ours = [ds for ds in objects if is_ours(ds)]
     documents = [ds for ds in ours if ds.get("Modality") == "SR" and not is_measurement_report(ds)]
     if not any(is_measurement_report(ds) for ds in ours) and not documents:
         raise NotOurResult("holds no report of Hilum; for objects of others use dsrdump")

@@ -199,6 +199,21 @@ def test_a_part_that_somebody_deletes_is_made_again_byte_by_byte(
     assert study.objects() == before
 
 
+def test_a_document_of_another_maker_of_our_name_is_no_predecessor(study: Study) -> None:
+    study.read()
+    foreign = study.texts()[0]
+    foreign.SOPInstanceUID = foreign.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{uuid.uuid4().int % 10**30}"
+    foreign.ManufacturerModelName = "Reader"
+    del foreign.InstanceNumber
+    study.orthanc.store(foreign)
+    before = study.objects()
+    study.read()
+    assert study.objects() == before
+    study.read(newer("2.0"))
+    (ours,) = (t for t in current(study.texts()) if t.ManufacturerModelName == "Hilum")
+    assert foreign.SOPInstanceUID not in str(ours.PredecessorDocumentsSequence)
+
+
 def test_going_back_to_an_earlier_model_leaves_its_segmentation_as_it_is(study: Study) -> None:
     study.read()
     (seg,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG"]
