@@ -101,7 +101,7 @@ MODEL_RUN = Code("MODELRUN", PRIVATE_SCHEME, "Model run")
 SUCCEEDED = Code("SUCCEEDED", PRIVATE_SCHEME, "Succeeded")
 # Why a finding was not evaluated, or a model gave no answer.
 REASONS = {
-    "evidence": Code("EVIDENCE", PRIVATE_SCHEME, "The evidence for the model does not carry it"),
+    "evidence": Code("EVIDENCE", PRIVATE_SCHEME, "The model's evidence is too weak for it"),
     "model_failed": Code("MODELFAILED", PRIVATE_SCHEME, "The model failed"),
     "view": Code("VIEW", PRIVATE_SCHEME, "Not evaluated on this view"),
     "refused": Code("REFUSED", PRIVATE_SCHEME, "The image is no longer read; an earlier result is withdrawn"),

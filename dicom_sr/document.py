@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 
+from dicom_sr.codes import REPLACED_REPORT
 from dicom_sr.equipment import dataset
 from dicom_sr.identity import Identity
-from dicom_sr.predecessor import Predecessor, predecessor_documents
-from dicom_sr.result_object import image_reference, result_object
+from dicom_sr.references import Reference, by_series, reference_to
+from dicom_sr.result_object import result_object
 
 
 def document(
@@ -20,7 +21,7 @@ def document(
     sop_class_uid: str,
     series_number: int,
     number: int,
-    predecessors: Sequence[Predecessor],
+    predecessors: Sequence[Reference],
 ) -> Dataset:
     """A complete, preliminary, unverified report; ``equipment.complete`` finishes it.
 
@@ -40,9 +41,10 @@ def document(
     )
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
-    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence_item(evidence.StudyInstanceUID, sources)]
+    study = evidence.StudyInstanceUID
+    ds.CurrentRequestedProcedureEvidenceSequence = [by_series(study, map(reference_to, sources))]
     if predecessors:
-        ds.PredecessorDocumentsSequence = predecessor_documents(evidence.StudyInstanceUID, predecessors)
+        ds.PredecessorDocumentsSequence = [by_series(study, predecessors, REPLACED_REPORT)]
     if requests := referenced_requests(evidence):
         ds.ReferencedRequestSequence = requests
     ds.update(content)
@@ -64,17 +66,3 @@ def referenced_requests(evidence: Dataset) -> list[Dataset]:
         )
         for request in evidence.get("RequestAttributesSequence") or ()
     ]
-
-
-def _evidence_item(study_instance_uid: str, sources: Sequence[Dataset]) -> Dataset:
-    """Each source once, by series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference)."""
-    series: dict[str, dict[str, Dataset]] = {}
-    for source in sources:
-        series.setdefault(source.SeriesInstanceUID, {})[source.SOPInstanceUID] = image_reference(source)
-    return dataset(
-        StudyInstanceUID=study_instance_uid,
-        ReferencedSeriesSequence=[
-            dataset(SeriesInstanceUID=uid, ReferencedSOPSequence=list(references.values()))
-            for uid, references in series.items()
-        ],
-    )

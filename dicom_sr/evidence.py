@@ -2,7 +2,9 @@
 
 The rule: values are copied exactly (IHE AIR 6.5.3); only their encoding changes, because a result may add characters
 that the source's character set does not have. A value that the standard does not allow is left empty, for no archive
-need accept it: a sex of ``W``, a date of ``2026-01-02``.
+need accept it: a sex of ``W``, a date of ``2026-02-31``. An item that lacks what its macro requires is left out
+(``dicom_sr.copied_values``). Two values are never emptied, for a result without its patient is worse than none: Patient
+ID stays as it is, and Patient's Name is made valid with every letter that a name can hold.
 """
 
 from __future__ import annotations
@@ -10,13 +12,11 @@ from __future__ import annotations
 import re
 
 from pydicom import DataElement, Dataset
-from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VM, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import PersonName, validate_value
 
+from dicom_sr.copied_values import SEQUENCES, decoded, name_of, valid_element, valid_items
 from models.findings import ImageFindings
 
 # Patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2). Type 1 and 2 attributes first: always present.
@@ -29,15 +29,18 @@ _OPTIONAL = (
     "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence", "ReferencedStudySequence",
     "TimezoneOffsetFromUTC", "ProcedureCodeSequence", "RequestAttributesSequence",
 )  # fmt: skip
-# Value representations whose form archives check.
-_CHECKED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "PixelSpacing",
     "ImagerPixelSpacing", "PixelAspectRatio", "LossyImageCompression", "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod", "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
-    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
-    "VerticesOfThePolygonalShutter",
+    "LossyImageCompressionMethod",
 )  # fmt: skip
+# What each shape of a display shutter needs (PS3.3 C.7.6.11).
+_SHUTTERS = {
+    "RECTANGULAR": ("ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+                    "ShutterLowerHorizontalEdge"),
+    "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    "POLYGONAL": ("VerticesOfThePolygonalShutter",),
+}  # fmt: skip
 # What a presentation state repeats (PS3.4 N.2), as it is: the image was rendered by it, so that none of it may fall
 # away here. The presentation state writes its numbers anew.
 _DISPLAY = (
@@ -57,13 +60,15 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     copy.SpecificCharacterSet = "ISO_IR 192"
     undeclared = not source.get("SpecificCharacterSet")
     for keyword in (*_REQUIRED, *_OPTIONAL, *_IMAGE):
-        if (element := _allowed(source, tag_for_keyword(keyword) or 0, undeclared)) is not None:
+        if (element := _copied(source, keyword, undeclared)) is not None:
             copy.add(element)
         elif keyword in _REQUIRED:
             setattr(copy, keyword, "")
     for keyword in _DISPLAY:
         if keyword in source:
-            copy.add(_decoded(source[keyword], undeclared))
+            copy.add(_displayed(source[keyword], undeclared))
+    for element in _shutters(source, undeclared):
+        copy.add(element)
     copy.Modality = copy.get("Modality") or "CR"
     copy.SeriesInstanceUID = copy.get("SeriesInstanceUID") or copy.StudyInstanceUID
     copy.Rows, copy.Columns = findings.rows, findings.columns
@@ -74,61 +79,47 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     return copy
 
 
-def _allowed(source: Dataset, tag: int, undeclared: bool) -> DataElement | None:
-    """An element of the source, decoded; None when it is absent or holds what the standard does not allow."""
-    if tag not in source:
+def _copied(source: Dataset, keyword: str, undeclared: bool) -> DataElement | None:
+    """An attribute of the source, decoded; None when it is absent or holds what the standard does not allow."""
+    if keyword not in source:
         return None
-    try:
-        element = _decoded(source[tag], undeclared)
-    except (ValueError, TypeError, ArithmeticError):  # a number that is none: ``1,75``
-        return None
-    return element if _is_valid(element) else None
+    if keyword in SEQUENCES:
+        items = valid_items(source, keyword, undeclared)
+        return DataElement(keyword, "SQ", items) if items else None  # all of them are optional and may not be empty
+    if keyword == "PatientName":
+        return DataElement(keyword, "PN", name_of(source[keyword], undeclared))
+    if keyword == "PatientID" and source[keyword].VR == "LO":
+        return decoded(source[keyword], undeclared)
+    return valid_element(source, keyword, undeclared)
 
 
-def _decoded(element: DataElement, undeclared: bool) -> DataElement:
-    """The same value as Unicode, so that it can be written in another character set."""
-    if element.VR == "SQ":
-        items = []
-        for item in element.value:
-            inner = (_allowed(item, tag, undeclared) for tag in item.keys() if not tag.is_private)  # noqa: SIM118
-            plain = Dataset()
-            for one in inner:
-                if one is not None:
-                    plain.add(one)
-            items.append(plain)
-        return DataElement(element.tag, "SQ", items)
-    value = element.value
-    if isinstance(value, PersonName):
-        value = _repaired(str(value)) if undeclared else str(value)
-    elif isinstance(value, str) and undeclared:
-        value = _repaired(value)
-    return DataElement(element.tag, element.VR, value)
+def _displayed(element: DataElement, undeclared: bool) -> DataElement:
+    """What the image says about its display; a look-up table keeps its place whatever it holds."""
+    if element.VR != "SQ":
+        return decoded(element, undeclared)
+    tables = []
+    for item in element.value:
+        table = Dataset()
+        for keyword in ("LUTDescriptor", "LUTData"):
+            if keyword in item:
+                table.add(item[keyword])
+        for keyword in ("LUTExplanation", "ModalityLUTType"):
+            if (words := valid_element(item, keyword, undeclared)) is not None:
+                table.add(words)
+        tables.append(table)
+    return DataElement(element.tag, "SQ", tables)
 
 
-def _is_valid(element: DataElement) -> bool:
-    """Whether a value keeps to its value representation and multiplicity (PS3.5 6.2, PS3.6)."""
-    if element.keyword in ("PatientName", "PatientID"):
-        return True  # never emptied: a result without its patient is worse than none
-    if element.keyword == "TimezoneOffsetFromUTC":
-        written = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(element.value))
-        minutes = int(f"{written[1]}{60 * int(written[2]) + int(written[3])}") if written else 9999
-        return -720 <= minutes <= 840 and element.value != "-0000"
-    if element.VR not in _CHECKED:
-        return not (isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1")
-    values = element.value if isinstance(element.value, MultiValue) else [element.value]
-    if len(values) > 1 and dictionary_VM(element.tag) == "1":
-        return False
-    try:
-        for value in values:
-            validate_value(element.VR, "" if value is None else str(value), RAISE)
-    except ValueError:
-        return False
-    return element.keyword != "PatientSex" or element.value in ("M", "F", "O", "", None)
-
-
-def _repaired(text: str) -> str:
-    """Bytes of no declared character set were read as Latin-1; where they are valid UTF-8, that is what they were."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
+def _shutters(source: Dataset, undeclared: bool) -> list[DataElement]:
+    """The shutters that are described completely: an incomplete one would make a presentation state invalid."""
+    shapes = valid_element(source, "ShutterShape", undeclared)
+    if shapes is None or shapes.is_empty:
+        return []
+    named, copied = [], []
+    for shape, keywords in _SHUTTERS.items():
+        parts = [valid_element(source, keyword, undeclared) for keyword in keywords]
+        described = [part for part in parts if part is not None and not part.is_empty]
+        if shape in shapes.value and len(described) == len(keywords):
+            named.append(shape)
+            copied += described
+    return [DataElement("ShutterShape", "CS", named), *copied] if named else []

@@ -11,27 +11,31 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import numpy as np
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_sr.equipment import coded, complete, dataset
+from dicom_sr.codes import side_of
+from dicom_sr.equipment import complete
 from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
-from dicom_sr.overlay_picture import Picture, paint
-from dicom_sr.result_object import image_reference, result_object
-from models.findings import Finding, FloatMap, ImageFindings
+from dicom_sr.overlay_picture import SEEN, Picture, paint
+from dicom_sr.result_object import add_origin, result_object, source_image
+from models.findings import BoolMask, Finding, FloatMap, ImageFindings, Laterality, SaliencyMap
 
 SERIES_NUMBER = 9003
 LONGEST = 1024  # pixels
 DISCLAIMER = "AI, not for diagnosis"
 
-# CID 7202
-_SOURCE_OF_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
-
 
 def encode_heat_map(
-    evidence: Dataset, findings: ImageFindings, gray: FloatMap, created: datetime, *, number: int
+    evidence: Dataset,
+    findings: ImageFindings,
+    gray: FloatMap,
+    created: datetime,
+    *,
+    number: int,
+    predecessor_uid: str = "",
 ) -> Dataset:
     """Encode the heat maps of an image as one picture.
 
@@ -45,10 +49,12 @@ def encode_heat_map(
         Becomes every date and time of the object.
     number
         Instance Number.
+    predecessor_uid
+        SOP Instance UID of the measurement report that its report replaces.
     """
     ds = result_object(
         evidence,
-        image_result(findings, "SC"),
+        image_result(findings, "SC", predecessor_uid),
         sop_class_uid=SecondaryCaptureImageStorage,
         modality="OT",
         series_number=SERIES_NUMBER,
@@ -60,7 +66,9 @@ def encode_heat_map(
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "HEAT_MAP"]
     ds.BurnedInAnnotation = "YES"
     ds.ImageComments = DISCLAIMER
-    _add_origin(ds, evidence, findings)
+    ds.SourceImageSequence = [source_image(evidence)]
+    ds.DerivationDescription = " ".join(["Heat map over the resampled image.", *caption(findings)])[:1024]
+    add_origin(ds, evidence)
     _add_pixels(ds, paint(gray, findings.saliency, longest=LONGEST, caption=caption(findings)))
     complete(ds, evidence, findings, created, "heat map")
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -69,9 +77,9 @@ def encode_heat_map(
 
 def caption(findings: ImageFindings) -> list[str]:
     """What is written below the picture, line by line."""
-    mapped = {one.key for one in findings.saliency}
-    shown = "; ".join(_in_words(f) for f in findings.present if f.key in mapped)
-    others = "; ".join(_in_words(f) for f in findings.present if f.key not in mapped)
+    mapped = {one.key: one for one in findings.saliency}
+    shown = "; ".join(_in_words(f, _lit(mapped[f.key], findings)) for f in findings.present if f.key in mapped)
+    others = "; ".join(_in_words(f, _sides(f)) for f in findings.present if f.key not in mapped)
     return [
         f"{DISCLAIMER}. Not verified; research software.",
         f"Where the AI looked, purple weak, yellow strong: {shown}." if shown else "No heat map.",
@@ -80,31 +88,36 @@ def caption(findings: ImageFindings) -> list[str]:
     ]
 
 
-def _in_words(finding: Finding) -> str:
-    words = label(finding, finding.probability)
-    return f"{words}, {finding.laterality.value}" if finding.laterality else words
+def _in_words(finding: Finding, lit: set[Laterality]) -> str:
+    """The side is named only where it is what the picture shows."""
+    words, side = label(finding, finding.probability), finding.laterality
+    return f"{words}, {side.value}" if side and lit == _sides(finding) else words
+
+
+def _sides(finding: Finding) -> set[Laterality]:
+    both = {Laterality.RIGHT, Laterality.LEFT}
+    return both if finding.laterality is Laterality.BILATERAL else {side for side in both if side is finding.laterality}
+
+
+def _lit(heat: SaliencyMap, findings: ImageFindings) -> set[Laterality]:
+    """The sides whose lung the map lights; none where there are no lungs to tell."""
+    sides = ((side_of(segment.key), segment.mask) for segment in findings.segments)
+    return {side for side, mask in sides if side is not None and _lights(heat.values, mask)}
+
+
+def _lights(heat: FloatMap, mask: BoolMask) -> bool:
+    """Whether a map is seen within a structure; both cover the same image."""
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * pixels / cells).astype(int)
+        for cells, pixels in zip(heat.shape, mask.shape, strict=True)
+    )
+    return bool((heat[mask[np.ix_(rows, columns)]] >= SEEN).any())
 
 
 def _models(findings: ImageFindings) -> str:
     """Name and version of the models whose maps are shown, else of all that were asked."""
     names = {one.model for one in findings.saliency} or {run.model.name for run in findings.runs}
     return "; ".join(f"{run.model.name} {run.model.version}" for run in findings.runs if run.model.name in names)
-
-
-def _add_origin(ds: Dataset, evidence: Dataset, findings: ImageFindings) -> None:
-    """What the picture was made of (PS3.3 C.7.6.1, C.12.2); what was lossy once is so for ever (C.7.6.1.1.5)."""
-    source = image_reference(evidence)
-    source.PurposeOfReferenceCodeSequence = [coded(_SOURCE_OF_PROCESSING)]
-    ds.SourceImageSequence = [source]
-    series = dataset(
-        SeriesInstanceUID=evidence.SeriesInstanceUID, ReferencedInstanceSequence=[image_reference(evidence)]
-    )
-    ds.ReferencedSeriesSequence = [series]
-    ds.DerivationDescription = " ".join(["Heat map over the resampled image.", *caption(findings)])[:1024]
-    if evidence.get("LossyImageCompression") == "01":
-        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if evidence.get(keyword):
-                ds[keyword] = evidence[keyword]
 
 
 def _add_pixels(ds: Dataset, picture: Picture) -> None:

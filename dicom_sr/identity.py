@@ -1,8 +1,8 @@
 """Identifiers of results, made from what the results were made of.
 
-The rule: the same image, models, contracts, view, priority, cautions and predecessor give the same UIDs, for ever and
-on every machine; anything else gives others. No time and nothing of the patient enters them (PS3.5 B.2: ``2.25.``
-followed by a UUID as an integer); a report for corrected patient attributes differs by its predecessor.
+The rule: the same image of the same study, models, contracts, view, priority, cautions and predecessor give the same
+UIDs, for ever and on every machine; anything else gives others. No time and nothing of the patient enters them (PS3.5
+B.2: ``2.25.`` followed by a UUID as an integer); results for corrected patient attributes differ by the predecessor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.findings import ImageFindings, ModelIdentity, StudyFindings
 
 # Raise this when the encoding of the same findings changes, its English sentences included: a new object must not carry
 # an old identifier.
-ENCODING_VERSION = 3
+ENCODING_VERSION = 4
 _NAMESPACE = uuid.UUID("6e1dfc1c-94a0-5c6e-9d0b-7c1c3f0a4f2e")
 
 
@@ -28,39 +28,28 @@ class Identity:
     instance: str
 
 
-def image_result(findings: ImageFindings, role: str) -> Identity:
-    """The identity that a picture-like result of an image will have; nothing is encoded for it.
+def image_result(findings: ImageFindings, role: str, predecessor_uid: str = "") -> Identity:
+    """The identity that a result of an image will have; nothing is encoded for it.
+
+    The pictures belong to their report: a new report has new ones.
 
     Parameters
     ----------
     role
-        ``SEG``, ``SC`` or ``PR``. All objects of one role and one set of models share a series.
+        ``SR``, ``SEG``, ``SC`` or ``PR``. All objects of one role and one set of models share a series.
+    predecessor_uid
+        SOP Instance UID of the report that its report replaces; empty for the first. It is part of the identity, so
+        that going back to an earlier model is a new result and not the old one's.
     """
     run = _models_key(findings)
-    said = findings.cautions if role == "PR" else ()  # a presentation state writes them
     return Identity(
         derived_uid("series", findings.study_instance_uid, run, role),
-        derived_uid("instance", findings.sop_instance_uid, run, role, *said),
-    )
-
-
-def measurement_report(findings: ImageFindings, predecessor_uid: str = "") -> Identity:
-    """The identity of the measurement report of an image.
-
-    Parameters
-    ----------
-    predecessor_uid
-        SOP Instance UID of the report that it replaces; empty for the first. It is part of the identity, so that going
-        back to an earlier model is a new result and not the old one's.
-    """
-    run = _models_key(findings)
-    return Identity(
-        derived_uid("series", findings.study_instance_uid, run, "SR"),
         derived_uid(
             "instance",
+            findings.study_instance_uid,
             findings.sop_instance_uid,
             run,
-            "SR",
+            role,
             predecessor_uid,
             findings.view,
             findings.priority,
@@ -90,13 +79,22 @@ def study_result(
     runs = sorted({_models_key(image) for image in study.images})
     return Identity(
         derived_uid("series", study.study_instance_uid, role, *runs),
-        derived_uid("instance", role, wording_digest, predecessor_uid, *sorted(reports), *sorted(study.unread)),
+        derived_uid(
+            "instance",
+            study.study_instance_uid,
+            role,
+            wording_digest,
+            predecessor_uid,
+            *sorted(reports),
+            *sorted(study.unread),
+        ),
     )
 
 
 def tracking_uid(findings: ImageFindings, key: str, what: str = "") -> str:
     """Identifier of a finding, or of its segment or one of its boxes, in every result of one run (PS3.16 TID 4108)."""
-    return derived_uid("tracking", findings.sop_instance_uid, _models_key(findings), key, what)
+    image = findings.study_instance_uid, findings.sop_instance_uid
+    return derived_uid("tracking", *image, _models_key(findings), key, what)
 
 
 def device_uid(model: ModelIdentity) -> str:

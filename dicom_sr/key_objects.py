@@ -10,12 +10,11 @@ Its title is (113000, DCM, "Of Interest"): CID 7010 has no "for attention", and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import KeyObjectSelectionDocumentStorage
+from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
 
 from dicom_sr import codes
 from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, code, container, text
@@ -23,6 +22,7 @@ from dicom_sr.document import referenced_requests
 from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import study_result
 from dicom_sr.measurement_report import observer_items
+from dicom_sr.references import Reference, by_series, evidence_of, reference_to
 from dicom_sr.result_object import result_object
 from models.findings import ImageFindings, Priority, StudyFindings
 
@@ -30,16 +30,6 @@ SERIES_NUMBER = 9006
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
 KEY_OBJECT_DESCRIPTION = Code("113012", "DCM", "Key Object Description")
 _PRESSING = (Priority.CRITICAL, Priority.URGENT)
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """One object of the study; `value_type` is IMAGE or COMPOSITE."""
-
-    series_instance_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    value_type: str
 
 
 def encode_key_objects(
@@ -82,7 +72,7 @@ def encode_key_objects(
     ds.ReferencedPerformedProcedureStepSequence = []
     if requests := referenced_requests(evidence):
         ds.ReferencedRequestSequence = requests
-    ds.CurrentRequestedProcedureEvidenceSequence = [_evidence_item(study.study_instance_uid, references)]
+    ds.CurrentRequestedProcedureEvidenceSequence = [by_series(study.study_instance_uid, references)]
     ds.update(_root(leading, description(study), references))
     return complete(ds, evidence, leading, created, "for attention")
 
@@ -103,7 +93,7 @@ def description(study: StudyFindings) -> str:
     )
 
 
-def _root(leading: ImageFindings, why: str, references: Sequence[_Reference]) -> Dataset:
+def _root(leading: ImageFindings, why: str, references: Sequence[Reference]) -> Dataset:
     """TID 2010, in the order of its rows."""
     return container(
         None,
@@ -118,48 +108,21 @@ def _root(leading: ImageFindings, why: str, references: Sequence[_Reference]) ->
     )
 
 
-def _item(reference: _Reference) -> Dataset:
-    """An IMAGE or COMPOSITE; the template gives it no purpose of reference."""
+def _item(reference: Reference) -> Dataset:
+    """An IMAGE, which a Segmentation is as well, or a COMPOSITE; the template gives it no purpose of reference."""
+    report = reference.sop_class_uid == Comprehensive3DSRStorage
     return dataset(
         RelationshipType=CONTAINS,
-        ValueType=reference.value_type,
-        ReferencedSOPSequence=[_sop(reference)],
+        ValueType="COMPOSITE" if report else "IMAGE",
+        ReferencedSOPSequence=[reference.item()],
     )
 
 
-def _references(evidence: Dataset, results: Iterable[Dataset]) -> Iterator[_Reference]:
+def _references(evidence: Dataset, results: Iterable[Dataset]) -> Iterator[Reference]:
     """An image, then its reports and what else they refer to."""
-    uid = str(evidence.SOPInstanceUID)
-    yield _Reference(str(evidence.SeriesInstanceUID), str(evidence.SOPClassUID), uid, "IMAGE")
+    image = reference_to(evidence)
+    yield image
     for report in results:
-        its_evidence = list(_evidence_of(report))
-        if uid in (reference.sop_instance_uid for reference in its_evidence):
-            own = str(report.SeriesInstanceUID), str(report.SOPClassUID), str(report.SOPInstanceUID)
-            yield _Reference(*own, "COMPOSITE")
+        if image in (its_evidence := evidence_of(report)):
+            yield reference_to(report)
             yield from its_evidence
-
-
-def _evidence_of(report: Dataset) -> Iterator[_Reference]:
-    """What a report was made from: its image and its Segmentation, which is an image as well."""
-    for study in report.get("CurrentRequestedProcedureEvidenceSequence") or ():
-        for series in study.ReferencedSeriesSequence:
-            for sop in series.ReferencedSOPSequence:
-                uids = str(series.SeriesInstanceUID), str(sop.ReferencedSOPClassUID), str(sop.ReferencedSOPInstanceUID)
-                yield _Reference(*uids, "IMAGE")
-
-
-def _evidence_item(study_instance_uid: str, references: Iterable[_Reference]) -> Dataset:
-    """Everything that the document refers to, by series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference)."""
-    by_series: dict[str, list[Dataset]] = {}
-    for reference in references:
-        by_series.setdefault(reference.series_instance_uid, []).append(_sop(reference))
-    return dataset(
-        StudyInstanceUID=study_instance_uid,
-        ReferencedSeriesSequence=[
-            dataset(SeriesInstanceUID=series, ReferencedSOPSequence=sops) for series, sops in by_series.items()
-        ],
-    )
-
-
-def _sop(reference: _Reference) -> Dataset:
-    return dataset(ReferencedSOPClassUID=reference.sop_class_uid, ReferencedSOPInstanceUID=reference.sop_instance_uid)

@@ -47,6 +47,10 @@ LINE = "Cornerstone3DTools@^0.1.0:Length"
 # The lines of a measurement, in their order: what they measure and where.
 DIAMETERS = {"cardiothoracic_ratio": (("Cardiac diameter", codes.HEART), ("Thoracic diameter", codes.CHEST))}
 
+# How long a side of a radiograph can be, in mm: detectors measure 130 to 430, stitched pictures up to 1200, and what is
+# cut to the lungs of a small child has 50 left. 430 mm whose spacing is written in centimetres come to less.
+_SMALLEST, _LARGEST = 50.0, 1500.0
+
 
 def measurement_groups(evidence: Dataset, findings: ImageFindings, segmentation: Dataset | None) -> list[Dataset]:
     """Every group of the report, in the order in which viewers had best meet them."""
@@ -82,11 +86,16 @@ def algorithm_items(model: ModelIdentity) -> list[Dataset]:
 
 
 def spacing(evidence: Dataset) -> tuple[float, float] | None:
-    """Distance of rows and of columns in mm; at the detector where the image tells no other. None if unknown."""
+    """Distance of rows and of columns in mm; at the detector where the image tells no other.
+
+    None if unknown, or if the image could not be of that size: then nothing is said in millimetres.
+    """
     values = evidence.get("PixelSpacing") or evidence.get("ImagerPixelSpacing")
-    if not values or len(values) != 2 or min(float(v) for v in values) <= 0:
+    if not values or len(values) != 2:
         return None
-    return float(values[0]), float(values[1])
+    rows, columns = float(values[0]), float(values[1])
+    sides = rows * evidence.Rows, columns * evidence.Columns
+    return (rows, columns) if all(_SMALLEST <= side <= _LARGEST for side in sides) else None
 
 
 def _box(evidence: Dataset, findings: ImageFindings, finding: Finding, region: Region, ordinal: int) -> Dataset:

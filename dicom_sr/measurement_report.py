@@ -36,7 +36,8 @@ from dicom_sr.document import document
 from dicom_sr.equipment import complete
 from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
-from dicom_sr.predecessor import Predecessor, latest
+from dicom_sr.predecessor import latest
+from dicom_sr.references import Reference
 from dicom_sr.report.sentences import impression_text
 from dicom_sr.report.wording import Wording, load_wording
 from models.findings import OF_ABSENCE, ImageFindings, ModelRun, View
@@ -57,7 +58,7 @@ def encode_measurement_report(
     created: datetime,
     *,
     number: int = 1,
-    predecessors: Sequence[Predecessor] = (),
+    predecessors: Sequence[Reference] = (),
 ) -> Dataset:
     """Encode what the models say about one image.
 
@@ -74,7 +75,7 @@ def encode_measurement_report(
     predecessors
         The report on the same image that this one replaces, then those that it replaced.
     """
-    uids = identity.measurement_report(findings, latest(predecessors))
+    uids = identity.image_result(findings, "SR", latest(predecessors))
     report = document(
         [evidence, *([segmentation] if segmentation is not None else [])],
         uids,

@@ -22,6 +22,8 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _COLOURS = ((60, 15, 115), (135, 30, 110), (205, 65, 70), (245, 130, 30), (250, 230, 90))
 # A map is transparent up to the first value; from the second on it hides this share of the radiograph.
 _VISIBLE, _FULL, _OPACITY = 0.2, 0.7, 0.6
+# From here on a map hides half of what it hides at most: nobody overlooks it.
+SEEN = (_VISIBLE + _FULL) / 2
 _BAND, _INK = (18, 18, 18), (236, 236, 236)
 # The font is 1/42 of the width, within these bounds, in pixels; below the lower one nobody reads it.
 _SMALLEST_FONT, _LARGEST_FONT, _WIDTH_PER_FONT = 9, 24, 42

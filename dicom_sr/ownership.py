@@ -12,6 +12,10 @@ ACCOMPANYING_MODALITIES = frozenset(
 )
 
 
-def is_own_result(modality: str, manufacturer: str) -> bool:
-    """Whether a series is ours, from its Modality and Manufacturer."""
-    return manufacturer == MANUFACTURER and modality in RESULT_MODALITIES
+def is_own_result(modality: str, manufacturer: str, model_name: str = MODEL_NAME) -> bool:
+    """Whether something is ours, from its Modality, Manufacturer and Manufacturer's Model Name.
+
+    Without the model's name another maker who bears our name passes for us. Only where the answer would leave a picture
+    unread does it have to be known: of all that we store, only a heat map is of a modality that is looked at.
+    """
+    return modality in RESULT_MODALITIES and (manufacturer, model_name) == (MANUFACTURER, MODEL_NAME)

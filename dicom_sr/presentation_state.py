@@ -39,7 +39,9 @@ _SHUTTER = (
 Points = Sequence[tuple[float, float]]
 
 
-def encode_presentation_state(evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int) -> Dataset:
+def encode_presentation_state(
+    evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int, predecessor_uid: str = ""
+) -> Dataset:
     """Encode the boxes and the lines of an image as marks that viewers draw over it.
 
     Parameters
@@ -50,10 +52,12 @@ def encode_presentation_state(evidence: Dataset, findings: ImageFindings, create
         Becomes every date and time of the object.
     number
         Instance Number.
+    predecessor_uid
+        SOP Instance UID of the measurement report that its report replaces.
     """
     ds = result_object(
         evidence,
-        image_result(findings, "PR"),
+        image_result(findings, "PR", predecessor_uid),
         sop_class_uid=GrayscaleSoftcopyPresentationStateStorage,
         modality="PR",
         series_number=SERIES_NUMBER,

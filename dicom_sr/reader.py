@@ -10,6 +10,7 @@ Only our own reports can be read so; another's has no model runs and no threshol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from dicom_sr.measurement_groups import BOX
 from dicom_sr.measurement_report import VIEWS
 from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from dicom_sr.predecessor import current
+from dicom_sr.references import evidence_of
 from models.findings import (
     Caution,
     Finding,
@@ -56,6 +58,11 @@ def is_measurement_report(ds: Dataset) -> bool:
     return bool(is_ours(ds) and title and title[0].get("CodeValue") == codes.IMAGING_MEASUREMENT_REPORT.value)
 
 
+def is_preliminary_report(ds: Dataset) -> bool:
+    """Whether an object is a report of ours in sentences."""
+    return is_ours(ds) and ds.get("Modality") == "SR" and not is_measurement_report(ds)
+
+
 def read_result(report: Dataset, segmentation: Dataset | None = None) -> ImageFindings:
     """The findings of one image.
 
@@ -84,18 +91,21 @@ def read_study(objects: Iterable[Dataset]) -> StudyFindings:
     Raises
     ------
     NotOurResult
-        When there is no measurement report among them.
+        When there is no measurement report among them, or two that speak for one image.
     """
     listed = [ds for ds in objects if is_ours(ds)]
     reports = current(ds for ds in listed if is_measurement_report(ds))
     if not reports:
         raise NotOurResult("there is no measurement report of Hilum among these objects")
-    segmentations = {ds.SOPInstanceUID: ds for ds in listed if ds.get("Modality") == "SEG"}
-    documents = current(ds for ds in listed if ds.get("Modality") == "SR" and not is_measurement_report(ds))
+    segmentations = {str(ds.SOPInstanceUID): ds for ds in listed if ds.get("Modality") == "SEG"}
+    documents = current(ds for ds in listed if is_preliminary_report(ds))
     images = tuple(
-        read_result(report, next((segmentations[uid] for uid in evidence_of(report) if uid in segmentations), None))
-        for report in sorted(reports, key=lambda ds: (int(ds.get("InstanceNumber") or 0), ds.SOPInstanceUID))
+        read_result(report, _first_of(segmentations, report))
+        for report in sorted(reports, key=lambda ds: (instance_number(ds), ds.SOPInstanceUID))
     )
+    twice = Counter(image.sop_instance_uid for image in images).most_common(1)[0]
+    if twice[1] > 1:
+        raise NotOurResult(f"{twice[1]} current results speak for image {twice[0]}; ./hilum reread makes one of them")
     codes_of_unread = [i for ds in documents[-1:] for i in _everywhere(ds) if _is(i, codes.NOT_READ)]
     try:
         unread = tuple([_coded(item, codes.UNREAD) for item in codes_of_unread])
@@ -104,14 +114,18 @@ def read_study(objects: Iterable[Dataset]) -> StudyFindings:
     return StudyFindings(str(reports[0].StudyInstanceUID), images, unread)
 
 
-def evidence_of(report: Dataset) -> list[str]:
-    """SOP Instance UIDs of what a document was made from (Current Requested Procedure Evidence Sequence)."""
-    return [
-        str(reference.ReferencedSOPInstanceUID)
-        for study in report.get("CurrentRequestedProcedureEvidenceSequence") or ()
-        for series in study.get("ReferencedSeriesSequence") or ()
-        for reference in series.get("ReferencedSOPSequence") or ()
-    ]
+def instance_number(ds: Dataset) -> int:
+    """Instance Number; 0 where there is none."""
+    try:
+        return int(ds.get("InstanceNumber") or 0)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _first_of(segmentations: Mapping[str, Dataset], report: Dataset) -> Dataset | None:
+    """The Segmentation that a report refers to, if it is at hand."""
+    referred = (one.sop_instance_uid for one in evidence_of(report))
+    return next((segmentations[uid] for uid in referred if uid in segmentations), None)
 
 
 def _image_findings(report: Dataset, segmentation: Dataset | None) -> ImageFindings:

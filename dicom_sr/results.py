@@ -16,7 +16,8 @@ from pydicom import Dataset
 
 from dicom_sr.evidence import evidence
 from dicom_sr.measurement_report import encode_measurement_report
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.predecessor import latest
+from dicom_sr.references import Reference
 from dicom_sr.segmentation import encode_segmentation
 from models.findings import ImageFindings
 
@@ -39,7 +40,7 @@ def encode_results(
     created: datetime,
     *,
     number: int = 1,
-    predecessors: Sequence[Predecessor] = (),
+    predecessors: Sequence[Reference] = (),
 ) -> Results:
     """Encode findings as DICOM.
 
@@ -62,7 +63,11 @@ def encode_results(
         if not findings.runs:
             raise ValueError("findings of no model have no author")
         header = evidence(source, findings)
-        segmentation = encode_segmentation(header, findings, created, number=number) if findings.segments else None
+        segmentation = None
+        if findings.segments:
+            segmentation = encode_segmentation(
+                header, findings, created, number=number, predecessor_uid=latest(predecessors)
+            )
         report = encode_measurement_report(
             header, findings, segmentation, created, number=number, predecessors=predecessors
         )

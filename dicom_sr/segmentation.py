@@ -23,7 +23,7 @@ from dicom_sr.equipment import coded, complete, dataset
 from dicom_sr.identity import derived_uid, image_result, tracking_uid
 from dicom_sr.measurement_groups import spacing
 from dicom_sr.ownership import MANUFACTURER
-from dicom_sr.result_object import image_reference, result_object
+from dicom_sr.result_object import add_origin, result_object, source_image
 from models.findings import BoolMask, ImageFindings, Laterality, ModelIdentity, SegmentMask
 
 SERIES_NUMBER = 9002
@@ -63,13 +63,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "covid_atypical": (65, -50, 30),
     "lung": (85, -30, 50),
 }
-# CID 7203, CID 7202
+# CID 7203
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
-_SOURCE_OF_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
-_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
-def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int = 1) -> Dataset:
+def encode_segmentation(
+    evidence: Dataset, findings: ImageFindings, created: datetime, *, number: int = 1, predecessor_uid: str = ""
+) -> Dataset:
     """Encode every segment of an image as one BINARY Segmentation.
 
     Parameters
@@ -82,6 +82,8 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
         Becomes every date and time of the object, so that encoding again gives the same bytes.
     number
         Instance Number, from 1.
+    predecessor_uid
+        SOP Instance UID of the measurement report that its report replaces.
 
     Raises
     ------
@@ -94,7 +96,7 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
     models = {run.model.name: run.model for run in findings.runs}
     ds = result_object(
         evidence,
-        image_result(findings, "SEG"),
+        image_result(findings, "SEG", predecessor_uid),
         sop_class_uid=SegmentationStorage,
         modality="SEG",
         series_number=SERIES_NUMBER,
@@ -109,7 +111,8 @@ def encode_segmentation(evidence: Dataset, findings: ImageFindings, created: dat
         _segment(n, segment, models[segment.model], findings) for n, segment in enumerate(findings.segments, start=1)
     ]
     _add_frames(ds, evidence, len(masks))
-    _add_origin(ds, evidence)
+    ds.ImageType, ds.LossyImageCompression = ["DERIVED", "PRIMARY"], "00"
+    add_origin(ds, evidence)
     _add_pixels(ds, masks)
     return complete(ds, evidence, findings, created, "segments")
 
@@ -208,23 +211,9 @@ def _add_frames(ds: Dataset, evidence: Dataset, frames: int) -> None:
 
 def _derivation(evidence: Dataset) -> Dataset:
     """From which image a frame was made (PS3.3 C.7.6.16.2.6)."""
-    source = image_reference(evidence)
+    source = source_image(evidence)
     source.SpatialLocationsPreserved = "YES"
-    source.PurposeOfReferenceCodeSequence = [coded(_SOURCE_OF_PROCESSING)]
     return dataset(SourceImageSequence=[source], DerivationCodeSequence=[coded(_SEGMENTATION)])
-
-
-def _add_origin(ds: Dataset, evidence: Dataset) -> None:
-    """Common Instance Reference (PS3.3 C.12.2); what was lossy once is so for ever (C.7.6.1.1.5)."""
-    ds.ImageType = ["DERIVED", "PRIMARY"]
-    ds.ReferencedSeriesSequence = [
-        dataset(SeriesInstanceUID=evidence.SeriesInstanceUID, ReferencedInstanceSequence=[image_reference(evidence)])
-    ]
-    ds.LossyImageCompression = "00"
-    if evidence.get("LossyImageCompression") == "01":
-        for keyword in _LOSSY:
-            if evidence.get(keyword):
-                ds[keyword] = evidence[keyword]
 
 
 def _add_pixels(ds: Dataset, masks: BoolMask) -> None:

@@ -23,19 +23,30 @@ from dicom_sr.content import CONTAINS, HAS_CONCEPT_MOD, INFERRED_FROM, code, con
 from dicom_sr.document import document
 from dicom_sr.equipment import complete
 from dicom_sr.measurement_report import observer_items
-from dicom_sr.predecessor import Predecessor, latest
+from dicom_sr.predecessor import latest
+from dicom_sr.references import Reference
 from dicom_sr.report.sentences import Sentence, compose
 from dicom_sr.report.wording import Wording
 from models.findings import ImageFindings, ModelRun, StudyFindings
 
 SERIES_NUMBER = 9004
-X_RAY_REPORT = Code("43468-8", "LN", "X-Ray Report")  # CID 7000
-# CID 7001, which are also the names of the lines below them; CID 7002 has no other for FINDINGS than (121071, DCM).
-FINDINGS = Code("59776-5", "LN", "Findings")
-PROCEDURE = Code("55111-9", "LN", "Current Procedure Descriptions")
-IMPRESSIONS = Code("19005-8", "LN", "Impressions")
-# CID 7002
-PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
+# The title (CID 7000) and the sections (CID 7001), which are also the names of their lines: viewers print both.
+# What people read is in the report's language; Code Meaning may be a translation, the code is what counts (PS3.3 8.3).
+X_RAY_REPORT, PROCEDURE, FINDINGS, IMPRESSIONS = "43468-8", "55111-9", "59776-5", "19005-8"
+HEADINGS = {
+    "en": {
+        X_RAY_REPORT: "X-Ray Report",
+        PROCEDURE: "Current Procedure Descriptions",
+        FINDINGS: "Findings",
+        IMPRESSIONS: "Impressions",
+    },
+    "de": {
+        X_RAY_REPORT: "Röntgenbefund",
+        PROCEDURE: "Beschreibung der Untersuchung",
+        FINDINGS: "Befunde",
+        IMPRESSIONS: "Beurteilung",
+    },
+}
 LANGUAGES = {"en": codes.ENGLISH, "de": Code("de", "RFC5646", "German")}
 
 
@@ -47,7 +58,7 @@ def encode_text_report(
     *,
     wording: Wording,
     number: int = 1,
-    predecessors: Sequence[Predecessor] = (),
+    predecessors: Sequence[Reference] = (),
 ) -> Dataset:
     """Encode the preliminary report of a study.
 
@@ -95,26 +106,31 @@ def encode_text_report(
 def _root(evidences: Sequence[Dataset], together: ImageFindings, study: StudyFindings, wording: Wording) -> Dataset:
     """TID 2000, in the order of its rows."""
     report = compose(study, wording)
+    title, procedure, findings, impressions = (
+        Code(value, "LN", meaning) for value, meaning in HEADINGS[wording.language].items()
+    )
     return container(
         None,
-        X_RAY_REPORT,
+        title,
         [
             code(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, codes.PLAIN_CHEST_RADIOGRAPHY),
             code(HAS_CONCEPT_MOD, codes.LANGUAGE, LANGUAGES[wording.language]),
             *observer_items(replace(together, runs=together.runs[:1])),  # the others stand in the sentences
-            container(CONTAINS, PROCEDURE, list(_technique(report.technique, evidences, study.unread))),
-            container(CONTAINS, FINDINGS, [text(CONTAINS, FINDINGS, _line(s, wording)) for s in report.findings]),
-            container(CONTAINS, IMPRESSIONS, [text(CONTAINS, codes.IMPRESSION, s.text) for s in report.impression]),
+            container(CONTAINS, procedure, list(_technique(report.technique, procedure, evidences, study.unread))),
+            container(CONTAINS, findings, [text(CONTAINS, findings, _line(s, wording)) for s in report.findings]),
+            container(CONTAINS, impressions, [text(CONTAINS, impressions, s.text) for s in report.impression]),
         ],
         template="2000",
     )
 
 
-def _technique(sentences: Iterable[Sentence], evidences: Sequence[Dataset], unread: Sequence[str]) -> Iterable[Dataset]:
+def _technique(
+    sentences: Iterable[Sentence], name: Code, evidences: Sequence[Dataset], unread: Sequence[str]
+) -> Iterable[Dataset]:
     """The sentence about the images refers to them in its order; each image that was not read has its code."""
     for sentence in sentences:
         shown = [image(INFERRED_FROM, codes.SOURCE_IMAGE, evidence) for evidence in evidences]
-        yield text(CONTAINS, PROCEDURE_DESCRIPTION, sentence.text, shown if sentence.region == "images" else ())
+        yield text(CONTAINS, name, sentence.text, shown if sentence.region == "images" else ())
     for reason in unread:
         yield code(CONTAINS, codes.NOT_READ, codes.UNREAD[reason])
 

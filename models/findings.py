@@ -19,7 +19,6 @@ import numpy.typing as npt
 BoolMask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
 
-
 # Findings and structures without a side.
 MIDLINE = frozenset(
     {
@@ -27,8 +26,6 @@ MIDLINE = frozenset(
         "mediastinal_widening", "covid_typical", "covid_negative", "heart",
     }
 )  # fmt: skip
-
-
 # Findings that are called present where nothing is found.
 OF_ABSENCE = frozenset({"no_finding", "covid_negative"})
 
@@ -89,6 +86,16 @@ class Priority(StrEnum):
     def rank(self) -> int:
         """0 for the most pressing."""
         return list(Priority).index(self)
+
+
+# ACR actionable categories (CID 7035): 1 wants minutes, 2 wants hours; everything else is read in its turn.
+URGENCY = {
+    Priority.CRITICAL: {"pneumothorax", "pneumoperitoneum"},
+    Priority.URGENT: {
+        "consolidation", "covid_atypical", "covid_indeterminate", "covid_typical", "edema", "effusion", "fracture",
+        "infiltration", "lung_opacity", "mass", "mediastinal_widening", "pneumonia", "tuberculosis",
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,11 @@ class Finding:
     regions: tuple[Region, ...] = ()
     reason: str | None = None
     model: str | None = None
+
+    @property
+    def urgency(self) -> Priority:
+        """How soon the finding, if present, wants to be read."""
+        return next((priority for priority, keys in URGENCY.items() if self.key in keys), Priority.ROUTINE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,6 +300,17 @@ class ImageFindings:
         found = [f for f in self.findings if f.state is FindingState.PRESENT]
         return tuple(sorted(found, key=lambda f: -(f.probability or 0.0)))
 
+    @property
+    def leading(self) -> Finding | None:
+        """The finding called present that wants to be read first; None where nothing was found."""
+        found = (f for f in self.present if f.key not in OF_ABSENCE)
+        return min(found, key=lambda f: f.urgency.rank, default=None)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there is any finding that could have been found."""
+        return any(f.state is not FindingState.NOT_EVALUATED for f in self.findings)
+
     def to_json(self) -> dict[str, Any]:
         """All but the masks, as JSON types; segments are listed by key."""
         return {
@@ -329,6 +352,13 @@ class StudyFindings:
     def leading(self) -> ImageFindings:
         """The image that sets the priority of the study."""
         return min(self.images, key=lambda image: image.priority.rank)
+
+    @property
+    def priority_reason(self) -> str:
+        """That of the leading image, and on how many others nothing was evaluated: it cannot speak for them."""
+        leading, blind = self.leading, sum(not image.evaluated for image in self.images)
+        more = f"; no finding evaluated on {blind} of {len(self.images)} images" if blind and leading.evaluated else ""
+        return leading.priority_reason + more
 
     @property
     def findings(self) -> tuple[Finding, ...]:

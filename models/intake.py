@@ -137,6 +137,9 @@ def _read_all(source: Dataset, depth: int = 0) -> None:
         if element.VR == "SQ":
             for item in element.value:
                 _read_all(item, depth + 1)
+        elif element.VR == "PN" and isinstance(element.value, MultiValue):
+            # what pydicom makes of several names holds a local function, and could not leave this process
+            element.value = list(element.value)
 
 
 def _without_bulk(source: Dataset) -> Dataset:

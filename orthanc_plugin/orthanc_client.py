@@ -75,6 +75,11 @@ class OrthancClient:
         """Bytes of the file of an instance."""
         return int(self._request("GET", f"/instances/{orthanc_id}").json()["FileSize"])
 
+    def model_name(self, orthanc_id: str) -> str:
+        """Manufacturer's Model Name of an instance, empty when it has none; Orthanc reads the file for it."""
+        tags = self._request("GET", f"/instances/{orthanc_id}/simplified-tags").json()
+        return str(tags.get("ManufacturerModelName") or "").strip()
+
     def fetch(self, orthanc_id: str) -> StoredInstance:
         """The file of an instance, as it was received."""
         content = self._request("GET", f"/instances/{orthanc_id}/file").content

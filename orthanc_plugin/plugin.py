@@ -33,8 +33,8 @@ def on_stored_instance(dicom: Any, _instance_id: str) -> None:
     """Put the study into the ledger; this runs before the C-STORE response, so the ledger is all it touches."""
     try:
         tags = json.loads(dicom.GetInstanceSimplifiedJson())
-        modality, manufacturer = _text(tags, "Modality"), _text(tags, "Manufacturer")
-        if modality in ACCOMPANYING_MODALITIES or is_own_result(modality, manufacturer):
+        modality, made_by = _text(tags, "Modality"), (_text(tags, "Manufacturer"), _text(tags, "ManufacturerModelName"))
+        if modality in ACCOMPANYING_MODALITIES or is_own_result(modality, *made_by):
             return
         arrival = tasks.Arrival(
             study_instance_uid=_text(tags, "StudyInstanceUID"),

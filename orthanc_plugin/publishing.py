@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -25,9 +25,17 @@ from dicom_sr.evidence import evidence
 from dicom_sr.heat_map import LONGEST, encode_heat_map
 from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
-from dicom_sr.predecessor import Predecessor, current, follow, latest
+from dicom_sr.predecessor import current, follow, latest
 from dicom_sr.presentation_state import encode_presentation_state
-from dicom_sr.reader import NotOurResult, evidence_of, is_measurement_report, is_ours, read_result
+from dicom_sr.reader import (
+    NotOurResult,
+    instance_number,
+    is_measurement_report,
+    is_ours,
+    is_preliminary_report,
+    read_result,
+)
+from dicom_sr.references import Reference, evidence_of
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
@@ -64,10 +72,15 @@ class _Document:
     """Which document is due: its identity and what it replaces; `again` when Orthanc holds exactly this one."""
 
     uid: str
-    predecessors: tuple[Predecessor, ...]
+    predecessors: tuple[Reference, ...]
     number: int
     created: datetime
     again: Dataset | None
+
+    @property
+    def follows(self) -> str:
+        """SOP Instance UID of its direct predecessor; empty for a first document."""
+        return latest(self.predecessors)
 
 
 class StudyResults:
@@ -77,7 +90,7 @@ class StudyResults:
         self._orthanc, self._outputs, self._wording = orthanc, outputs, wording
         documents = list(_documents(orthanc, series))
         self._reports = [ds for ds in documents if is_measurement_report(ds)]
-        self._texts = [ds for ds in documents if not is_measurement_report(ds)]
+        self._texts = [ds for ds in documents if is_preliminary_report(ds)]
         self._key_objects = sum(
             len(s.instances) for s in series if s.modality == "KO" and is_own_result("KO", s.manufacturer)
         )
@@ -98,23 +111,30 @@ class StudyResults:
         EncodingFailed, ResultRefused, ResultWorse
         OrthancUnavailable
         """
-        before = self._report_on(findings.sop_instance_uid)
-        if before is not None and _worse(findings, before):
+        before = self._reports_on(findings.sop_instance_uid)
+        if any(_worse(findings, report) for report in before):
             raise ResultWorse(f"image {findings.sop_instance_uid}: a model failed that read it before")
         document, segmentation = self._publish(header, findings, before, received)
         pictured = keep_thumbnail(self._orthanc, document.uid, image, findings)
         light = self._evidences[-1]
         if "heat_map" in self._outputs and findings.saliency:
             self._store_optional(
-                identity.image_result(findings, "SC").instance,
+                identity.image_result(findings, "SC", document.follows).instance,
                 lambda: encode_heat_map(
-                    light, findings, image.preview(LONGEST), document.created, number=document.number
+                    light,
+                    findings,
+                    image.preview(LONGEST),
+                    document.created,
+                    number=document.number,
+                    predecessor_uid=document.follows,
                 ),
             )
         if "presentation_state" in self._outputs:
             self._store_optional(
-                identity.image_result(findings, "PR").instance,
-                lambda: encode_presentation_state(light, findings, document.created, number=document.number),
+                identity.image_result(findings, "PR", document.follows).instance,
+                lambda: encode_presentation_state(
+                    light, findings, document.created, number=document.number, predecessor_uid=document.follows
+                ),
             )
         return Published(document.uid, segmentation, pictured)
 
@@ -131,15 +151,15 @@ class StudyResults:
         EncodingFailed, ResultRefused
         OrthancUnavailable
         """
-        before = self._report_on(sop_instance_uid)
-        if before is None:
+        before = self._reports_on(sop_instance_uid)
+        if not before:
             return None
         try:
-            findings = read_result(before).withdraw(why)
+            findings = read_result(before[-1]).withdraw(why)
         except NotOurResult:
             log.warning("an earlier result cannot be withdrawn", extra={"sop_instance_uid": sop_instance_uid})
             return None
-        self._publish(_header_from(before, findings), findings, before, datetime.now(UTC).astimezone())
+        self._publish(_header_from(before[-1], findings), findings, before, datetime.now(UTC).astimezone())
         return findings
 
     def conclude(self, study: StudyFindings, created: datetime) -> str | None:
@@ -168,13 +188,16 @@ class StudyResults:
             log.exception("no report of the study", extra={"study_instance_uid": study.study_instance_uid})
             return None
 
-    def _report_on(self, sop_instance_uid: str) -> Dataset | None:
-        """The current measurement report on an image."""
-        mine = current(ds for ds in self._reports if sop_instance_uid in evidence_of(ds))
-        return mine[-1] if mine else None
+    def _reports_on(self, sop_instance_uid: str) -> list[Dataset]:
+        """The current measurement report on an image; several when another node has read it too."""
+
+        def is_on_it(report: Dataset) -> bool:
+            return any(one.sop_instance_uid == sop_instance_uid for one in evidence_of(report))
+
+        return current(filter(is_on_it, self._reports))
 
     def _publish(
-        self, header: Dataset, findings: ImageFindings, before: Dataset | None, received: datetime
+        self, header: Dataset, findings: ImageFindings, before: Sequence[Dataset], received: datetime
     ) -> tuple[_Document, str | None]:
         """Store report and Segmentation unless Orthanc holds them; tells the report, and the Segmentation's UID."""
         with encoding(findings.sop_instance_uid):
@@ -182,11 +205,13 @@ class StudyResults:
         document = _due(
             before,
             self._reports,
-            lambda uid: identity.measurement_report(findings, uid).instance,
+            lambda uid: identity.image_result(findings, "SR", uid).instance,
             received,
-            unchanged=before is not None and all(_text(before, name) == _text(light, name) for name in _PATIENT),
+            unchanged=all(_says(report, findings, light) for report in before),
         )
-        segmentation = identity.image_result(findings, "SEG").instance if findings.segments else None
+        segmentation = None
+        if findings.segments:
+            segmentation = identity.image_result(findings, "SEG", document.follows).instance
         outlined = segmentation is None or self._orthanc.has_instances([segmentation])
         report = document.again
         if report is None or not outlined:
@@ -225,8 +250,7 @@ class StudyResults:
             named = identity.study_result(study, "DOC", reports, wording_digest=digest, predecessor_uid=predecessor_uid)
             return named.instance
 
-        before = current(self._texts)
-        document = _due(before[-1] if before else None, self._texts, instance, created)
+        document = _due(current(self._texts), self._texts, instance, created)
         if document.again is None:
             with encoding(study.study_instance_uid):
                 text = encode_text_report(
@@ -243,7 +267,7 @@ class StudyResults:
 
 
 def _due(
-    before: Dataset | None,
+    before: Sequence[Dataset],
     others: Sequence[Dataset],
     instance_after: Callable[[str], str],
     received: datetime,
@@ -253,9 +277,9 @@ def _due(
     """The document that shall speak now; `others` have the Instance Numbers that are taken."""
     predecessors, again = follow(before, instance_after, unchanged=unchanged)
     uid = instance_after(latest(predecessors))
-    if before is not None and again:
-        return _Document(uid, predecessors, int(before.InstanceNumber), _content_time(before), before)
-    taken = {int(ds.get("InstanceNumber") or 0) for ds in others}
+    if again:
+        return _Document(uid, predecessors, instance_number(before[0]), _content_time(before[0]) or received, before[0])
+    taken = {instance_number(ds) for ds in others}
     number = next(n for n in range(1, len(taken) + 2) if n not in taken)
     return _Document(uid, predecessors, number, datetime.now(UTC).astimezone() if predecessors else received, None)
 
@@ -270,6 +294,16 @@ def _worse(findings: ImageFindings, before: Dataset) -> bool:
     return bool(failed & answered)
 
 
+def _says(report: Dataset, findings: ImageFindings, light: Dataset) -> bool:
+    """Whether a report holds these findings, of this patient: somebody may have edited one of them."""
+    try:
+        held = read_result(report)
+    except NotOurResult:
+        return False
+    whose = all(_text(report, name) == _text(light, name) for name in _PATIENT)
+    return whose and held == replace(findings, segments=(), saliency=())
+
+
 def _header_from(report: Dataset, findings: ImageFindings) -> Dataset:
     """Of an image whose own header may not be readable, what its measurement report holds of it."""
     header = Dataset()
@@ -277,22 +311,22 @@ def _header_from(report: Dataset, findings: ImageFindings) -> Dataset:
     for keyword in _NEEDED_FOR_EVIDENCE:
         if keyword in report:
             header.add(report[keyword])
-    for study in report.CurrentRequestedProcedureEvidenceSequence:
-        for series in study.ReferencedSeriesSequence:
-            for reference in series.ReferencedSOPSequence:
-                if reference.ReferencedSOPInstanceUID == findings.sop_instance_uid:
-                    header.SeriesInstanceUID = series.SeriesInstanceUID
+    for reference in evidence_of(report):
+        if reference.sop_instance_uid == findings.sop_instance_uid:
+            header.SeriesInstanceUID = reference.series_instance_uid
     header.SOPClassUID, header.SOPInstanceUID = findings.sop_class_uid, findings.sop_instance_uid
     return header
 
 
-def _content_time(document: Dataset) -> datetime:
-    """When a document of ours was made, as it says."""
-    offset = document.get("TimezoneOffsetFromUTC")
-    text = f"{document.ContentDate}{document.ContentTime}"[:14]
-    if offset:
-        return datetime.strptime(f"{text}{offset}", "%Y%m%d%H%M%S%z")
-    return datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
+def _content_time(document: Dataset) -> datetime | None:
+    """When a document of ours was made, if it says so."""
+    text = f"{_text(document, 'ContentDate')}{_text(document, 'ContentTime')}"[:14]
+    try:
+        if offset := _text(document, "TimezoneOffsetFromUTC"):
+            return datetime.strptime(f"{text}{offset}", "%Y%m%d%H%M%S%z")
+        return datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
+    except ValueError:
+        return None
 
 
 def _text(ds: Dataset, keyword: str) -> str:

@@ -6,6 +6,7 @@ The rule: it reads the objects themselves (``dicom_sr.reader``), never the ledge
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,19 +14,22 @@ from pathlib import Path
 import httpx
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dicom_sr.conformance.general import check_uid
 from dicom_sr.ownership import is_own_result
-from dicom_sr.predecessor import current, predecessors_of
-from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, read_study
+from dicom_sr.predecessor import current
+from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_preliminary_report, read_study
+from dicom_sr.references import predecessors_of
 from models.findings import Finding, FindingState, ImageFindings, in_words
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.settings import Settings
 
+# What pydicom raises for an attribute that somebody removed or replaced.
+_DAMAGED = (AttributeError, LookupError, TypeError, ValueError, NotImplementedError, ArithmeticError, RecursionError)
 DISCLAIMER = "AI result, not verified. Research software, not a medical device."
 _STYLES = {
     FindingState.PRESENT: "bold red",
@@ -40,9 +44,10 @@ def show(settings: Settings, names: Sequence[str], console: Console) -> int:
     failed = 0
     for name in names:
         try:
-            objects = list(_objects(settings, name))
-            show_objects(objects, console)
-        except (NotOurResult, OrthancUnavailable, httpx.HTTPStatusError, FileNotFoundError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `./hilum verify` tells what is wrong with a value
+                show_objects(list(_objects(settings, name)), console)
+        except (NotOurResult, OrthancUnavailable, httpx.HTTPStatusError, OSError) as error:
             print(f"hilum: {name}: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -55,18 +60,23 @@ def show_objects(objects: Sequence[Dataset], console: Console) -> None:
     ------
     NotOurResult
     """
-    ours = [ds for ds in objects if is_ours(ds)]
-    documents = [ds for ds in ours if ds.get("Modality") == "SR" and not is_measurement_report(ds)]
-    if not any(is_measurement_report(ds) for ds in ours) and not documents:
-        raise NotOurResult("holds no report of Hilum; for objects of others use dsrdump")
-    for study in dict.fromkeys(str(ds.StudyInstanceUID) for ds in ours):
-        _show_study([ds for ds in ours if ds.StudyInstanceUID == study], console)
+    try:
+        ours = [ds for ds in objects if is_ours(ds)]
+        if not any(is_measurement_report(ds) or is_preliminary_report(ds) for ds in ours):
+            raise NotOurResult("holds no report of Hilum; for objects of others use dsrdump")
+        for study in dict.fromkeys(str(ds.StudyInstanceUID) for ds in ours):
+            _show_study([ds for ds in ours if ds.StudyInstanceUID == study], console)
+    except NotOurResult:
+        raise
+    except _DAMAGED as error:
+        lacks = f" (no {error.name})" if isinstance(error, AttributeError) and error.name else ""
+        raise NotOurResult(f"a result was changed or damaged{lacks}; ./hilum verify tells how") from error
 
 
 def _show_study(objects: Sequence[Dataset], console: Console) -> None:
     console.rule(f"Study {objects[0].StudyInstanceUID}")
     reports = [ds for ds in objects if is_measurement_report(ds)]
-    documents = [ds for ds in objects if ds.get("Modality") == "SR" and not is_measurement_report(ds)]
+    documents = [ds for ds in objects if is_preliminary_report(ds)]
     if reports:
         for image in read_study(objects).images:
             _show_image(image, console)
@@ -131,13 +141,15 @@ def _lines(document: Dataset, depth: int = 1) -> Iterator[str]:
 def _objects(settings: Settings, name: str) -> Iterator[Dataset]:
     path = Path(name)
     if path.exists():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if not (path.is_file() or path.is_dir()):  # to read from a pipe or a device could take for ever
+            raise FileNotFoundError("is neither a file nor a folder")
+        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
             try:
                 yield dcmread(file)
-            except (InvalidDicomError, OSError):
+            except (InvalidDicomError, OSError, *_DAMAGED):
                 continue  # a folder may hold other files; a single one is told by its lack of results
         return
-    if not UID(name).is_valid or "." not in name:
+    if check_uid(name):
         raise FileNotFoundError("is neither a file nor a Study Instance UID")
     credentials = load_credentials(settings.credentials)
     user, password = credentials.worker_user, credentials.worker_password

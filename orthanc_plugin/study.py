@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
+from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME, is_own_result
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed
 from models.exposures import relation
@@ -26,7 +26,7 @@ from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from orthanc_plugin.isolation import IntakeProcess, policy_of
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series, StoredInstance
-from orthanc_plugin.publishing import StudyResults
+from orthanc_plugin.publishing import ResultWorse, StudyResults
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
 
@@ -86,11 +86,13 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     ------
     OrthancUnavailable
         When Orthanc cannot be reached; the task may be tried again.
+    ResultWorse
+        When a model failed on an image that it read before; the other images have their results.
     """
     entries: list[dict[str, Any]] = []
     candidates: list[_Candidate] = []
     held = reader.orthanc.series_of_study(task.study_instance_uid)
-    for series in _image_series(held):
+    for series in _image_series(held, reader.orthanc):
         if series.modality not in _MAY_HOLD_RADIOGRAPHS:
             modality = plain_code(series.modality)
             message = f"a series of {len(series.instances)} {modality} images is not a radiograph"
@@ -104,6 +106,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
                 entries.append(_refused(refusal.sop_instance_uid, refusal))
     read_before: list[_Candidate] = []
     answers: list[ImageFindings] = []
+    worse: list[ResultWorse] = []
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
     known = {e["sop_instance_uid"] for e in task.result.get("images", []) if e["status"] == TaskStatus.DONE.value}
     # of an image that came twice, perhaps corrected, the later one speaks
@@ -113,11 +116,16 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
             _refuse_copy(candidate, read_before)
             taken, reading = _read(candidate, reader)
             entries.append(_publish(candidate, taken, reading, results))
+        except ResultWorse as error:
+            worse.append(error)
+            continue
         except ImageRefused as refusal:
             entries.append(_refused(candidate.uid, refusal))
             continue
         read_before.append(candidate)
         answers.append(reading.findings)
+    if worse:  # after the others have their results
+        raise worse[0]
     withdrawn = _withdraw(entries, answers, results)
     report = None
     if answers or withdrawn:
@@ -147,9 +155,12 @@ def _withdraw(
     return withdrawn
 
 
-def _image_series(found: list[Series]) -> Iterator[Series]:
+def _image_series(found: list[Series], orthanc: OrthancClient) -> Iterator[Series]:
     for series in sorted(found, key=lambda s: s.series_instance_uid):
-        if series.modality not in ACCOMPANYING_MODALITIES and not is_own_result(series.modality, series.manufacturer):
+        if series.modality in ACCOMPANYING_MODALITIES:
+            continue
+        named_as_ours = is_own_result(series.modality, series.manufacturer)
+        if not named_as_ours or orthanc.model_name(series.instances[0]) != MODEL_NAME:  # a maker of our name
             yield series
 
 
@@ -225,11 +236,11 @@ def _evidence_json(evidence: tuple[Evidence, ...]) -> list[dict[str, str]]:
 def _outcome(
     task: InferenceTask, entries: list[dict[str, Any]], answers: list[ImageFindings], report: str | None
 ) -> Outcome:
-    leading = StudyFindings(task.study_instance_uid, tuple(answers)).leading if answers else None
-    priority = leading.priority if leading is not None else Priority.NONE
+    study = StudyFindings(task.study_instance_uid, tuple(answers)) if answers else None
+    priority = study.leading.priority if study is not None else Priority.NONE
     result = {**_versioned(task.result, entries, priority), "preliminary_report": report}
-    if leading is not None:
-        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=leading.priority_reason)
+    if study is not None:
+        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=study.priority_reason)
     # the image that came closest to being read says most about why there is no answer
     nothing = {"reason": Refusal.MODALITY.value, "message": "the study holds no image"}
     closest = max(entries, key=lambda e: list(Refusal).index(Refusal(e["reason"])), default=nothing)

@@ -6,10 +6,7 @@ The rule: everything is judged, nothing is changed, and nothing of the patient i
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import struct
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,15 +15,14 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
 from rich.console import Console
 from rich.progress import Progress
 
+from dicom_sr.conformance import dciodvfy
 from dicom_sr.conformance.check import Violation, check, check_together
+from dicom_sr.conformance.tree import class_name, decoded, text
 from dicom_sr.ownership import MANUFACTURER
 
-_DCIODVFY = "dciodvfy"
-_DCIODVFY_SECONDS = 60.0
 # What pydicom raises for bytes that are no data set.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, EOFError, RecursionError)
 
@@ -79,33 +75,35 @@ def verify_files(paths: Sequence[Path], *, as_json: bool) -> int:
     between = Verified("", "", False, tuple(check_together(objects)))
     if as_json or between.violations:
         _print(between, out, as_json=as_json)
-    missing = [path for path in paths if not path.exists()]
-    for path in missing:
-        err.print(f"hilum: {path}: no such file or folder", markup=False)
     if not as_json:
         _summary([*judged, between], out)
-    if shutil.which(_DCIODVFY) is None:
-        err.print(f"{_DCIODVFY} is not installed (Debian package dicom3tools): its checks were left out.", markup=False)
-    failed = missing or not objects or any(result.violations or result.unreadable for result in (*judged, between))
+    if not dciodvfy.is_installed():
+        err.print(
+            f"{dciodvfy.NAME} is not installed (Debian package dicom3tools): its checks were left out.", markup=False
+        )
+    failed = not objects or any(result.violations or result.unreadable for result in (*judged, between))
     return 1 if failed else 0
 
 
 def verify_file(path: Path) -> tuple[Verified, Dataset | None]:
     """Judge one file by our rules and by those of ``dciodvfy``; the data set comes without its pixels."""
-    try:
-        ds = _read(path)
-    except NotReadable as error:
-        return Verified(str(path), "", False, (), str(error)), None
-    violations = (*check(ds), *_dciodvfy(path))
-    kind = UID(str(ds.get("SOPClassUID", ""))).name
-    return Verified(str(path), kind, str(ds.get("Manufacturer", "")) == MANUFACTURER, violations), ds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # every bad value is reported as a violation
+        try:
+            ds = _read(path)
+        except NotReadable as error:
+            return Verified(str(path), "", False, (), str(error)), None
+        violations = (*check(ds), *dciodvfy.errors_of(path, ds))
+        plain, _ = decoded(ds)
+        kind = class_name(text(plain, "SOPClassUID")) or "an object without SOP class"
+        return Verified(str(path), kind, text(plain, "Manufacturer") == MANUFACTURER, violations), ds
 
 
 def _read(path: Path) -> Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # every bad value is reported as a violation
-            ds: Dataset = dcmread(path, stop_before_pixels=True)
+        if not path.is_file():  # to read from a pipe or a device could take for ever
+            raise NotReadable("neither a file nor a folder" if path.exists() else "no such file or folder")
+        ds: Dataset = dcmread(path, stop_before_pixels=True)
     except InvalidDicomError as error:
         raise NotReadable("not a DICOM file") from error
     except (OSError, struct.error, *_UNREADABLE) as error:
@@ -113,43 +111,19 @@ def _read(path: Path) -> Dataset:
     return ds
 
 
-def _dciodvfy(path: Path) -> Iterator[Violation]:
-    """The errors of ``dciodvfy`` without the values that it quotes, for they may be the patient's."""
-    if shutil.which(_DCIODVFY) is None:
-        return
-    try:
-        ran = subprocess.run(
-            [_DCIODVFY, str(path)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_DCIODVFY_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        yield Violation(_DCIODVFY, "", f"no answer within {_DCIODVFY_SECONDS:.0f} s")
-        return
-    for line in ran.stderr.splitlines():
-        if line.startswith("Error"):
-            yield Violation(_DCIODVFY, "", _without_values(line.removeprefix("Error - ")))
-    if ran.returncode < 0:
-        yield Violation(_DCIODVFY, "", f"ended by signal {-ran.returncode}")
-
-
-def _without_values(line: str) -> str:
-    """What is wrong, with the names of attribute and module; values stand in angle brackets too."""
-    said, _, rest = line.partition("<")
-    named = re.findall(r"(?:Element|Module|Macro)=<\w+>", line)
-    words = re.sub(r"(Element|Module|Macro)=$", "", said).strip()
-    return " ".join([words, *named]) if named else f"{words} <...>" if rest else words
-
-
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        if path.is_dir():
+        if _is_folder(path):
             yield from sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        elif path.exists():
+        else:
             yield path
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a folder that may not be entered: to be told when it is read
+        return False
 
 
 def _print(result: Verified, console: Console, *, as_json: bool) -> None:
@@ -168,7 +142,13 @@ def _print(result: Verified, console: Console, *, as_json: bool) -> None:
 def _summary(results: Sequence[Verified], console: Console) -> None:
     read = [result for result in results if result.kind]
     broken = sum(len(result.violations) for result in results)
+    unread = sum(result.unreadable is not None for result in results)
     ours = sum(result.ours for result in read)
-    objects = f"{len(read)} object{'' if len(read) == 1 else 's'}, {ours} of ours"
-    verdict = f"{broken} violation{'' if broken == 1 else 's'}" if broken else "no violation"
-    console.print(f"{objects}: {verdict}.", markup=False, style="red" if broken else "green")
+    objects = f"{_counted(len(read), 'object')}, {ours} of ours"
+    verdict = _counted(broken, "violation") if broken else "no violation" if read else "nothing was judged"
+    files = f", {_counted(unread, 'file')} not read" if unread else ""
+    console.print(f"{objects}: {verdict}{files}.", markup=False, style="red" if broken or unread else "green")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from functools import cache
 from io import BytesIO
 
 import numpy as np
-from pydicom import Dataset, config, dcmread, dcmwrite
+from pydicom import DataElement, Dataset, config, dcmread, dcmwrite
 from pydicom.uid import UID
 
 from dicom_sr.evidence import evidence
@@ -280,6 +280,104 @@ def _lossy(ds: Dataset) -> None:
     ds.LossyImageCompressionRatio, ds.LossyImageCompressionMethod = "12.5", "ISO_10918_1"
 
 
+def _incomplete_items(ds: Dataset) -> None:
+    """Of each sequence that results repeat, items that lack what their macro requires, and one that is complete."""
+    code = _coded("XRCH", "99LOCAL", "Chest")
+    ds.ProcedureCodeSequence = [
+        _item(CodeValue="A"),
+        _item(CodeValue="B", CodingSchemeDesignator="99LOCAL"),
+        _item(CodeValue="C", CodeMeaning="no scheme"),
+        _item(CodingSchemeDesignator="99LOCAL", CodeMeaning="no value"),
+        _coded("D", "99LOCAL-AND-MUCH-MORE", "too long a scheme"),
+        _item(CodeValue="", CodingSchemeDesignator="", CodeMeaning=""),
+        code,
+    ]
+    ds.ReferencedStudySequence = [
+        _item(ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1"),
+        _item(ReferencedSOPInstanceUID="1.2.3"),
+        _item(ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1", ReferencedSOPInstanceUID="1.2.03"),
+        _item(ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1", ReferencedSOPInstanceUID="1.2.3"),
+    ]
+    ds.OtherPatientIDsSequence = [
+        _item(TypeOfPatientID="TEXT"),
+        _item(PatientID="no type"),
+        _item(PatientID="0001", TypeOfPatientID="text"),
+        _item(PatientID=["00", "02"], TypeOfPatientID="TEXT"),
+        _item(PatientID="0003", TypeOfPatientID="TEXT", IssuerOfPatientIDQualifiersSequence=[]),
+    ]
+    ds.IssuerOfPatientIDQualifiersSequence = [
+        _item(
+            UniversalEntityID="1.2.3",
+            IdentifierTypeCode="MR",
+            AssigningFacilitySequence=[_item(UniversalEntityIDType="ISO")],
+            AssigningJurisdictionCodeSequence=[_item(CodeValue="DE"), code],
+        )
+    ]
+    ds.IssuerOfAccessionNumberSequence = [_item(), _item(LocalNamespaceEntityID="RIS")]
+    ds.RequestAttributesSequence = [
+        _item(),
+        _item(RequestedProcedureID="R" * 20),
+        _item(RequestedProcedureID="RP1", RequestedProcedureCodeSequence=[_item(CodeValue="A"), code]),
+        _item(RequestedProcedureID="RP2", RequestedProcedureCodeSequence=[_item(CodeMeaning="no value")]),
+    ]
+
+
+def _empty_sequences(ds: Dataset) -> None:
+    for keyword in (
+        "ProcedureCodeSequence", "ReferencedStudySequence", "OtherPatientIDsSequence", "RequestAttributesSequence",
+        "IssuerOfPatientIDQualifiersSequence", "IssuerOfAccessionNumberSequence",
+    ):  # fmt: skip
+        setattr(ds, keyword, [])
+
+
+def _too_many_items(ds: Dataset) -> None:
+    """Two items where one is allowed: neither is the right one."""
+    authorities = [_item(UniversalEntityID=f"1.2.{n}", UniversalEntityIDType="ISO") for n in (3, 4)]
+    ds.IssuerOfPatientIDQualifiersSequence = ds.IssuerOfAccessionNumberSequence = authorities
+    codes = [_coded(value, "99LOCAL", value) for value in ("A", "B")]
+    ds.RequestAttributesSequence = [_item(RequestedProcedureID="RP1", RequestedProcedureCodeSequence=codes)]
+
+
+def _long_codes(ds: Dataset) -> None:
+    """Codes beyond 16 characters, in the attribute that is theirs and in the one that is not, and enhanced ones."""
+    ds.ProcedureCodeSequence = [
+        _coded("12345678901234567890", "99LOCAL", "too long for a Code Value"),
+        _item(LongCodeValue="98765432109876543210", CodingSchemeDesignator="99LOCAL", CodeMeaning="in its place"),
+        _item(CodeValue="urn:oid:1.2.3", CodeMeaning="a URN"),
+        _item(
+            CodeValue="A",
+            LongCodeValue="12345678901234567890",
+            CodingSchemeDesignator="99LOCAL",
+            CodingSchemeVersion="",
+            CodeMeaning="two values",
+            ContextIdentifier="7003",
+            ContextGroupExtensionFlag="Y",
+            EquivalentCodeSequence=[],
+        ),
+    ]
+
+
+def _wrong_representations(ds: Dataset) -> None:
+    """Values under another value representation than theirs, at the top and within items."""
+    ds.add(DataElement("StudyDescription", "ST", "Chest"))
+    ds.add(DataElement("ReferringPhysicianName", "OB", b"\1\2"))
+    code = _coded("XRCH", "99LOCAL", "Chest")
+    code.add(DataElement("CodingSchemeVersion", "DS", "1.5"))
+    broken = _coded("XRCH", "99LOCAL", "Chest")
+    broken.add(DataElement("CodeMeaning", "US", [1, 2]))
+    other = _item(TypeOfPatientID="TEXT")
+    other.add(DataElement("PatientID", "FD", 7.0))
+    ds.ProcedureCodeSequence, ds.OtherPatientIDsSequence = [code, broken], [other]
+    ds.add(DataElement("ReferencedStudySequence", "LO", "1.2.3"))
+
+
+def _circular_shutter_without_radius(ds: Dataset) -> None:
+    """The rectangular one beside it is described completely."""
+    _set(ds, ShutterShape=["CIRCULAR", "RECTANGULAR"], CenterOfCircularShutter=["100", "100"])
+    _set(ds, ShutterLeftVerticalEdge="10", ShutterRightVerticalEdge="250")
+    _set(ds, ShutterUpperHorizontalEdge="10", ShutterLowerHorizontalEdge="290")
+
+
 def _forbidden(ds: Dataset) -> None:
     _set(ds, PatientSex="W", PatientBirthDate="1950-06-01", PatientAge="sixty", StudyTime="25:61")
 
@@ -307,9 +405,9 @@ SOURCES: dict[str, Callable[[], Dataset]] = {
     "8 bits, odd number of rows and columns": _made(_with(), (301, 257), bits_stored=8),
     "odd number of rows and columns": _made(_with(), (301, 257)),
     "signed pixels": _made(_signed),
-    "non-square pixels": _made(_with(PixelSpacing=["0.2", "0.1"], PixelAspectRatio=["2", "1"])),
+    "non-square pixels": _made(_with(PixelSpacing=["0.8", "0.4"], PixelAspectRatio=["2", "1"])),
     "no spacing": _made(_without("ImagerPixelSpacing", "PixelSpacing"), modality="CR"),
-    "spacing at the detector only": _made(_with(ImagerPixelSpacing=["0.143", "0.143"])),
+    "spacing at the detector only": _made(_with(ImagerPixelSpacing=["1.43", "1.43"])),
     "spacing of zero": _made(_with(PixelSpacing=["0", "0"], ImagerPixelSpacing="")),
     "secondary capture": _made(_secondary_capture),
     "mirrored": _made(_with(PatientOrientation=["R", "F"])),
@@ -354,4 +452,28 @@ SOURCES: dict[str, Callable[[], Dataset]] = {
     "private elements": _made(_private),
     "two accession numbers": _made(_with(AccessionNumber=["one", "two"])),
     "values that the standard forbids": _made(_forbidden),
+}
+
+# Headers that the standard does not allow. They change no picture, so that none of them has to be seen in a browser.
+DAMAGED: dict[str, Callable[[], Dataset]] = {
+    "sequences without items": _made(_empty_sequences),
+    "items that lack what they need": _made(_incomplete_items),
+    "several items where one is allowed": _made(_too_many_items),
+    "codes too long for a Code Value": _made(_long_codes),
+    "wrong value representations": _made(_wrong_representations),
+    "several values of a name": _made(_with(PatientName=["Doe^Jane", "Roe"], ReferringPhysicianName=["A", "B"])),
+    "undeclared Japanese, split within a character": _made(_undeclared("ﾀﾅｶ^表子".encode("shift_jis"))),
+    "seven components of a name": _made(
+        _with(PatientName="Li^Bo^Jun^Dr^MD^PhD^FRCR=李=り=x", ReferringPhysicianName="A^B^C^D^E^F")
+    ),
+    "name too long, with a line break": _made(_with(PatientName="L" * 40 + "^\n" + "B" * 40)),
+    "days that do not exist": _made(_with(StudyDate="20260231", PatientBirthDate="19000229")),
+    "range of dates": _made(_with(StudyDate="20260101-20260102", StudyTime="10-11")),
+    "control characters": _made(_with(StudyDescription="Chest\nPA", StudyID="7\x01", IssuerOfPatientID="A\tB")),
+    "time zone that is none": _made(_with(TimezoneOffsetFromUTC=["+0100", "+0200"])),
+    "rectangular shutter without edges": _made(_with(ShutterShape="RECTANGULAR", ShutterLeftVerticalEdge="10")),
+    "circular shutter without radius": _made(_circular_shutter_without_radius),
+    "spacing of a tenth of a nanometre": _made(_with(ImagerPixelSpacing=["0.0000001", "0.0000001"])),
+    "spacing of a hundred metres": _made(_with(PixelSpacing=["99999", "99999"])),
+    "spacing in centimetres": _made(_with(ImagerPixelSpacing=["0.143", "0.143"])),
 }

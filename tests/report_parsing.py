@@ -35,7 +35,7 @@ class Stated:
     confidence
         An entry of ``confidence``; None where the text has no word for it.
     percent
-        As printed: ``87``, ``<1``, ``>99``.
+        As printed: ``87``, ``<1``, ``>99``; the lowest and the highest of a range; empty where there is none.
     why
         An entry of ``why_not_evaluated``; empty where the text gives none.
     images
@@ -46,7 +46,7 @@ class Stated:
     state: FindingState | None
     side: Laterality | None = None
     confidence: str | None = None
-    percent: str | None = None
+    percent: tuple[str, ...] = ()
     why: str = ""
     images: tuple[int, ...] = ()
 
@@ -63,11 +63,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Said:
-    """Everything that a section says; `remarks` are the entries of the table that name no finding, in order."""
+    """Everything that a section says.
+
+    Parameters
+    ----------
+    remarks
+        The entries of the table that name no finding, in order.
+    withdrawn
+        Images that are no longer read, from 1.
+    unseen
+        How many findings were not evaluated, and of how many.
+    """
 
     findings: tuple[Stated, ...]
     measurements: tuple[Measured, ...]
     remarks: tuple[str, ...]
+    withdrawn: tuple[int, ...]
+    unseen: tuple[int, int] | None
 
 
 def parse_findings(sentences: Iterable[str], wording: Wording) -> Said:
@@ -94,6 +106,7 @@ def parse_impression(sentences: Iterable[str], wording: Wording) -> Said:
 
 _REMARKS = (
     "impression.nothing_present", "impression.nothing_evaluated", "impression.failed", "impression.covid_not_excluded",
+    "impression.withdrawn",
 )  # fmt: skip
 
 
@@ -111,12 +124,18 @@ def _read(sentences: Iterable[str], words: _Grammar, forms: tuple[_Form, ...]) -
     findings: list[Stated] = []
     measurements: list[Measured] = []
     remarks: list[str] = []
+    withdrawn: tuple[int, ...] = ()
+    unseen: tuple[int, int] | None = None
     for sentence in sentences:
         form, match = _form_of(sentence, forms)
         if form.name.startswith("measurements."):
             measurements.append(words.measured(form, match))
         elif form.state is None and form.key is None:
             remarks.append(form.name)
+            if form.name == "impression.withdrawn":
+                withdrawn = words.numbers(match["images"])
+            if form.name.startswith("impression.not_evaluated"):
+                unseen = int(match.groupdict().get("count", 1)), int(match["total"])
             if match.groupdict().get("name"):
                 findings.append(words.stated(match, words.names[match["name"]], None))
         elif form.key is None:
@@ -124,7 +143,7 @@ def _read(sentences: Iterable[str], words: _Grammar, forms: tuple[_Form, ...]) -
         else:
             findings.append(words.stated(match, form.key, form.state))
         findings.extend(words.elsewhere(findings[-1].key, match["rest"]) if match.groupdict().get("rest") else ())
-    return Said(tuple(findings), tuple(measurements), tuple(remarks))
+    return Said(tuple(findings), tuple(measurements), tuple(remarks), withdrawn, unseen)
 
 
 def _form_of(sentence: str, forms: tuple[_Form, ...]) -> tuple[_Form, re.Match[str]]:
@@ -159,7 +178,7 @@ class _Grammar:
         self.parts = {
             "side": rf"(?: (?P<side>{_any(self.sides)}))?",
             "confidence": rf"(?P<confidence>{_any(self.degrees)})",
-            "probability": self._optional("pieces.probability", percent=r"(?P<percent>[<>]?\d+)"),
+            "probability": self._probability(),
             "where": self._optional("pieces.where", images=rf"(?P<images>{self.images})"),
             "why": rf"(?P<why>{_any(self.reasons)})",
             "name": rf"(?P<name>{_any(self.names)})",
@@ -175,7 +194,7 @@ class _Grammar:
     def _findings(self) -> list[_Form]:
         """Every sentence that FINDINGS can have."""
         rest = rf"(?P<rest>(?:; {self.images}: .+)?)"
-        forms = [self._sentence(name) for name in _REMARKS]
+        forms = self._remarks()
         for key, subject in self.subjects.items():
             for state in FindingState:
                 own = f"findings.{key}.{state}"
@@ -192,7 +211,7 @@ class _Grammar:
 
     def _impression(self) -> list[_Form]:
         """Every sentence that IMPRESSION can have."""
-        forms = [self._sentence(name) for name in _REMARKS]
+        forms = self._remarks()
         forms.append(_Form("disclaimer", re.compile(re.escape(self.wording["disclaimer"]))))
         forms.append(self._sentence("technique.model_failed", model=r"\S+ \S+"))
         reason = self._optional("pieces.reason", **self.parts)
@@ -202,9 +221,14 @@ class _Grammar:
             known = {"name": re.escape(name), "subject": re.escape(self.subjects[key])}
             entry = own if self.wording.get(own) else "impression.present"
             forms.append(self._sentence(entry, key, FindingState.PRESENT, **known))
-        for state in (FindingState.UNDETERMINED, FindingState.NOT_EVALUATED):
-            forms.append(self._sentence(f"impression.{state}", None, state, list=self._items(self.names)))
+        undetermined = FindingState.UNDETERMINED
+        forms.append(self._sentence(f"impression.{undetermined}", None, undetermined, list=self._items(self.names)))
+        numbers = {"count": r"(?P<count>\d+)", "total": r"(?P<total>\d+)"}
+        forms += [self._sentence(f"impression.not_evaluated_{number}", **numbers) for number in ("one", "many")]
         return forms
+
+    def _remarks(self) -> list[_Form]:
+        return [self._sentence(name, images=rf"(?P<images>{self.images})") for name in _REMARKS]
 
     # From a match to what it says
 
@@ -216,9 +240,9 @@ class _Grammar:
             state,
             self._side(side),
             self.degrees[degree] if degree else None,
-            found.get("percent"),
+            tuple(found[part] for part in ("percent", "low", "high") if found.get(part)),
             self.reasons[why] if why else "",
-            self._numbers(found.get("images")),
+            self.numbers(found.get("images")),
         )
 
     def listed(self, form: _Form, match: re.Match[str]) -> Iterator[Stated]:
@@ -247,14 +271,14 @@ class _Grammar:
         caution = match["caution"]
         value = float(match["value"].replace(self.wording["decimal"], "."))
         said = self.cautions[caution] if caution else None
-        return Measured(form.name.removeprefix("measurements."), value, said, self._numbers(match["images"]))
+        return Measured(form.name.removeprefix("measurements."), value, said, self.numbers(match["images"]))
 
     def _side(self, words: str | None) -> Laterality | None:
         if not words:
             return None
         return Laterality.BILATERAL if self.sides[words] == NEITHER else Laterality(self.sides[words])
 
-    def _numbers(self, images: str | None) -> tuple[int, ...]:
+    def numbers(self, images: str | None) -> tuple[int, ...]:
         return tuple(int(number) for number in re.findall(self.image, images or ""))
 
     # From an entry to a pattern
@@ -274,6 +298,13 @@ class _Grammar:
 
     def _optional(self, entry: str, /, **parts: str) -> str:
         return f"(?: {self._pattern(entry, **parts)})?"
+
+    def _probability(self) -> str:
+        """One percentage, or a range."""
+        number = r"[<>]?\d+"
+        one = self._pattern("pieces.probability", percent=rf"(?P<percent>{number})")
+        between = self._pattern("pieces.range", low=rf"(?P<low>{number})", high=rf"(?P<high>{number})")
+        return rf"(?: (?:{one}|{between}))?"
 
     def _items(self, table: Mapping[str, str]) -> str:
         side, probability = _plain(self.parts["side"]), _plain(self.parts["probability"])

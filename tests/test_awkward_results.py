@@ -12,7 +12,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pytest
-from awkward_sources import SEGMENTS, SOURCES, file_bytes, findings_for, from_file, results_for
+from awkward_sources import DAMAGED, SEGMENTS, SOURCES, file_bytes, findings_for, from_file, results_for
 from pydicom import Dataset
 from pydicom.uid import UID
 from test_measurement_report import groups, lines_of
@@ -22,6 +22,7 @@ from dicom_sr.conformance.check import check, check_together
 from dicom_sr.reader import read_result
 from models.findings import ImageFindings
 
+ALL = SOURCES | DAMAGED
 DOCUMENTS = ("measurement report", "preliminary report", "key objects")
 PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence",
@@ -29,10 +30,47 @@ PATIENT_AND_STUDY = (
     "StudyDescription", "AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferringPhysicianName",
     "ProcedureCodeSequence",
 )  # fmt: skip
+CHEST = {"CodeValue": "XRCH", "CodingSchemeDesignator": "99LOCAL", "CodeMeaning": "Chest"}
+LONG = {"CodingSchemeDesignator": "99LOCAL"}
 # What a result says in another way than its source, and why it must.
 OTHERWISE = {
     "undeclared character set, bytes of UTF-8": {"PatientName": "Ренуар^Ж"},
+    "Chinese, IR 58": {"PatientName": "Zhang^XiaoDong=张^小东"},  # the source's escape sequences are none in UTF-8
     "two accession numbers": {"AccessionNumber": ""},
+    "items that lack what they need": {
+        "ProcedureCodeSequence": [CHEST],
+        "OtherPatientIDsSequence": [{"PatientID": "0003", "TypeOfPatientID": "TEXT"}],
+        "IssuerOfPatientIDQualifiersSequence": [
+            {"IdentifierTypeCode": "MR", "AssigningJurisdictionCodeSequence": [CHEST]}
+        ],
+        "IssuerOfAccessionNumberSequence": [{"LocalNamespaceEntityID": "RIS"}],
+    },
+    "several items where one is allowed": {
+        "IssuerOfPatientIDQualifiersSequence": "",
+        "IssuerOfAccessionNumberSequence": "",
+    },
+    "codes too long for a Code Value": {
+        "ProcedureCodeSequence": [
+            {**LONG, "LongCodeValue": "12345678901234567890", "CodeMeaning": "too long for a Code Value"},
+            {**LONG, "LongCodeValue": "98765432109876543210", "CodeMeaning": "in its place"},
+            {"URNCodeValue": "urn:oid:1.2.3", "CodeMeaning": "a URN"},
+            {**LONG, "CodeValue": "A", "CodeMeaning": "two values"},
+        ],
+    },
+    "wrong value representations": {
+        "ProcedureCodeSequence": [{**CHEST, "CodingSchemeVersion": "1.5"}],
+        "OtherPatientIDsSequence": [{"PatientID": "7.0", "TypeOfPatientID": "TEXT"}],
+        "ReferringPhysicianName": "",
+    },
+    "several values of a name": {"PatientName": "Doe^Jane", "ReferringPhysicianName": ""},
+    "undeclared Japanese, split within a character": {
+        "PatientName": "ﾀﾅｶ^".encode("shift_jis").decode("latin-1") + "\x95"
+    },
+    "seven components of a name": {"PatientName": "Li^Bo^Jun^Dr^MD PhD FRCR=李=り", "ReferringPhysicianName": ""},
+    "name too long, with a line break": {"PatientName": "L" * 40 + "^ " + "B" * 22},
+    "days that do not exist": {"StudyDate": "", "PatientBirthDate": ""},
+    "range of dates": {"StudyDate": "", "StudyTime": ""},
+    "control characters": {"StudyDescription": "", "StudyID": "", "IssuerOfPatientID": ""},
     "values that the standard forbids": {"PatientSex": "", "PatientBirthDate": "", "PatientAge": "", "StudyTime": ""},
 }
 
@@ -48,7 +86,7 @@ class Made:
 
 
 def make(name: str, folder: Path) -> Made:
-    ds = SOURCES[name]()
+    ds = ALL[name]()
     findings = findings_for(ds)
     folder.mkdir()
     results, files = {}, {}
@@ -62,7 +100,7 @@ def make(name: str, folder: Path) -> Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     folder = tmp_path_factory.mktemp("awkward")
-    return {name: make(name, folder / str(number)) for number, name in enumerate(SOURCES)}
+    return {name: make(name, folder / str(number)) for number, name in enumerate(ALL)}
 
 
 def documents(made: dict[str, Made]) -> Iterator[Path]:
@@ -94,14 +132,14 @@ def test_dciodvfy_would_find_one(made: dict[str, Made], tmp_path: Path) -> None:
         assert errors_of_dciodvfy(tmp_path / "broken.dcm")
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_our_own_checker_finds_nothing(name: str, made: dict[str, Made]) -> None:
     one = made[name]
     assert {kind: broken for kind, ds in one.results.items() if (broken := check(ds))} == {}
     assert check_together(list(one.results.values())) == []
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_patient_and_study_are_kept_as_they_were_decoded(name: str, made: dict[str, Made]) -> None:
     expected = {keyword: plain(made[name].source, keyword) for keyword in PATIENT_AND_STUDY}
     expected.update(OTHERWISE.get(name, {}))
@@ -112,16 +150,17 @@ def test_patient_and_study_are_kept_as_they_were_decoded(name: str, made: dict[s
 
 
 def plain(ds: Dataset, keyword: str) -> object:
-    """A value without its encoding: text, or the items of a sequence as text."""
+    """A value without its encoding: text, or the items of a sequence as text, without what is empty in them."""
     value = ds.get(keyword)
     if not value:
         return ""
     if ds[keyword].VR == "SQ":
-        return [{element.keyword: plain(item, element.keyword) for element in item} for item in value]
+        items = [{element.keyword: plain(item, element.keyword) for element in item} for item in value]
+        return [{keyword: told for keyword, told in item.items() if told} for item in items]
     return str(value)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_every_identifier_is_valid(name: str, made: dict[str, Made]) -> None:
     for result in made[name].results.values():
         for element in result.iterall():
@@ -151,7 +190,7 @@ def test_dcmtk_reads_every_document(made: dict[str, Made]) -> None:
         assert "Pneumothorax" in read_back[one.files["preliminary report"]][1]
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_highdicom_reads_the_same_findings_and_masks(name: str, made: dict[str, Made]) -> None:
     one = made[name]
     read = groups(one.results["measurement report"])
@@ -186,7 +225,7 @@ def test_highdicom_reads_the_same_findings_and_masks(name: str, made: dict[str, 
         assert np.array_equal(seg.pixel_array[number - 1].astype(bool), segment.mask)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_highdicom_reads_which_objects_press(name: str, made: dict[str, Made]) -> None:
     one = made[name]
     read = hd.ko.KeyObjectSelectionDocument.from_dataset(one.results["key objects"])
@@ -198,7 +237,7 @@ def test_highdicom_reads_which_objects_press(name: str, made: dict[str, Made]) -
     }
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL)
 def test_our_reader_gets_the_findings_back(name: str, made: dict[str, Made]) -> None:
     one = made[name]
     read = read_result(one.results["measurement report"], one.results["segmentation"])
@@ -215,3 +254,44 @@ def test_a_long_name_in_three_scripts_is_kept_though_dciodvfy_counts_bytes() -> 
         read = from_file(file_bytes(result))
         assert read.PatientName == ds.PatientName
         assert check(read) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DX", "spacing of a tenth of a nanometre", "spacing of a hundred metres", "spacing in centimetres",
+        "spacing of zero",
+    ],
+)  # fmt: skip
+def test_a_spacing_that_cannot_be_true_gives_no_millimetres(name: str, made: dict[str, Made]) -> None:
+    units = {
+        item.CodeValue
+        for one in made[name].results["measurement report"].iterall()
+        if one.keyword == "MeasurementUnitsCodeSequence"
+        for item in one.value
+    }
+    assert units & {"mm", "mm2"} == ({"mm", "mm2"} if name == "DX" else set())
+
+
+def test_of_several_shutters_those_stay_that_are_described(made: dict[str, Made]) -> None:
+    def shutter(name: str) -> dict[str, str]:
+        state = made[name].results["presentation state"]
+        return {e.keyword: str(e.value) for e in state if e.keyword.startswith(("Shutter", "Center", "Radius"))}
+
+    assert shutter("rectangular shutter without edges") == shutter("DX") == {}
+    kept = shutter("circular shutter without radius")
+    assert kept.pop("ShutterPresentationValue") == "0"
+    assert kept == {
+        "ShutterShape": "RECTANGULAR", "ShutterLeftVerticalEdge": "10", "ShutterRightVerticalEdge": "250",
+        "ShutterUpperHorizontalEdge": "10", "ShutterLowerHorizontalEdge": "290",
+    }  # fmt: skip
+
+
+def test_requests_keep_what_is_complete_of_them(made: dict[str, Made]) -> None:
+    def requests(name: str) -> list[tuple[str, list[str]]]:
+        items = made[name].results["measurement report"].get("ReferencedRequestSequence") or []
+        return [(i.RequestedProcedureID, [c.CodeValue for c in i.RequestedProcedureCodeSequence]) for i in items]
+
+    assert requests("items that lack what they need") == [("RP1", ["XRCH"]), ("RP2", [])]
+    assert requests("several items where one is allowed") == [("RP1", [])]
+    assert requests("sequences without items") == []

@@ -20,7 +20,8 @@ from dicom_sr import identity
 from dicom_sr.codes import finding_table
 from dicom_sr.identity import device_uid
 from dicom_sr.ownership import MANUFACTURER, is_own_result
-from dicom_sr.predecessor import Predecessor, current
+from dicom_sr.predecessor import current
+from dicom_sr.references import reference_to
 from dicom_sr.results import EncodingFailed, Results, encode_results
 from models.findings import (
     Caution,
@@ -315,7 +316,7 @@ def test_what_has_coordinates_comes_first_for_viewers_open_a_report_at_its_first
 def test_a_report_names_what_it_replaces_and_has_an_identity_of_its_own() -> None:
     ds = source()
     first = encoded(ds).measurement_report
-    before = Predecessor(first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID)
+    before = reference_to(first)
     second = encode_results(ds, findings_for(ds), CREATED, number=2, predecessors=[before]).measurement_report
     third = encode_results(
         ds, findings_for(ds), CREATED, number=3, predecessors=[replace(before, sop_instance_uid=second.SOPInstanceUID)]
@@ -427,7 +428,7 @@ def test_two_processes_make_the_same_bytes() -> None:
 
 
 def identities(findings: ImageFindings) -> set[str]:
-    report, segmentation = identity.measurement_report(findings), identity.image_result(findings, "SEG")
+    report, segmentation = identity.image_result(findings, "SR"), identity.image_result(findings, "SEG")
     return {report.series, report.instance, segmentation.series, segmentation.instance}
 
 

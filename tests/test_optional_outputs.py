@@ -156,7 +156,7 @@ def test_their_identity_is_known_before_they_are_made_and_each_has_its_series() 
     ds = source()
     findings, made = full_findings(ds), optional_outputs(ds)
     expected = {kind: identity.image_result(findings, kind) for kind in ("SC", "PR")}
-    reports = [identity.measurement_report(findings).instance]
+    reports = [identity.image_result(findings, "SR").instance]
     expected["KO"] = identity.study_result(StudyFindings(findings.study_instance_uid, (findings,)), "KO", reports)
     for kind in KINDS:
         assert made[kind].SOPInstanceUID == expected[kind].instance

@@ -8,8 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dicom_sr.heat_map import caption
 from dicom_sr.overlay_picture import colour_table, paint
-from models.findings import SaliencyMap
+from models.findings import (
+    Finding,
+    FindingState,
+    ImageFindings,
+    Laterality,
+    ModelIdentity,
+    ModelRun,
+    SaliencyMap,
+    SegmentMask,
+    View,
+)
 
 CAPTION = [
     "AI, not for diagnosis. Not verified; research software.",
@@ -29,6 +40,40 @@ def peak(x: float, y: float, rows: int, columns: int, key: str = "lung_opacity")
     distance = ((across + 0.5) / columns - x) ** 2 + ((down + 0.5) / rows - y) ** 2
     heat = np.exp(-distance / 0.01)
     return SaliencyMap(key, (heat / heat.max()).astype(np.float32), "chest_findings")
+
+
+def lit_at(*places: tuple[float, float], side: Laterality | None, lungs: bool = True) -> ImageFindings:
+    """A lung opacity whose map is hot at places, given in shares of the image, over two lungs left and right of 0.5."""
+    values = np.max([peak(x, y, 100, 80).values for x, y in places], axis=0)
+    right, left = np.zeros((300, 260), np.bool_), np.zeros((300, 260), np.bool_)
+    right[60:240, 30:110], left[60:240, 150:230] = True, True
+    run = ModelRun(ModelIdentity("chest_findings", "0.1.0", "a" * 64, "b" * 64))
+    segments = SegmentMask("lung_right", right, "lung_fields"), SegmentMask("lung_left", left, "lung_fields")
+    return ImageFindings(
+        "1.2", "1.3", "1.4", 300, 260, View.PA, (run,),
+        (Finding("lung_opacity", FindingState.PRESENT, 0.87, 0.5, side, model="chest_findings"),),
+        segments if lungs else (),
+        saliency=(SaliencyMap("lung_opacity", values, "chest_findings"),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("places", "side", "words"),
+    [
+        ([(0.73, 0.5)], Laterality.LEFT, "Lung opacity 87 %, left"),
+        ([(0.27, 0.5)], Laterality.RIGHT, "Lung opacity 87 %, right"),
+        ([(0.27, 0.4), (0.73, 0.6)], Laterality.BILATERAL, "Lung opacity 87 %, bilateral"),
+        ([(0.27, 0.4), (0.73, 0.6)], Laterality.LEFT, "Lung opacity 87 %"),
+        ([(0.27, 0.5)], Laterality.BILATERAL, "Lung opacity 87 %"),
+        ([(0.73, 0.5)], None, "Lung opacity 87 %"),
+    ],
+)
+def test_a_caption_names_the_side_that_the_map_lights_and_none_when_it_lights_another(
+    places: list[tuple[float, float]], side: Laterality | None, words: str
+) -> None:
+    said = caption(lit_at(*places, side=side))[1]
+    assert said == f"Where the AI looked, purple weak, yellow strong: {words}."
+    assert caption(lit_at(*places, side=side, lungs=False))[1].endswith("strong: Lung opacity 87 %.")
 
 
 def colourfulness(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

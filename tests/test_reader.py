@@ -13,8 +13,8 @@ import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 
 from dicom_sr import codes
-from dicom_sr.predecessor import Predecessor
 from dicom_sr.reader import NotOurResult, is_measurement_report, read_result, read_study
+from dicom_sr.references import reference_to
 from dicom_sr.results import Results, encode_results
 from models.findings import (
     Caution,
@@ -147,7 +147,7 @@ def test_the_newest_of_two_runs_speaks_for_a_study_whatever_their_order() -> Non
     old = some_findings(3, ds)
     new = replace(old, runs=(replace(old.runs[0], model=replace(MODELS[0], version="9.0.0")), *old.runs[1:]))
     first = list(through_files(encode_results(ds, old, CREATED)))
-    before = Predecessor(first[0].SeriesInstanceUID, first[0].SOPClassUID, first[0].SOPInstanceUID)
+    before = reference_to(first[0])
     second = list(through_files(encode_results(ds, new, CREATED, number=2, predecessors=[before])))
     for objects in ([*first, *second], [*second, *first]):
         study = read_study([ds, *objects])

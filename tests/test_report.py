@@ -87,8 +87,8 @@ CASES: dict[str, StudyFindings] = {
     "everything present on the right": all_keys(PRESENT, RIGHT),
     "everything undetermined on the left": all_keys(UNDETERMINED, LEFT),
     "everything absent on both sides": all_keys(ABSENT, BILATERAL),
-    "nothing evaluated, for five reasons": study(
-        image(*(unseen(k, ["evidence", "model_failed", "view", "no_model", None][n % 5]) for n, k in enumerate(KEYS)))
+    "nothing evaluated, for six reasons": study(
+        image(*(unseen(k, (*codes.REASONS, None)[n % 6]) for n, k in enumerate(KEYS)))
     ),
     "an image is no longer read": study(
         image(absent("effusion", 0.04), present("pneumothorax", 0.9)).withdraw("age"),
@@ -142,6 +142,25 @@ CASES: dict[str, StudyFindings] = {
             view=View.FRONTAL,
         ),
     ),
+    "two images differ in probability": study(
+        image(
+            present("effusion", 0.91, LEFT),
+            present("consolidation", 0.85),
+            Finding("edema", UNDETERMINED, 0.242, 0.5),
+            absent("mass", 0.004),
+            unseen("hernia", "evidence"),
+            unseen("fracture", "evidence"),
+        ),
+        image(
+            present("effusion", 0.89, LEFT),
+            present("consolidation", 0.72),
+            Finding("edema", UNDETERMINED, 0.088, 0.5),
+            absent("mass", 0.2),
+            unseen("hernia", "evidence"),
+            unseen("fracture", "evidence"),
+            number=2,
+        ),
+    ),
     "ratios": study(
         image(measurements=ratio(0.524)),
         image(number=2, view=View.AP, measurements=ratio(0.615, Caution.AP_VIEW), cautions=(Caution.AP_VIEW,)),
@@ -151,6 +170,12 @@ CASES: dict[str, StudyFindings] = {
     "a model failed on one of two": study(
         image(absent("mass", 0.1), cautions=(Caution.BEDSIDE,)),
         image(unseen("mass", "model_failed"), number=2, runs=(ModelRun(LUNGS), ModelRun(SCORES, "model_failed"))),
+    ),
+    "the model of findings failed": study(
+        image(unseen("effusion", "model_failed"), runs=(ModelRun(LUNGS), ModelRun(SCORES, "model_failed")))
+    ),
+    "the model of lungs failed": study(
+        image(present("mass", 0.8), absent("effusion", 0.1), runs=(ModelRun(LUNGS, "model_failed"), ModelRun(SCORES)))
     ),
     "every model failed": study(image(unseen("effusion", "model_failed"), runs=FAILED)),
     "no model": study(image(runs=())),
@@ -218,7 +243,8 @@ def random_study(chance: random.Random) -> StudyFindings:
         runs = tuple(ModelRun(m, chance.choice((None, None, "model_failed"))) for m in (LUNGS, SCORES))
         cautions = tuple(chance.sample(list(Caution), chance.randint(0, 3)))
         view = chance.choice(list(View))
-        images.append(image(*found, number=number, view=view, measurements=measured, runs=runs, cautions=cautions))
+        one = image(*found, number=number, view=view, measurements=measured, runs=runs, cautions=cautions)
+        images.append(one.withdraw("view") if chance.random() < 0.1 else one)
     unread = tuple(chance.choice(list(Refusal)) for _ in range(chance.randint(0, 3)))
     return study(*images, unread=unread)
 
@@ -244,8 +270,8 @@ def structured(found: StudyFindings) -> dict[tuple[str, int], tuple[FindingState
     }
 
 
-def in_per_cent(said: Stated, found: StudyFindings) -> tuple[str | None, str | None]:
-    """The percentage and the degree that the structured findings give for a statement."""
+def in_per_cent(said: Stated, found: StudyFindings) -> tuple[tuple[str, ...], str | None]:
+    """The percentages and the degree that the structured findings give for a statement."""
     numbers = said.images or range(1, len(found.images) + 1)
     given = [
         f.probability
@@ -253,10 +279,21 @@ def in_per_cent(said: Stated, found: StudyFindings) -> tuple[str | None, str | N
         for f in found.images[number - 1].findings
         if f.key == said.key and f.probability is not None
     ]
-    percent = round(100 * max(given)) if given else None
-    shown = None if percent is None else "<1" if percent == 0 else ">99" if percent == 100 else str(percent)
-    degree = "highly_likely" if (percent or 0) >= 90 else "likely" if (percent or 0) >= 70 else "possible"
-    return shown, degree if said.state is PRESENT else None
+    if said.state is PRESENT:
+        degrees = {
+            "highly_likely" if whole >= 90 else "likely" if whole >= 70 else "possible"
+            for whole in (round(100 * p) for p in given or [0.0])
+        }
+        (degree,) = degrees  # images of one statement are of one degree
+    else:
+        degree = None
+    shown = ["<1" if p < 0.005 else ">99" if round(100 * p) == 100 else str(round(100 * p)) for p in sorted(given)]
+    return tuple(dict.fromkeys((shown[0], shown[-1]) if shown else ())), degree
+
+
+def readable(found: StudyFindings) -> dict[tuple[str, int], tuple[FindingState, Laterality | None, str]]:
+    """As `structured`, without the images that were withdrawn: about them the text says that and no more."""
+    return {(key, n): what for (key, n), what in structured(found).items() if not found.images[n - 1].withdrawn}
 
 
 def said_by_image(said: tuple[Stated, ...], found: StudyFindings) -> Iterator[tuple[tuple[str, int], Any]]:
@@ -273,12 +310,10 @@ def test_findings_state_exactly_the_structured_findings(language: str) -> None:
         said = parse_findings([s.text for s in compose(found, wording).findings], wording)
         by_image = list(said_by_image(said.findings, found))
         assert len(by_image) == len(dict(by_image))
-        assert dict(by_image) == structured(found)
+        assert dict(by_image) == readable(found)
+        assert said.withdrawn == tuple(n for n, one in enumerate(found.images, start=1) if one.withdrawn)
         for one in said.findings:
-            percent, degree = in_per_cent(one, found)
-            assert (one.percent, one.confidence) == (
-                (percent, degree) if one.state is not NOT_EVALUATED else (None, None)
-            )
+            assert (one.percent, one.confidence) == in_per_cent(one, found)
         measured = [(m.key, m.value, m.caution) for m in said.measurements]
         assert measured == [(m.key, float(f"{m.value:.2f}"), m.caution) for i in found.images for m in i.measurements]
 
@@ -293,7 +328,7 @@ def test_each_finding_stands_in_one_sentence_of_its_region(language: str) -> Non
             said = parse_findings([sentence.text], wording)
             stands.extend((key, sentence.region) for key in {one.key for one in said.findings})
         assert sorted(stands) == sorted(
-            (key, region) for region, keys in REGIONS.items() for key in keys for f in found.findings if f.key == key
+            (key, region) for region, keys in REGIONS.items() for key in keys if key in {k for k, _ in readable(found)}
         )
 
 
@@ -305,7 +340,7 @@ def test_the_impression_states_nothing_beyond_the_structured_findings(language: 
         found = random_study(chance)
         said = parse_impression([s.text for s in compose(found, wording).impression], wording)
         seen.update(said.remarks)
-        known = structured(found)
+        known = readable(found)
         for one in said.findings:
             state = one.state or PRESENT  # the leading finding of a priority
             told = [known[one.key, n][:2] for n in one.images] or [
@@ -314,10 +349,26 @@ def test_the_impression_states_nothing_beyond_the_structured_findings(language: 
             assert (state, one.side) in told
             if one.state is PRESENT:
                 assert (one.percent, one.confidence) == in_per_cent(one, found)
-        most = {f.key: f.state for f in found.findings}
+            if one.state is UNDETERMINED:
+                where = [n for (key, n), what in known.items() if key == one.key and what[:2] == (state, one.side)]
+                given = [f for n in where for f in found.images[n - 1].findings if f.key == one.key]
+                assert one.percent in {
+                    in_per_cent(replace(one, images=tuple(chosen)), found)[0]
+                    for chosen in (
+                        [n for n, f in zip(where, given, strict=True) if (f.probability is None) == none]
+                        for none in (False, True)
+                    )
+                }
+        most = {
+            f.key: f.state for f in replace(found, images=tuple(i for i in found.images if not i.withdrawn)).findings
+        }
         evaluated = any(state is not NOT_EVALUATED for state in most.values())
         positive = {key for key, state in most.items() if state is PRESENT}
-        expected = {key for key, state in most.items() if state is not ABSENT} - ({"no_finding"} & positive)
+        unseen = sum(state is NOT_EVALUATED for state in most.values())
+        assert said.unseen == ((unseen, len(most)) if unseen and evaluated else None)
+        expected = {key for key, state in most.items() if state in (PRESENT, UNDETERMINED)} - (
+            {"no_finding"} & positive
+        )
         assert {one.key for one in said.findings if one.state} == (expected if evaluated else set())
         assert ("impression.nothing_present" in said.remarks) == (
             evaluated and not positive - {"no_finding", "covid_negative"}
@@ -326,10 +377,12 @@ def test_the_impression_states_nothing_beyond_the_structured_findings(language: 
         assert ("impression.urgent" in said.remarks) == (found.leading.priority is Priority.URGENT)
         if {"impression.critical", "impression.urgent"} & set(said.remarks):
             assert said.findings[0].key in found.leading.priority_reason.lower().replace(" ", "_")
-        all_failed = all(run.failure for one in found.images for run in one.runs)
+        runs = [run for one in found.images if not one.withdrawn for run in one.runs]
+        all_failed = bool(runs) and all(run.failure for run in runs)
+        assert said.withdrawn == tuple(n for n, one in enumerate(found.images, start=1) if one.withdrawn)
         assert ("impression.failed" in said.remarks) == (not evaluated and all_failed)
         assert ("impression.nothing_evaluated" in said.remarks) == (not evaluated and not all_failed)
-    assert len(seen) == 7, seen
+    assert len(seen) == 10, seen
 
 
 def test_a_text_that_was_changed_is_not_understood() -> None:
@@ -379,10 +432,10 @@ def test_the_impression_of_an_image_is_one_paragraph_with_its_disclaimer(languag
     assert said.startswith("Priority critical" if language == "en" else "Priorität kritisch")
 
 
-def test_a_reason_that_names_no_present_finding_is_left_out() -> None:
-    one = replace(image(present("effusion", 0.8)), priority=Priority.URGENT, priority_reason="Set by the ward")
+def test_no_finding_is_named_for_a_priority_that_it_does_not_give() -> None:
+    one = replace(image(present("effusion", 0.8)), priority=Priority.CRITICAL)
     said = compose(study(one), load_wording("de")).impression[0].text
-    assert said == "Priorität dringlich, innerhalb von Stunden zu befunden."
+    assert said == "Priorität kritisch, innerhalb von Minuten zu befunden."
 
 
 def test_composing_takes_less_than_two_milliseconds() -> None:
@@ -447,6 +500,38 @@ def test_a_site_words_single_entries_differently(tmp_path: Path) -> None:
         ("[sides]\nleft = 1", r"sides\.left is not a text"),
         ('[sides]\nleft = "On the right"', r"sides\.left and sides\.right say the same"),
         ('[findings.mass]\nname = "lung nodule"', r"findings\.nodule\.name and findings\.mass\.name say the same"),
+        ('decimal = "1"', r"site\.toml: decimal is '1'; allowed: \. or ,"),
+        (
+            '[findings.mass]\nnone = "Lung mass"',
+            r"findings\.mass\.none and findings\.mass\.name say the same, .*change one",
+        ),
+        ('[findings.mass]\nnone = "fracture"', r"findings\.fracture\.name and findings\.mass\.none say the same"),
+        (
+            '[findings.mass]\nsubject = "a fracture"',
+            r"findings\.fracture\.subject and findings\.mass\.subject say the same",
+        ),
+        ('[findings.mass]\nname = "mass on the left"', r"findings\.mass\.name has the words of sides\.left; name the"),
+        ('[findings.mass]\nname = "mass, any"', r"findings\.mass\.name has ', ', which separates findings in a list"),
+        ('[findings.mass]\nname = "mass and tumour"', r"findings\.mass\.name has ' and ', which separates"),
+        (
+            '[impression]\ncritical = "Priority urgent, to be read within hours{reason}"',
+            r"impression\.urgent and .*critical",
+        ),
+        ('[sides]\nleft = "likely"', r"sides\.left and confidence\.likely say the same"),
+        (
+            '[elsewhere]\nundetermined = "{images}: not evaluated{side}{probability}"',
+            r"states\.not_evaluated has the words of elsewhere\.undetermined, 'not evaluated'; change one of them, so "
+            r"that what is undetermined is told from what is not evaluated",
+        ),
+        ('[impression]\nundetermined = "Not seen by the model: {list}"', r"has the words of elsewhere\.absent"),
+        (
+            '[states]\nundetermined = "{subject}{side} is possible{probability}{where}"',
+            r"confidence\.possible, 'possible'",
+        ),
+        (
+            '[states]\npresent = "{subject}{side} cannot be determined: {confidence}{probability}{where}"',
+            r"told from what",
+        ),
         ("[sides", r"site\.toml: not a TOML file"),
     ],
 )

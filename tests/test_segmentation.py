@@ -118,8 +118,8 @@ def test_a_side_is_a_modifier_of_the_type() -> None:
 
 def test_viewers_find_a_plane_the_image_and_its_spacing() -> None:
     for source, spacing in (
-        ("non-square pixels", [0.2, 0.1]),
-        ("spacing at the detector only", [0.143, 0.143]),
+        ("non-square pixels", [0.8, 0.4]),
+        ("spacing at the detector only", [1.43, 1.43]),
         ("no spacing", [1.0, 1.0]),
         ("spacing of zero", [1.0, 1.0]),
     ):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from rich.console import Console
 from test_measurement_report import CREATED, file_bytes, findings_for, source
 
 from dicom_sr.evidence import evidence
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
@@ -32,13 +35,13 @@ def folder(tmp_path: Path) -> Path:
     findings = findings_for(ds)
     first = encode_results(ds, findings, CREATED)
     old = first.measurement_report
-    before = Predecessor(old.SeriesInstanceUID, old.SOPClassUID, old.SOPInstanceUID)
+    before = reference_to(old)
     second = encode_results(ds, findings, CREATED, number=2, predecessors=[before])
     study = StudyFindings(findings.study_instance_uid, (findings,), ("view",))
     text = encode_text_report(
         [evidence(ds, findings)], study, [second.measurement_report], CREATED, wording=load_wording("en")
     )
-    for result in (old, first.segmentation, second.measurement_report, text):
+    for result in (old, first.segmentation, second.measurement_report, second.segmentation, text):
         assert result is not None
         (tmp_path / f"{result.SOPInstanceUID}.dcm").write_bytes(file_bytes(result))
     (tmp_path / "notes.txt").write_text("no DICOM")
@@ -87,3 +90,24 @@ def test_what_holds_no_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no report of Hilum" in capsys.readouterr().err
     assert printed(["no/such/file"], tmp_path)[0] == 1
     assert "neither a file nor a Study Instance UID" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(20)
+def test_what_cannot_be_shown_is_refused_with_a_reason_and_nothing_else(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path / "pipe"), "/dev/zero", "/nonexistent", "1.2.03", "long" * 99):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert printed([name], tmp_path)[0] == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"hilum: {name}: ")
+        assert len(said.splitlines()) == 1
+    assert printed([str(folder)], folder)[0] == 0, "a pipe in a folder is passed by"
+    for file in folder.glob("*.dcm"):
+        ds = dcmread(file)
+        del ds.StudyInstanceUID
+        ds.save_as(file)
+    assert printed([str(folder)], folder)[0] == 1
+    assert "changed or damaged (no StudyInstanceUID)" in capsys.readouterr().err

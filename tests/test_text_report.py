@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,14 +17,14 @@ from pydicom.uid import UID
 from report_parsing import parse_findings
 from test_measurement_report import CREATED, SCORES, encoded, file_bytes, findings_for, named, rewritten, source
 
-from dicom_sr import codes, text_report
+from dicom_sr import codes
 from dicom_sr.evidence import evidence
 from dicom_sr.identity import study_result
 from dicom_sr.ownership import is_own_result
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.references import Reference, reference_to
 from dicom_sr.report.sentences import compose
 from dicom_sr.report.wording import LANGUAGES, load_wording
-from dicom_sr.text_report import encode_text_report
+from dicom_sr.text_report import HEADINGS, encode_text_report
 from models.findings import Caution, Finding, FindingState, ModelRun, Priority, StudyFindings, View
 from models.refusal import Refusal
 
@@ -48,7 +49,7 @@ def second(ds: Dataset) -> Dataset:
 
 
 def report_of(
-    *sources: Dataset, language: str = "en", unread: tuple[str, ...] = (), predecessors: tuple[Predecessor, ...] = ()
+    *sources: Dataset, language: str = "en", unread: tuple[str, ...] = (), predecessors: tuple[Reference, ...] = ()
 ) -> tuple[Dataset, StudyFindings]:
     """The report as it is read from its file, and what it was made from."""
     study = study_of(*sources, unread=unread)
@@ -111,7 +112,7 @@ def test_the_title_is_a_report_s_and_no_line_is_a_finding_item() -> None:
     assert concept(report) == TITLE
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "2000"
     assert {concept(item) for part in items(report, "CONTAINER") for item in items(part, "TEXT")} == {
-        ("121065", "DCM"), ("59776-5", "LN"), ("121073", "DCM"),
+        ("55111-9", "LN"), ("59776-5", "LN"), ("19005-8", "LN"),
     }  # fmt: skip
     assert report.PreliminaryFlag == "PRELIMINARY"
     assert report.VerificationFlag == "UNVERIFIED"
@@ -121,18 +122,35 @@ def test_the_title_is_a_report_s_and_no_line_is_a_finding_item() -> None:
 
 
 def test_its_codes_stand_in_the_context_groups_of_the_standard() -> None:
-    def known(group: str) -> set[tuple[str, str, str]]:
+    def known(group: str) -> set[tuple[str, str]]:
         collection = Collection(group)
         found = [getattr(collection, name) for name in collection.dir()]
-        return {(c.value, c.scheme_designator, c.meaning) for c in found}
+        return {(c.value, c.meaning) for c in found if c.scheme_designator == "LN"}
 
-    def parts(code: codes.Code) -> tuple[str, str, str]:
-        return code.value, code.scheme_designator, code.meaning
+    title, *headings = HEADINGS["en"].items()
+    assert title in known("CID7000")
+    assert set(headings) <= known("CID7001")
+    assert set(HEADINGS) == set(LANGUAGES)
+    assert all(list(words) == list(HEADINGS["en"]) for words in HEADINGS.values())
 
-    assert parts(text_report.X_RAY_REPORT) in known("CID7000")
-    headings = (text_report.PROCEDURE, text_report.FINDINGS, text_report.IMPRESSIONS)
-    assert {parts(c) for c in headings} <= known("CID7001")
-    assert {parts(c) for c in (text_report.PROCEDURE_DESCRIPTION, codes.IMPRESSION)} <= known("CID7002")
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("en", ["X-Ray Report", "Current Procedure Descriptions", "Findings", "Impressions"]),
+        ("de", ["Röntgenbefund", "Beschreibung der Untersuchung", "Befunde", "Beurteilung"]),
+    ],
+)
+def test_title_headings_and_lines_are_named_in_the_language_of_the_report(
+    language: str, expected: list[str], tmp_path: Path
+) -> None:
+    report, _ = report_of(source(), language=language)
+    path = tmp_path / "report.dcm"
+    path.write_bytes(file_bytes(report))
+    page = subprocess.run(["dsr2html", "+U8", str(path)], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"<h[12]>(.+?)</h[12]>", html.unescape(page)) == expected
+    names = re.findall(r"<b>(.+?):</b>", html.unescape(page.partition("<h1>")[2]))
+    assert list(dict.fromkeys(names)) == expected[1:]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -190,7 +208,7 @@ def test_the_same_findings_make_the_same_bytes_and_a_second_version_another_obje
     german, _ = report_of(source(), language="de")
     assert german.SOPInstanceUID != first.SOPInstanceUID
     assert german.SeriesInstanceUID == first.SeriesInstanceUID
-    replaced = Predecessor(first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID)
+    replaced = reference_to(first)
     later, _ = report_of(source(), second(source()), predecessors=(replaced,))
     (document,) = later.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert document.ReferencedSOPInstanceUID == first.SOPInstanceUID

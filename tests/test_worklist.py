@@ -171,7 +171,8 @@ def test_the_picture_is_of_the_image_that_sets_the_priority_and_its_words_say_wh
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ([], "Radiograph; nothing called present"),
+        ([], "Radiograph; no finding was evaluated"),
+        ([finding("effusion", "not_evaluated", None)], "Radiograph; no finding was evaluated"),
         ([finding("effusion", "undetermined", 0.4)], "Radiograph; nothing called present"),
         ([finding("effusion", "present", 0.8)], "Radiograph; no heat map for what was called present"),
         (
@@ -180,13 +181,25 @@ def test_the_picture_is_of_the_image_that_sets_the_priority_and_its_words_say_wh
             "AI heat map: lung opacity; mass, bilateral",
         ),
     ],
-    ids=["none", "undetermined", "elsewhere", "two maps"],
+    ids=["none", "not evaluated", "undetermined", "elsewhere", "two maps"],
 )  # fmt: skip
 def test_a_picture_is_described_without_the_patient(found: list[dict[str, Any]], words: str) -> None:
     row = rows.worklist_row(task(pictured("2.25.1", "routine", *found)))
     assert row.thumbnail is not None
     assert row.thumbnail.words == words
     assert "Doe" not in row.thumbnail.url + row.thumbnail.words
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("absent", "Nothing called present"), ("undetermined", "Nothing called present"),
+     ("not_evaluated", "No finding was evaluated")],
+)  # fmt: skip
+def test_a_row_does_not_say_that_nothing_was_found_where_nothing_was_evaluated(state: str, words: str) -> None:
+    probability = None if state == "not_evaluated" else 0.2
+    row = rows.worklist_row(task(image(finding("effusion", state, probability))))
+    html = page.render_rows([row], READY, 200.0)
+    assert f'<span class="chip none">{words}</span>' in html
 
 
 def test_the_page_shows_the_picture_and_a_row_without_one_keeps_its_columns() -> None:

@@ -6,18 +6,18 @@ unverified, and each algorithm is a Contributing Equipment item that says exactl
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator
 
 from pydicom import Dataset
 
-from dicom_sr.conformance.coding import context_group, is_private, used_schemes
+from dicom_sr.conformance.coding import check_own_codes, context_group, is_private, used_schemes
 from dicom_sr.conformance.content import KEY_OBJECTS
-from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
+from dicom_sr.conformance.tree import Node, Violation, concept, elements, items, listed, numbers, text
 from dicom_sr.ownership import MANUFACTURER
 
 _OUR_SCHEME = "99HILUM"
 _PROCESSING = ("109102", "DCM")
+_NOT_READ = ("NOTREAD", _OUR_SCHEME)
 _FLAGS = {"CompletionFlag": "COMPLETE", "VerificationFlag": "UNVERIFIED", "PreliminaryFlag": "PRELIMINARY"}
 # Who made, read or verified something: never filled in by a machine.
 _PERSONS = ("OperatorsName", "PerformingPhysicianName", "ContentCreatorName", "NameOfPhysiciansReadingStudy",
@@ -28,13 +28,6 @@ _CONTEXT = {
     ("111017", "DCM"): (6047, False),  # CAD Processing and Findings Summary
     ("260870009", "SCT"): (7035, True),  # Priority
 }
-_PRESENT, _ABSENT, _UNDETERMINED = ("52101004", "SCT"), ("272519000", "SCT"), ("373068000", "SCT")
-_EVALUATED = frozenset({_PRESENT, _ABSENT, _UNDETERMINED})
-_UNEVALUATED = frozenset({("NOTEVALUATED", "99HILUM"), ("FAILED", "99HILUM")})
-_STATES = _EVALUATED | _UNEVALUATED
-# What a CODE of a group may be besides the state of a finding.
-_NO_STATE = frozenset({"121071", "276214006", "130400", "REASON", "CAUTION"})
-_WITH_FINDINGS, _WITHOUT_FINDINGS = {"111242", "111244"}, {"111241", "111243", "111245"}
 
 
 def is_ours(ds: Dataset) -> bool:
@@ -56,6 +49,7 @@ def check_header(ds: Dataset) -> Iterator[Violation]:
             yield Violation("AIR 6.5.3.1", keyword, "names a person; the author is a device")
     yield from _equipment(ds)
     yield from _schemes(ds)
+    yield from check_own_codes(ds)
 
 
 def check_document(ds: Dataset, root: Node) -> Iterator[Violation]:
@@ -78,40 +72,27 @@ def check_document(ds: Dataset, root: Node) -> Iterator[Violation]:
         yield from _repeated(node)
 
 
-def check_report(root: Node) -> Iterator[Violation]:
-    """What a measurement report of ours says: procedure, tracked groups, one state for each finding, a summary."""
-    if not root.named("121058"):
-        yield Violation("AIR 6.5.3.1", root.path, "no Procedure Reported (121058, DCM)")
-    groups = [node for node in root.walk() if node.name.key == ("125007", "DCM")]
-    tracking = Counter(text(uid.ds, "UID") for group in groups for uid in group.named("112040"))
-    for group in groups:
-        for name in ("112039", "112040"):
-            if not group.named(name):
-                yield Violation("AIR 6.5.3", group.path, f"Measurement Group without ({name}, DCM)")
-        for uid in group.named("112040"):
-            if tracking[text(uid.ds, "UID")] > 1:
-                yield Violation("Hilum identity", uid.path, "another group has the same Tracking Unique Identifier")
-        yield from _state(group)
-    yield from _summary(root, groups)
-
-
 def processing_equipment(ds: Dataset) -> tuple[Dataset, ...]:
     """The Contributing Equipment items with the purpose (109102, DCM, Processing Equipment)."""
-    listed = items(ds, "ContributingEquipmentSequence")
-    return tuple(i for i in listed if concept(i, "PurposeOfReferenceCodeSequence").key == _PROCESSING)
+    contributed = items(ds, "ContributingEquipmentSequence")
+    return tuple(i for i in contributed if concept(i, "PurposeOfReferenceCodeSequence").key == _PROCESSING)
 
 
 def _equipment(ds: Dataset) -> Iterator[Violation]:
     """Each algorithm with manufacturer, model name, version and a Device UID of its own."""
-    where, listed = "ContributingEquipmentSequence", processing_equipment(ds)
-    if not listed:
+    where, devices = "ContributingEquipmentSequence", processing_equipment(ds)
+    if not devices:
         yield Violation("AIR 6.5.3.1", where, "no item with the purpose (109102, DCM, Processing Equipment)")
-    for item in listed:
+    for item in devices:
         for keyword in ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceUID"):
             if not text(item, keyword):
                 yield Violation("AIR 6.5.3.1", f"{where}.{keyword}", "absent or empty")
-    if len({text(item, "DeviceUID") for item in listed}) < len(listed):
+    if len({text(item, "DeviceUID") for item in devices}) < len(devices):
         yield Violation("AIR 6.5.3.1", f"{where}.DeviceUID", "two items have the same Device UID")
+    for item in items(ds, where):
+        for path, element in elements(item):
+            if element.VR == "PN" and any(str(value or "") for value in listed(element.value)):
+                yield Violation("AIR 6.5.3.1", f"{where}.{path}", "names a person; only devices contributed")
 
 
 def _schemes(ds: Dataset) -> Iterator[Violation]:
@@ -169,8 +150,8 @@ def _context(node: Node) -> Iterator[Violation]:
 def _repeated(node: Node) -> Iterator[Violation]:
     seen: set[Hashable] = set()
     for child in node.children:
-        if child.relationship == "HAS OBS CONTEXT":
-            continue  # two observers may well have one manufacturer
+        if child.relationship == "HAS OBS CONTEXT" or child.name.key == _NOT_READ:
+            continue  # two observers may well have one manufacturer, and two images one reason not to be read
         key = _identity(child)
         if key in seen:
             yield Violation("Hilum identity", child.path, f"{child.value_type} {child.name} says the same twice")
@@ -187,63 +168,3 @@ def _identity(node: Node) -> Hashable:
     ]
     below = tuple(_identity(child) for child in node.children)
     return node.relationship, node.value_type, node.name.key, node.value.key, *said, *measured, *referred, below
-
-
-def _state(group: Node) -> Iterator[Violation]:
-    """A finding has one state; only a present one has a Finding item; only an evaluated one has a certainty."""
-    coded = [c for c in group.children if c.value_type == "CODE" and c.relationship == "CONTAINS"]
-    states = [c for c in coded if c.name.value not in _NO_STATE]
-    for item in states:
-        if item.value.key not in _STATES:
-            yield Violation("PS3.16 CID 240", item.path, f"{item.value} is not the state of a finding")
-    if len(states) > 1:
-        yield Violation("Hilum states", states[1].path, "a group with the states of two findings")
-    if len(states) != 1 or states[0].value.key not in _STATES:
-        return
-    state, findings = states[0].value.key, group.named("121071")
-    if state != _PRESENT and findings:
-        yield Violation(
-            "Hilum states", findings[0].path, "a finding that is not present has a Finding item (121071, DCM)"
-        )
-    if state == _PRESENT and [f.value.key for f in findings] != [states[0].name.key]:
-        yield Violation("Hilum states", group.path, "a present finding lacks its own Finding item (121071, DCM)")
-    if (state in _EVALUATED) != bool(group.named("111012")):
-        yield Violation("Hilum states", group.path, "evaluated without certainty, or a certainty without evaluation")
-    if state in _UNEVALUATED and not group.named("REASON"):
-        yield Violation("Hilum states", group.path, "not evaluated, and no reason given")
-    yield from _threshold(group, state)
-
-
-def _threshold(group: Node, state: tuple[str, str]) -> Iterator[Violation]:
-    """The state is what the certainty and the threshold say; both in percent."""
-    certainty, threshold = (_percent(group, name) for name in ("111012", "THRESHOLD"))
-    if threshold is not None and not 0 <= threshold <= 100:
-        yield Violation("Hilum states", group.path, f"a threshold of {threshold} %")
-    if certainty is None or threshold is None:
-        return
-    contradicts = certainty < threshold - 1e-4 if state == _PRESENT else certainty > threshold + 1e-4
-    if contradicts and state in (_PRESENT, _ABSENT):
-        yield Violation(
-            "Hilum states", group.path, f"the state contradicts {certainty} % at a threshold of {threshold} %"
-        )
-
-
-def _percent(group: Node, name: str) -> float | None:
-    for item in group.named(name):
-        for measured in items(item.ds, "MeasuredValueSequence"):
-            if concept(measured, "MeasurementUnitsCodeSequence").key == ("%", "UCUM"):
-                return next(iter(numbers(measured, "NumericValue")), None)
-    return None
-
-
-def _summary(root: Node, groups: list[Node]) -> Iterator[Violation]:
-    """One run summary, which agrees with the states."""
-    summaries = [node for node in root.walk() if node.name.key == ("111017", "DCM")]
-    if len(summaries) != 1:
-        yield Violation("PS3.16 CID 6047", root.path, f"{len(summaries)} summaries of the run instead of one")
-        return
-    present = any(c.value.key == _PRESENT for group in groups for c in group.children if c.value_type == "CODE")
-    if summaries[0].value.value in (_WITHOUT_FINDINGS if present else _WITH_FINDINGS):
-        yield Violation(
-            "PS3.16 CID 6047", summaries[0].path, f"{summaries[0].value} contradicts the states of the findings"
-        )

@@ -25,6 +25,7 @@ from dicom_sr.conformance.objects import (
     check_segmentation,
     check_text_report,
 )
+from dicom_sr.conformance.report import check_report
 from dicom_sr.conformance.templates import check_template, template_of
 from dicom_sr.conformance.together import check_decoded_together
 from dicom_sr.conformance.tree import Node, Violation, content_tree, decoded, text
@@ -61,7 +62,7 @@ def _violations(ds: Dataset) -> Iterator[Violation]:
     sop_class = text(ds, "SOPClassUID")
     yield from check_general(ds)
     yield from check_contributing_equipment(ds)
-    yield from check_codes(ds)
+    yield from check_codes(ds, ours=ours)
     if sop_class in DOCUMENTS:
         yield from _document(ds, content_tree(ds), ours=ours)
     elif sop_class == SEGMENTATION:
@@ -84,10 +85,10 @@ def _document(ds: Dataset, root: Node, *, ours: bool) -> Iterator[Violation]:
         yield from check_key_objects(root, ds)
     elif sop_class == BASIC_TEXT:
         if template == "2000" or ours:
-            yield from check_text_report(root)
+            yield from check_text_report(root, ours=ours)
     elif measuring:
         yield from check_template(root, "1500")
         if ours:
-            yield from air.check_report(root)
+            yield from check_report(ds, root)
     if ours:
         yield from air.check_document(ds, root)

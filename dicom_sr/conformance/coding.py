@@ -7,14 +7,17 @@ carries its check digit, for invented identifiers are common.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import cast
 
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.sr._concepts_dict import concepts
+from pydicom.sr.coding import Code
 
+from dicom_sr import codes
+from dicom_sr.codes import PRIVATE_SCHEME, finding_table
 from dicom_sr.conformance.tree import Concept, Violation, elements, items, read_concept, text
 
 # Scheme, keyword and code value to meaning and context groups.
@@ -36,7 +39,12 @@ _CODES = ("CodeValue", "LongCodeValue", "URNCodeValue")
 # Meanings that mean the same as the dictionary's; SNOMED CT and PS3.16 word them so.
 _SYNONYMS: dict[tuple[str, str], frozenset[str]] = {
     ("51440002", "SCT"): frozenset({"right and left"}),
+    ("276214006", "SCT"): frozenset({"finding category"}),
 }
+# What a result copies from its image exactly, and what says in a language and a scheme of the site what was ordered.
+_COPIED = frozenset({"ProcedureCodeSequence", "RequestAttributesSequence", "ReferencedRequestSequence"})
+# Schemes of which dicom_sr.codes holds every code that we use, with its meaning.
+_LISTED = frozenset({PRIVATE_SCHEME, "RADLEX", "UMLS"})
 # What CID 29 and CID 33 both are for; newer editions of TID 1602 name the wider one.
 _MODALITIES = (29, 33)
 
@@ -50,14 +58,33 @@ _VERHOEFF_P = (
 )  # fmt: skip
 
 
-def check_codes(ds: Dataset) -> Iterator[Violation]:
-    """Judge every coded concept of a decoded data set."""
-    for path, element in elements(ds):
-        if isinstance(element.value, Items):
-            for number, item in enumerate(element.value, start=1):
-                if any(keyword in item for keyword in (*_CODES, "CodeMeaning")):
-                    yield from _code_violations(item, f"{path}[{number}]")
+def check_codes(ds: Dataset, *, ours: bool) -> Iterator[Violation]:
+    """Judge every coded concept of a decoded data set.
+
+    A retired designator of SNOMED CT is wrong in what we write; others may have written when it was right.
+    """
+    for where, item in _coded_items(ds):
+        yield from _code_violations(item, where)
+        if where.partition("[")[0] not in _COPIED:
+            coded = read_concept(item)
+            yield from _meaning_violations(coded, where)
+            if ours and coded.scheme in _RETIRED_SNOMED:
+                message = f"{coded} names SNOMED CT by the retired designator {coded.scheme}"
+                yield Violation("PS3.16 8.1.1", where, message)
     yield from _scheme_violations(ds)
+
+
+def check_own_codes(ds: Dataset) -> Iterator[Violation]:
+    """A private code of ours is one that we have, and means what our list says; so do the schemes that it names."""
+    for where, item in _coded_items(ds):
+        coded = read_concept(item)
+        if coded.scheme not in _LISTED or where.partition("[")[0] in _COPIED:
+            continue
+        meanings = _own_meanings().get(coded.key)
+        if meanings is None and coded.scheme == PRIVATE_SCHEME:
+            yield Violation("Hilum codes", where, f"{coded} is not a code of {PRIVATE_SCHEME}")
+        elif meanings and coded.meaning and _normal(coded.meaning) not in meanings:
+            yield Violation("PS3.3 8.3", where, f"{coded} means {' or '.join(sorted(meanings))}")
 
 
 def verhoeff_holds(identifier: str) -> bool:
@@ -81,6 +108,15 @@ def is_private(scheme: str) -> bool:
     return scheme.startswith("99")
 
 
+def _coded_items(ds: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """Every item that holds a code, with its path."""
+    for path, element in elements(ds):
+        if isinstance(element.value, Items):
+            for number, item in enumerate(element.value, start=1):
+                if any(keyword in item for keyword in (*_CODES, "CodeMeaning")):
+                    yield f"{path}[{number}]", item
+
+
 def _code_violations(item: Dataset, where: str) -> Iterator[Violation]:
     coded = read_concept(item)
     given = [keyword for keyword in _CODES if text(item, keyword)]
@@ -95,11 +131,8 @@ def _code_violations(item: Dataset, where: str) -> Iterator[Violation]:
         yield Violation("PS3.3 8.3", where, f"Code Meaning of {coded.value} has {len(coded.meaning)} characters")
     if not coded.scheme and "URNCodeValue" not in item:
         yield Violation("PS3.3 8.2", where, f"Coding Scheme Designator of {coded.value} is absent")
-    if coded.scheme in _RETIRED_SNOMED:
-        yield Violation("PS3.16 8.1.1", where, f"{coded} names SNOMED CT by the retired designator {coded.scheme}")
     if coded.scheme == "SCT":
         yield from _snomed_violations(coded, where)
-    yield from _meaning_violations(coded, where)
 
 
 def _snomed_violations(coded: Concept, where: str) -> Iterator[Violation]:
@@ -144,6 +177,25 @@ def used_schemes(ds: Dataset) -> dict[str, set[str]]:
                 if any(keyword in item for keyword in _CODES) and (scheme := text(item, "CodingSchemeDesignator")):
                     used.setdefault(scheme, set()).add(text(item, "CodingSchemeVersion"))
     return used
+
+
+@cache
+def _own_meanings() -> dict[tuple[str, str], frozenset[str]]:
+    """Every meaning that ``dicom_sr.codes`` has for a code."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for code in _own_codes([*vars(codes).values(), finding_table()]):
+        found.setdefault((code.value, code.scheme_designator), set()).add(_normal(code.meaning))
+    return {key: frozenset(meanings) for key, meanings in found.items()}
+
+
+def _own_codes(values: Iterable[object]) -> Iterator[Code]:
+    for value in values:
+        if isinstance(value, Code):
+            yield value
+        elif isinstance(value, dict):
+            yield from _own_codes(value.values())
+        elif isinstance(value, codes.FindingCodes):
+            yield from _own_codes(vars(value).values())
 
 
 @cache

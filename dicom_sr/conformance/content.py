@@ -7,8 +7,9 @@ the evidence of the document (PS3.3 C.17.2).
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydicom import Dataset
 
@@ -70,6 +71,8 @@ _RELATIONSHIPS: dict[str, tuple[str, _Table]] = {
         ({"CONTAINER"}, "HAS CONCEPT MOD", {"CODE"}),
     )),
 }  # fmt: skip
+# Context groups of lengths, areas and volumes.
+_EXTENTS = (7470, 7471, 7472)
 _BY_REFERENCE = frozenset({COMPREHENSIVE, COMPREHENSIVE_3D})
 # What each value type must hold (PS3.3 C.17.3 and C.18).
 _VALUE = {
@@ -90,7 +93,6 @@ def check_content(root: Node, ds: Dataset) -> Iterator[Violation]:
         yield Violation("PS3.3 C.17.3", root.path, "the root is not a CONTAINER without relationship")
     if not root.name.value:
         yield Violation("PS3.3 C.17.3", root.path, "the document has no title")
-    sizes = _image_sizes(root)
     for node in root.walk():
         if node.path.count(".") >= MAX_DEPTH:
             yield Violation("PS3.3 C.17.3", node.path, f"nested more than {MAX_DEPTH} deep")
@@ -100,9 +102,11 @@ def check_content(root: Node, ds: Dataset) -> Iterator[Violation]:
         if node.value_type == "NUM":
             yield from _number(node)
         elif node.value_type == "SCOORD" and not node.by_reference:
-            yield from _graphic(node, sizes)
+            yield from _graphic(node)
         elif node.value_type in _OBJECTS:
             yield from _reference(node)
+    yield from _loops(root, sop_class)
+    yield from points_outside(root, image_sizes(root))
     yield from _evidence(root, ds)
 
 
@@ -119,6 +123,64 @@ def evidence_references(ds: Dataset) -> Iterator[tuple[str, str, str, str, str]]
                         text(instance, "ReferencedSOPClassUID"),
                         text(instance, "ReferencedSOPInstanceUID"),
                     )
+
+
+def image_sizes(root: Node) -> dict[str, tuple[float, float]]:
+    """Columns and rows of each image that the image library describes (PS3.16 TID 1602 rows 11 and 12)."""
+    sizes = {}
+    for node in root.walk():
+        rows, columns = _measured(node, "110910"), _measured(node, "110911")
+        if node.value_type == "IMAGE" and rows is not None and columns is not None:
+            for reference in node.references:
+                sizes[text(reference, "ReferencedSOPInstanceUID")] = (columns, rows)
+    return sizes
+
+
+def points_outside(root: Node, sizes: Mapping[str, tuple[float, float]]) -> Iterator[Violation]:
+    """No point of a graphic lies outside its image, nor above or left of one whose size is unknown.
+
+    Parameters
+    ----------
+    sizes
+        Columns and rows of an image by its SOP Instance UID (PS3.3 C.18.6.1.2).
+    """
+    for node in root.walk():
+        if node.value_type != "SCOORD" or node.by_reference:
+            continue
+        data = numbers(node.ds, "GraphicData")
+        for reference in (reference for image in _selected(node) for reference in image.references):
+            columns, rows = sizes.get(text(reference, "ReferencedSOPInstanceUID"), (math.inf, math.inf))
+            if any(not 0 <= x <= columns for x in data[::2]) or any(not 0 <= y <= rows for y in data[1::2]):
+                where = f"outside the {columns:.0f} x {rows:.0f} image"
+                yield Violation("PS3.3 C.18.6.1.2", node.path, f"a point lies {where}")
+
+
+def _selected(node: Node) -> list[Node]:
+    return [c for c in node.children if c.relationship == "SELECTED FROM" and c.value_type == "IMAGE"]
+
+
+def _loops(root: Node, sop_class: str) -> Iterator[Violation]:
+    """No path through the tree and its references comes back to where it was (PS3.3 A.35.3.3.1.2)."""
+    nodes = {node.path: node for node in root.walk()}
+    rule = _RELATIONSHIPS.get(sop_class, ("PS3.3 C.17.3.2.5", ()))[0]
+    open_paths, done = {root.path}, set[str]()
+    stack = [(root.path, iter(_next(root)))]
+    while stack:
+        path, following = stack[-1]
+        step = next(following, None)
+        if step is None:
+            stack.pop()
+            open_paths.discard(path)
+            done.add(path)
+        elif step in open_paths:
+            yield Violation(rule, path, f"refers back to {step}, which leads here")
+        elif step in nodes and step not in done:
+            open_paths.add(step)
+            stack.append((step, iter(_next(nodes[step]))))
+
+
+def _next(node: Node) -> list[str]:
+    return [node.refers_to] if node.by_reference else [child.path for child in node.children]
 
 
 def _relationship(parent: Node, child: Node, sop_class: str) -> Iterator[Violation]:
@@ -165,6 +227,11 @@ def _number(node: Node) -> Iterator[Violation]:
         return
     if unit.scheme != "UCUM":
         yield Violation("PS3.3 C.18.1", node.path, f"the unit {unit} is not of UCUM (CID 82)")
+    elif not _is_written_as_unit(unit.value):
+        yield Violation("UCUM 2.1", node.path, f"{unit} is not written as a unit")
+    for group in _EXTENTS:
+        if value[0] < 0 and node.name.key in context_group(group):
+            yield Violation(f"PS3.16 CID {group}", node.path, f"{node.name} is negative")
     exact = numbers(measured[0], "FloatingPointValue")
     if exact and not math.isclose(exact[0], value[0], rel_tol=1e-6, abs_tol=1e-6):
         yield Violation("PS3.3 C.18.1", node.path, f"Floating Point Value {exact[0]} disagrees with {value[0]}")
@@ -174,24 +241,16 @@ def _number(node: Node) -> Iterator[Violation]:
         yield Violation("PS3.16 D 111012", node.path, f"a certainty of {value[0]} %")
 
 
-def _graphic(node: Node, sizes: dict[str, tuple[float, float]]) -> Iterator[Violation]:
-    """PS3.3 C.18.6.1.2: as many points as the type has, none outside the image."""
+def _graphic(node: Node) -> Iterator[Violation]:
+    """PS3.3 C.18.6.1.2: as many points as the type has."""
     kind, data = text(node.ds, "GraphicType"), numbers(node.ds, "GraphicData")
     fewest, most = _POINTS.get(kind, (1, 0))
     if kind not in _POINTS:
         yield Violation("PS3.3 C.18.6.1.2", node.path, f"{kind or 'nothing'} is not a Graphic Type")
     if len(data) % 2 or len(data) < 2 * fewest or (most and len(data) > 2 * most):
         yield Violation("PS3.3 C.18.6.1.2", node.path, f"{kind} with {len(data)} coordinates")
-    selected = [c for c in node.children if c.relationship == "SELECTED FROM" and c.value_type == "IMAGE"]
-    if not selected:
+    if not _selected(node):
         yield Violation("PS3.3 C.18.6", node.path, "SCOORD is SELECTED FROM no IMAGE")
-    for image in selected:
-        for reference in image.references:
-            columns, rows = sizes.get(text(reference, "ReferencedSOPInstanceUID"), (math.inf, math.inf))
-            if any(not 0 <= x <= columns for x in data[::2]) or any(not 0 <= y <= rows for y in data[1::2]):
-                yield Violation(
-                    "PS3.3 C.18.6.1.2", node.path, f"a point lies outside the {columns:.0f} x {rows:.0f} image"
-                )
 
 
 def _reference(node: Node) -> Iterator[Violation]:
@@ -204,15 +263,12 @@ def _reference(node: Node) -> Iterator[Violation]:
             yield Violation("PS3.3 10.3", node.path, message)
 
 
-def _image_sizes(root: Node) -> dict[str, tuple[float, float]]:
-    """Columns and rows of each image that the image library describes (PS3.16 TID 1602 rows 11 and 12)."""
-    sizes = {}
-    for node in root.walk():
-        rows, columns = _measured(node, "110910"), _measured(node, "110911")
-        if node.value_type == "IMAGE" and rows is not None and columns is not None:
-            for reference in node.references:
-                sizes[text(reference, "ReferencedSOPInstanceUID")] = (columns, rows)
-    return sizes
+def _is_written_as_unit(unit: str) -> bool:
+    """Printable ASCII without blanks, with brackets in pairs (UCUM 2.1); whether the unit exists, is not asked."""
+    bare = re.sub(r"\{[!-z|~]*\}|\[[!-Z^-~]*\]", "1", unit)
+    if not re.fullmatch(r"[!-~]+", unit) or re.search(r"[\[\]{}]", bare):
+        return False
+    return bare.count("(") == bare.count(")")
 
 
 def _measured(node: Node, name: str) -> float | None:

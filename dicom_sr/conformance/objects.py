@@ -21,15 +21,19 @@ SECONDARY_CAPTURES = frozenset(
 )
 PRESENTATION_STATES = frozenset({"1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2"})
 
-_LATERALITY = 244
+_LATERALITY, _REPORT_TITLES, _MEASUREMENT_TITLES = 244, 7000, 7021
+_SECTIONS = {("59776-5", "LN"): "Findings", ("19005-8", "LN"): "Impressions"}  # CID 7001
+_FINDING = ("121071", "DCM")
 _SIDES = {"_right": ("24028007", "SCT"), "_left": ("7771000", "SCT")}
 # Values of a graphic annotation's points, as in PS3.3 C.10.5.1.2; 0 for no limit.
 _POINTS = {"POINT": (1, 1), "POLYLINE": (2, 0), "INTERPOLATED": (2, 0), "CIRCLE": (2, 2), "ELLIPSE": (4, 4)}
 
 
-def check_text_report(root: Node) -> Iterator[Violation]:
+def check_text_report(root: Node, *, ours: bool) -> Iterator[Violation]:
     """A report for reading: a title that viewers do not take for measurements, a language, sections with text."""
-    if root.name.key in context_group(7021):
+    if ours:
+        yield from _preliminary_report(root)
+    if root.name.key in context_group(_MEASUREMENT_TITLES):
         yield Violation("PS3.16 TID 2000 row 1", root.path, f"{root.name} is the title of a measurement report")
     if not root.named("121049"):
         yield Violation("PS3.16 TID 2000 row 3", root.path, "no Language of Content Item and Descendants")
@@ -43,6 +47,19 @@ def check_text_report(root: Node) -> Iterator[Violation]:
             yield Violation("PS3.16 TID 2000 row 6", section.path, "a section without heading")
         if not any(node.value_type in ("TEXT", "CODE") and node.relationship == "CONTAINS" for node in section.walk()):
             yield Violation("PS3.16 TID 2000 row 8", section.path, "a section that says nothing")
+
+
+def _preliminary_report(root: Node) -> Iterator[Violation]:
+    """A report of ours: titled as one, with findings and impression, and no line that viewers list as a positive."""
+    if root.name.key not in context_group(_REPORT_TITLES) | context_group(_MEASUREMENT_TITLES):
+        yield Violation("PS3.16 CID 7000", root.path, f"{root.name} is not the title of a report")
+    for name, what in _SECTIONS.items():
+        section = next((child for child in root.children if child.name.key == name), None)
+        if section is None or not any(node.value_type == "TEXT" for node in section.walk()):
+            yield Violation("Hilum report", root.path, f"no section {what} with a sentence")
+    for node in root.walk():
+        if node.name.key == _FINDING:
+            yield Violation("Hilum states", node.path, "a line named (121071, DCM, Finding), a positive to viewers")
 
 
 def check_key_objects(root: Node, ds: Dataset) -> Iterator[Violation]:
@@ -70,7 +87,7 @@ def check_segmentation(ds: Dataset, *, ours: bool) -> Iterator[Violation]:
         counted = Counter(text(s, keyword) for s in segments if text(s, keyword))
         if ours and max(counted.values(), default=1) > 1:
             yield Violation("Hilum identity", f"SegmentSequence.{keyword}", f"two segments have the same {what}")
-    yield from _frames(ds, given)
+    yield from _frames(ds, given, ours=ours)
     yield from check_referenced_series(ds)
 
 
@@ -181,19 +198,26 @@ def _side(segment: Dataset, where: str, *, ours: bool) -> Iterator[Violation]:
         yield Violation("PS3.16 CID 244", where, "the laterality modifier is not the side of the Tracking ID")
 
 
-def _frames(ds: Dataset, segments: list[int]) -> Iterator[Violation]:
+def _frames(ds: Dataset, segments: list[int], *, ours: bool) -> Iterator[Violation]:
     frames = items(ds, "PerFrameFunctionalGroupsSequence")
     if numbers(ds, "NumberOfFrames") != (float(len(frames)),):
         yield Violation("PS3.3 C.7.6.16", "NumberOfFrames", f"there are {len(frames)} per-frame groups")
     shared = items(ds, "SharedFunctionalGroupsSequence")
-    shown: set[int] = set()
-    for frame in (*frames, *shared):
-        for identification in items(frame, "SegmentIdentificationSequence"):
-            shown.update(int(n) for n in numbers(identification, "ReferencedSegmentNumber"))
-    if text(ds, "SegmentationType") != "LABELMAP" and shown - set(segments):
+    shown = [_shown(frame) for frame in frames]
+    named = {n for numbered in (*shown, *map(_shown, shared)) for n in numbered}
+    if text(ds, "SegmentationType") != "LABELMAP" and named - set(segments):
         yield Violation(
             "PS3.3 C.8.20.3.1", "PerFrameFunctionalGroupsSequence", "a frame of a segment that does not exist"
         )
+    elif ours and shown != [[n] for n in segments]:
+        message = "frame n does not show segment n, as the reports that refer to frames take for granted"
+        yield Violation("Hilum identity", "PerFrameFunctionalGroupsSequence", message)
+
+
+def _shown(group: Dataset) -> list[int]:
+    """The segments that a functional group names."""
+    named = items(group, "SegmentIdentificationSequence")
+    return [int(n) for identification in named for n in numbers(identification, "ReferencedSegmentNumber")]
 
 
 def _drawn(graphic: Dataset, where: str) -> Iterator[Violation]:

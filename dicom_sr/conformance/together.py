@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from dicom_sr.conformance.air import is_ours
-from dicom_sr.conformance.content import DOCUMENTS, evidence_references
+from dicom_sr.conformance.chains import check_chains, named_predecessors
+from dicom_sr.conformance.content import DOCUMENTS, evidence_references, points_outside
 from dicom_sr.conformance.general import well_formed
 from dicom_sr.conformance.objects import SEGMENTATION, listed_references
 from dicom_sr.conformance.tree import Node, Violation, class_name, content_tree, items, numbers, text
@@ -43,7 +44,8 @@ def check_decoded_together(objects: Sequence[Dataset]) -> list[Violation]:
         *_series(objects),
         *_studies(objects),
         *_references(objects),
-        *_chains(objects),
+        *_outlines(objects),
+        *check_chains(objects),
         *_tracking(objects),
     ]
 
@@ -113,12 +115,34 @@ def _wrong(reference: _Reference, target: Dataset) -> Iterator[str]:
             yield f"{reference.instance} has no frame {number}"
 
 
+def _outlines(objects: Sequence[Dataset]) -> Iterator[Violation]:
+    """No point of a graphic lies outside the image at hand, or outside what a Segmentation of it says of its size."""
+    sizes: dict[str, tuple[float, float]] = {}
+    for ds in objects:
+        for size in zip(numbers(ds, "Columns")[:1], numbers(ds, "Rows")[:1], strict=False):
+            sizes[text(ds, "SOPInstanceUID")] = size
+            for instance in _segmented(ds):
+                sizes.setdefault(instance, size)
+    for ds in objects:
+        if text(ds, "SOPClassUID") in DOCUMENTS:
+            yield from points_outside(content_tree(ds), sizes)
+
+
+def _segmented(ds: Dataset) -> Iterator[str]:
+    """The images that a Segmentation was made from, pixel for pixel (PS3.3 C.7.6.16.2.6)."""
+    for frame in items(ds, "PerFrameFunctionalGroupsSequence") if text(ds, "SOPClassUID") == SEGMENTATION else ():
+        for derivation in items(frame, "DerivationImageSequence"):
+            for image in items(derivation, "SourceImageSequence"):
+                if text(image, "SpatialLocationsPreserved") == "YES":
+                    yield text(image, "ReferencedSOPInstanceUID")
+
+
 def _all_references(ds: Dataset) -> Iterator[_Reference]:
     for keyword, study, series, sop_class, instance in evidence_references(ds):
         yield _Reference(keyword, sop_class, instance, series, study)
     for series, sop_class, instance in listed_references(ds):
         yield _Reference("ReferencedSeriesSequence", sop_class, instance, series)
-    for study, series, sop_class, instance in _predecessors(ds):
+    for study, series, sop_class, instance in named_predecessors(ds):
         yield _Reference("PredecessorDocumentsSequence", sop_class, instance, series, study)
     for item in items(ds, "SourceImageSequence"):
         instance = text(item, "ReferencedSOPInstanceUID")
@@ -132,45 +156,6 @@ def _all_references(ds: Dataset) -> Iterator[_Reference]:
                 segments=tuple(int(n) for n in numbers(item, "ReferencedSegmentNumber")),
                 frames=tuple(int(n) for n in numbers(item, "ReferencedFrameNumber")),
             )
-
-
-def _predecessors(ds: Dataset) -> Iterator[tuple[str, str, str, str]]:
-    for study in items(ds, "PredecessorDocumentsSequence"):
-        for series in items(study, "ReferencedSeriesSequence"):
-            for document in items(series, "ReferencedSOPSequence"):
-                yield (
-                    text(study, "StudyInstanceUID"),
-                    text(series, "SeriesInstanceUID"),
-                    text(document, "ReferencedSOPClassUID"),
-                    text(document, "ReferencedSOPInstanceUID"),
-                )
-
-
-def _chains(objects: Sequence[Dataset]) -> Iterator[Violation]:
-    """The documents that replace one form a chain, and none, over others, replaces itself."""
-    ours = [ds for ds in objects if is_ours(ds)]
-    replaced_by: dict[str, set[str]] = {}
-    for ds in ours:
-        for *_rest, instance in _predecessors(ds):
-            replaced_by.setdefault(instance, set()).add(text(ds, "SOPInstanceUID"))
-    for instance, successors in sorted(replaced_by.items()):
-        if len(last := [one for one in successors if not successors & replaced_by.get(one, set())]) > 1:
-            message = f"{instance} is replaced by {len(last)} documents, of which none replaces another"
-            yield Violation("Hilum identity", "PredecessorDocumentsSequence", message)
-        if instance in _reached(instance, replaced_by):
-            message = f"{instance} is replaced, over others, by itself"
-            yield Violation("Hilum identity", "PredecessorDocumentsSequence", message)
-
-
-def _reached(start: str, replaced_by: dict[str, set[str]]) -> set[str]:
-    reached: set[str] = set()
-    waiting = list(replaced_by.get(start, ()))
-    while waiting:
-        uid = waiting.pop()
-        if uid not in reached:
-            reached.add(uid)
-            waiting.extend(replaced_by.get(uid, ()))
-    return reached
 
 
 def _tracking(objects: Sequence[Dataset]) -> Iterator[Violation]:

@@ -66,7 +66,13 @@ class Concept:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One content item (PS3.3 C.17.3)."""
+    """One content item (PS3.3 C.17.3).
+
+    Parameters
+    ----------
+    refers_to
+        Position of the item that a by-reference item stands for; empty for any other.
+    """
 
     ds: Dataset
     path: str
@@ -74,7 +80,12 @@ class Node:
     value_type: str
     name: Concept
     children: tuple[Node, ...] = field(repr=False)
-    by_reference: bool = False
+    refers_to: str = ""
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether it only refers to another content item (PS3.3 C.17.3.2.5)."""
+        return bool(self.refers_to)
 
     @property
     def value(self) -> Concept:
@@ -200,10 +211,11 @@ def _dictionary_vr(tag: BaseTag) -> str:
 
 
 def _node(ds: Dataset, path: str, root: Dataset, depth: int) -> Node:
-    target, by_reference = ds, "ReferencedContentItemIdentifier" in ds and "ValueType" not in ds
-    if by_reference:
-        target = _find(root, numbers(ds, "ReferencedContentItemIdentifier"))
-    below = () if by_reference or depth >= MAX_DEPTH else items(ds, "ContentSequence")
+    target, refers_to = ds, ""
+    if "ReferencedContentItemIdentifier" in ds and "ValueType" not in ds:
+        position = numbers(ds, "ReferencedContentItemIdentifier")
+        target, refers_to = _find(root, position), ".".join(f"{step:.0f}" for step in position) or "nothing"
+    below = () if refers_to or depth >= MAX_DEPTH else items(ds, "ContentSequence")
     return Node(
         target,
         path,
@@ -211,7 +223,7 @@ def _node(ds: Dataset, path: str, root: Dataset, depth: int) -> Node:
         text(target, "ValueType"),
         concept(target, "ConceptNameCodeSequence"),
         tuple(_node(child, f"{path}.{n}", root, depth + 1) for n, child in enumerate(below, start=1)),
-        by_reference,
+        refers_to,
     )
 
 

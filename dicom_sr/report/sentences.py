@@ -22,7 +22,6 @@ from dicom_sr.report.statements import (
     STATES,
     Statement,
     confidence,
-    leading_finding,
     statements,
     telling,
 )
@@ -90,7 +89,6 @@ class _Writer:
         self.stated = statements(study)
         order = {key: rank for rank, key in enumerate(_REGION_OF)}
         self.leads = sorted((said[0] for said in self.stated.values()), key=lambda s: (telling(s)[:2], order[s.key]))
-        self.evaluated = any(lead.state is not FindingState.NOT_EVALUATED for lead in self.leads)
         runs: dict[tuple[str, str], list[tuple[int, ModelRun]]] = {}
         self.read = [position for position, image in enumerate(study.images) if not image.withdrawn]
         for position, image in enumerate(study.images):
@@ -129,6 +127,7 @@ class _Writer:
         yield Sentence(self.wording["disclaimer"], "disclaimer")
 
     def findings(self) -> Iterable[Sentence]:
+        yield from (self._sentence(text) for text in self._withdrawn())
         if not self.leads:
             yield self._sentence(self._nothing())
         by_region: dict[str, list[Statement]] = {region: [] for region in REGIONS}
@@ -150,14 +149,17 @@ class _Writer:
     def impression(self) -> Iterable[Sentence]:
         if self.study.images and self.study.leading.priority in (Priority.CRITICAL, Priority.URGENT):
             yield self._sentence(self._priority(self.study.leading))
-        if not self.evaluated:
+        yield from (self._sentence(text) for text in self._withdrawn())
+        if not any(image.evaluated for image in self.study.images):
             yield self._sentence(self._nothing())
+            if not self._all_failed():
+                yield from (self._sentence(text) for text in self._failures())
             return
         said = [statement for lead in self.leads for statement in self.stated[lead.key]]
         present = [s for s in said if s.state is FindingState.PRESENT and s.key != "no_finding"]
         if all(statement.key in OF_ABSENCE for statement in present):
             yield self._sentence(self.wording["impression.nothing_present"])
-        pressing = leading_finding(self.study.leading)
+        pressing = self.study.leading.leading
         for lead in sorted(present, key=lambda s: (pressing is None or s.key != pressing.key, s.key == _NEUTRAL)):
             own = f"findings.{lead.key}.present"
             yield self._sentence(
@@ -169,10 +171,10 @@ class _Writer:
         if open_:
             listed = [self._name(lead) + self._side(lead) + self._probability(lead) for lead in open_]
             yield self._sentence(self._fill("impression.undetermined", list=self._listed(listed)))
-        unseen = [self._name(lead) for lead in self.leads if lead.state is FindingState.NOT_EVALUATED]
-        if unseen:
-            yield self._sentence(self._fill("impression.not_evaluated", list=self._listed(unseen)))
         yield from (self._sentence(text) for text in self._failures())
+        if unseen := sum(lead.state is FindingState.NOT_EVALUATED for lead in self.leads):
+            entry = f"impression.not_evaluated_{'one' if unseen == 1 else 'many'}"
+            yield self._sentence(self._fill(entry, count=str(unseen), total=str(len(self.leads))))
 
     # Sentences
 
@@ -217,9 +219,14 @@ class _Writer:
             if failed := [position for position, run in runs if run.failure]:
                 yield self._fill("technique.model_failed", model=f"{name} {version}", where=self._where(failed))
 
+    def _withdrawn(self) -> Iterable[str]:
+        if gone := [position for position, image in enumerate(self.study.images) if image.withdrawn]:
+            yield self._fill("impression.withdrawn", images=self._images(gone))
+
     def _priority(self, image: ImageFindings) -> str:
-        reason = ""
-        if finding := leading_finding(image):
+        """No finding is named for a priority that it does not give."""
+        reason, finding = "", image.leading
+        if finding is not None and finding.urgency is image.priority:
             side = finding.laterality if finding_codes(finding.key).paired else None
             lead = Statement(finding.key, finding.state, side, None, "", ())
             reason = f" {self._fill('pieces.reason', name=self._name(lead), side=self._side(lead))}"
@@ -227,9 +234,11 @@ class _Writer:
 
     def _nothing(self) -> str:
         """Why there is nothing to tell: an analysis that failed is not one that found nothing."""
+        return self.wording[f"impression.{'failed' if self._all_failed() else 'nothing_evaluated'}"]
+
+    def _all_failed(self) -> bool:
         runs = list(chain.from_iterable(self.runs.values()))
-        failed = bool(runs) and all(run.failure for _, run in runs)
-        return self.wording["impression.failed" if failed else "impression.nothing_evaluated"]
+        return bool(runs) and all(run.failure for _, run in runs)
 
     def _covid_open(self) -> bool:
         """A COVID-19 class was evaluated, and the typical appearance was not called present."""
@@ -267,10 +276,13 @@ class _Writer:
         return self.wording[f"why_not_evaluated.{said.why}"] if said.why else ""
 
     def _probability(self, said: Statement) -> str:
-        """In whole per cent, and never 0 or 100: no model is certain."""
+        """In whole per cent, and never 0 or 100: no model is certain; from the lowest to the highest of the images."""
         if said.probability is None:
             return ""
-        return f" {self._fill('pieces.probability', percent=percent(said.probability))}"
+        low, high = percent(said.probability if said.lowest is None else said.lowest), percent(said.probability)
+        if low == high:
+            return f" {self._fill('pieces.probability', percent=high)}"
+        return f" {self._fill('pieces.range', low=low, high=high)}"
 
     def _where(self, positions: Sequence[int]) -> str:
         """Nothing when it holds for every image of the study."""

@@ -1,7 +1,8 @@
 """What a study states about each finding, image by image: the ground that sentences are made from and checked against.
 
-The rule: images that say the same (state, side and, where it was not evaluated, why) are one statement; nothing is
-averaged, and an image that says something else keeps a statement of its own.
+The rule: images that say the same (state, side, degree of confidence and, where it was not evaluated, why) are one
+statement with the range of their probabilities; nothing is averaged, and an image that says something else keeps a
+statement of its own. About an image that was withdrawn nothing is stated.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dicom_sr.codes import finding_codes
-from models.findings import Finding, FindingState, ImageFindings, Laterality, StudyFindings, in_words
+from models.findings import Finding, FindingState, Laterality, StudyFindings
 
 # Of a finding that is present, by its probability in whole per cent as the report prints it.
 HIGHLY_LIKELY, LIKELY = 90, 70
@@ -31,6 +32,8 @@ REGIONS: dict[str, tuple[str, ...]] = {
 NEITHER = "neither"
 # The most telling first.
 STATES = tuple(FindingState)
+# What images must have alike to make one statement: state, side, degree, why, and whether there is a probability.
+_Alike = tuple[FindingState, Laterality | None, str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Statement:
         Of the finding.
     side
         None also for a finding whose site has no sides.
-    probability
-        The highest of these images, 0 to 1.
+    probability, lowest
+        The highest and the lowest of these images, 0 to 1.
     why
         Why it was not evaluated, as an entry of ``why_not_evaluated``; empty for the other states.
     images
@@ -57,16 +60,19 @@ class Statement:
     probability: float | None
     why: str
     images: tuple[int, ...]
+    lowest: float | None = None
 
 
 def statements(study: StudyFindings) -> dict[str, tuple[Statement, ...]]:
     """What the images say about each finding, the most telling first; one statement where they agree."""
-    alike: dict[str, dict[tuple[FindingState, Laterality | None, str], list[tuple[int, Finding]]]] = {}
+    alike: dict[str, dict[_Alike, list[tuple[int, Finding]]]] = {}
     for position, image in enumerate(study.images):
-        for finding in image.findings:
-            evaluated = finding.state is not FindingState.NOT_EVALUATED
+        for finding in () if image.withdrawn else image.findings:
+            evaluated, given = finding.state is not FindingState.NOT_EVALUATED, finding.probability
             side = finding.laterality if evaluated and finding_codes(finding.key).paired else None
-            what = finding.state, side, "" if evaluated else finding.reason or "unstated"
+            degree = confidence(given) if finding.state is FindingState.PRESENT else ""
+            why = "" if evaluated else finding.reason or "unstated"
+            what = finding.state, side, degree, why, given is None
             alike.setdefault(finding.key, {}).setdefault(what, []).append((position, finding))
     return {key: tuple(sorted(_merged(key, what), key=telling)) for key, what in alike.items()}
 
@@ -77,22 +83,11 @@ def confidence(probability: float | None) -> str:
     return "highly_likely" if percent >= HIGHLY_LIKELY else "likely" if percent >= LIKELY else "possible"
 
 
-def leading_finding(image: ImageFindings) -> Finding | None:
-    """The present finding for which an image has its priority; None when the reason names no finding."""
-    for finding in image.present:
-        words = in_words(finding.key)
-        if image.priority_reason == words or image.priority_reason.startswith((f"{words} ", f"{words},")):
-            return finding
-    return None
-
-
-def _merged(
-    key: str, alike: dict[tuple[FindingState, Laterality | None, str], list[tuple[int, Finding]]]
-) -> Iterable[Statement]:
-    for (state, side, why), findings in alike.items():
+def _merged(key: str, alike: dict[_Alike, list[tuple[int, Finding]]]) -> Iterable[Statement]:
+    for (state, side, _, why, _), findings in alike.items():
         given = [f.probability for _, f in findings if f.probability is not None and not why]
         images = tuple(dict.fromkeys(position for position, _ in findings))
-        yield Statement(key, state, side, max(given, default=None), why, images)
+        yield Statement(key, state, side, max(given, default=None), why, images, min(given, default=None))
 
 
 def telling(statement: Statement) -> tuple[int, float, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """The table of sentences in one language: read, laid over by a site's own file, and checked.
 
 The rule: a table has exactly the entries of ``en.toml``, and each entry exactly its placeholders, so that no edit can
-drop a side, a probability or an image from a sentence. Two findings, sides or degrees of confidence never share a name.
+drop a side, a probability or an image from a sentence. What a reader tells apart by the words alone (findings, states,
+sides, degrees of confidence, priorities) never shares them.
 
 ::
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import string
 import tomllib
 from collections.abc import Mapping
@@ -23,9 +25,16 @@ from typing import Any
 _TABLES = Path(__file__).parent
 LANGUAGES = ("de", "en")
 _REFERENCE = "en"
-# What a reader tells apart by the words alone.
-_DISTINCT = ("confidence", "sides", "views", "regions", "why_not_evaluated")
-_DISTINCT_OF_FINDINGS = ("name", "subject", "none")
+# What a reader tells apart by the words alone: no two entries below the tables of one line have the same.
+_DISTINCT = (
+    ("confidence", "sides"),
+    *((table,) for table in ("views", "regions", "why_not_evaluated", "cautions", "unread")),
+    *((table,) for table in ("impression", "technique", "measurements")),
+)
+# Where states are worded; each state has words that no other has in any of them.
+_STATED_IN = ("states", "elsewhere", "impression", "findings")
+_STATES = ("present", "undetermined", "absent", "not_evaluated")
+_DECIMALS = (".", ",")
 
 
 class WordingInvalid(Exception):
@@ -157,16 +166,71 @@ def _check(path: Path, entries: Mapping[str, str], reference: Mapping[str, str])
 
 
 def _check_distinct(path: Path, entries: Mapping[str, str]) -> None:
-    groups = [[n for n in entries if n.startswith(f"{table}.")] for table in _DISTINCT]
-    for part in _DISTINCT_OF_FINDINGS:
-        groups.append([n for n in entries if n.startswith("findings.") and n.endswith(f".{part}")])
-    for group in groups:
+    if entries["decimal"] not in _DECIMALS:
+        raise WordingInvalid(f"{path.name}: decimal is {entries['decimal']!r}; allowed: {' or '.join(_DECIMALS)}")
+    for tables in _DISTINCT:
         seen: dict[str, str] = {}
-        for name in group:
-            said = entries[name].casefold()
-            if said in seen:
-                raise WordingInvalid(f"{path.name}: {name} and {seen[said]} say the same, {entries[name]!r}")
+        for name in (n for n in entries if n.partition(".")[0] in tables):
+            said = _words(entries[name])
+            # one and many of the same may be worded alike
+            if said in seen and _meant(name) != _meant(seen[said]):
+                raise _alike(path, name, seen[said], entries)
             seen[said] = name
+    _check_states(path, entries)
+    _check_findings(path, entries)
+
+
+def _check_states(path: Path, entries: Mapping[str, str]) -> None:
+    """No state is worded within the words of another, and only what is present with a degree of confidence."""
+    said = [
+        (state, name, _words(text))
+        for name, text in entries.items()
+        for state in _STATES
+        if name.partition(".")[0] in _STATED_IN and _meant(name).endswith(f".{state}")
+    ]
+    marks = [one for one in said if one[0] != "present"]
+    marks += [("present", n, _words(text)) for n, text in entries.items() if n.startswith("confidence.")]
+    for state, name, words in marks:
+        for other, within, whole in said:
+            if state != other and f" {words} " in f" {whole} ":
+                raise WordingInvalid(
+                    f"{path.name}: {within} has the words of {name}, {words!r}; change one of them, so that what is "
+                    f"{state.replace('_', ' ')} is told from what is {other.replace('_', ' ')}"
+                )
+
+
+def _check_findings(path: Path, entries: Mapping[str, str]) -> None:
+    """Different findings have different names, none is named as its absence, and none with a side or as a list."""
+    seen: dict[str, str] = {}
+    sides = {name: _words(text) for name, text in entries.items() if name.startswith("sides.")}
+    marks = (", ", "; ", f" {entries['and']} ")
+    for name, text in entries.items():
+        finding, _, part = name.rpartition(".")
+        if not finding.startswith("findings.") or part not in ("name", "subject", "none"):
+            continue
+        said = _words(text)
+        before = seen.setdefault(said, name)
+        if before != name and (not before.startswith(f"{finding}.") or part == "none"):
+            raise _alike(path, name, before, entries)
+        if side := next((n for n, words in sides.items() if f" {words} " in f" {said} "), None):
+            raise WordingInvalid(f"{path.name}: {name} has the words of {side}; name the finding without a side")
+        if mark := next((mark for mark in marks if mark in text), None):
+            raise WordingInvalid(f"{path.name}: {name} has {mark!r}, which separates findings in a list; leave it out")
+
+
+def _alike(path: Path, name: str, other: str, entries: Mapping[str, str]) -> WordingInvalid:
+    return WordingInvalid(f"{path.name}: {name} and {other} say the same, {entries[name]!r}; change one of them")
+
+
+def _meant(name: str) -> str:
+    """An entry without its number: ``impression.not_evaluated`` for one and for many."""
+    return name.removesuffix("_one").removesuffix("_many")
+
+
+def _words(template: str) -> str:
+    """The words alone, without placeholders and punctuation, in lower case; the template where it has no words."""
+    found = re.findall(r"[^\W_]+", re.sub(r"\{\w+\}", " ", template).casefold())
+    return " ".join(found) or template
 
 
 def _braced(names: list[str]) -> str:

@@ -132,6 +132,14 @@ class WorklistRow:
         return tuple(sorted(chosen, key=lambda f: (_STATE_RANK[f.state], -(f.probability or 0.0))))
 
     @property
+    def nothing(self) -> str:
+        """What stands in place of findings when none is present; a study of which nothing is known is not one of those
+        in which nothing was found.
+        """
+        evaluated = self.in_state("undetermined", "absent")
+        return "Nothing called present" if evaluated else "No finding was evaluated"
+
+    @property
     def refused(self) -> tuple[ImageLine, ...]:
         """The images without a result."""
         return tuple(image for image in self.images if image.status != "done")
@@ -273,7 +281,10 @@ def _shown(image: dict[str, Any]) -> str:
     ]
     if located:
         return f"AI heat map: {'; '.join(located)}"
-    return "Radiograph; no heat map for what was called present" if present else "Radiograph; nothing called present"
+    if present:
+        return "Radiograph; no heat map for what was called present"
+    evaluated = any(f["state"] != "not_evaluated" for f in image["findings"])
+    return f"Radiograph; {'nothing called present' if evaluated else 'no finding was evaluated'}"
 
 
 def _pressing(image: dict[str, Any]) -> tuple[int, float]:

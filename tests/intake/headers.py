@@ -50,6 +50,8 @@ def views() -> Group:
         "view_from_pixels",
     )
     _codes(group)
+    for name in ("OperatorsName", "PatientName"):
+        group.add(f"two values of {name}", READ, stored(**{name: ["Doe^Jane", "Roe^Richard"]}))
     return group
 
 

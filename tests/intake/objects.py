@@ -6,7 +6,7 @@ from typing import Any
 
 from pydicom.uid import UID
 
-from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from models.refusal import Refusal
 from orthanc_plugin.modality import Exposure
 
@@ -70,6 +70,10 @@ def modalities() -> Group:
     group.add("radiograph with our own measurement report", (READ, PASSED_OVER), ours)
     ours = beside("SEG", "66.4", Manufacturer=MANUFACTURER)
     group.add("radiograph with our own segmentation", (READ, PASSED_OVER), ours)
+    ours = beside("OT", "7", Manufacturer=MANUFACTURER, ManufacturerModelName=MODEL_NAME)
+    group.add("radiograph with our own heat map", (READ, PASSED_OVER), ours)
+    named = {"Modality": "OT", "Manufacturer": MANUFACTURER, "ManufacturerModelName": "DR 7", **capture}
+    group.add("secondary capture, OT, by another maker of our name", READ, stored(**named))
     return group
 
 

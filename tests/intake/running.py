@@ -75,6 +75,9 @@ class Archive:
             series[uid] = Series(uid, uid, before.modality, before.manufacturer, (*before.instances, str(number)))
         return list(series.values())
 
+    def model_name(self, orthanc_id: str) -> str:
+        return str(self.headers[int(orthanc_id)].get("ManufacturerModelName") or "").strip()
+
     def file_size(self, orthanc_id: str) -> int:
         return len(self.files[int(orthanc_id)])
 

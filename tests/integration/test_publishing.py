@@ -13,8 +13,10 @@ from pydicom import Dataset, dcmwrite
 from running_node import Node
 from test_measurement_report import LUNGS, PHANTOM, findings_for
 
+from dicom_sr import codes
 from dicom_sr.predecessor import current
-from dicom_sr.reader import is_measurement_report, read_study
+from dicom_sr.reader import NotOurResult, instance_number, is_measurement_report, read_study
+from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import load_wording
 from models.findings import Caution, ImageFindings, ModelRun, Priority, StudyFindings
 from models.hanging import AS_STORED
@@ -68,7 +70,7 @@ class Study:
 
     def reports(self) -> list[Dataset]:
         found = [ds for ds in self.node.objects(self.uid) if is_measurement_report(ds)]
-        return sorted(found, key=lambda ds: int(ds.InstanceNumber))
+        return sorted(found, key=instance_number)
 
     def texts(self) -> list[Dataset]:
         return [ds for ds in self.node.objects(self.uid) if ds.Modality == "SR" and not is_measurement_report(ds)]
@@ -141,10 +143,65 @@ def test_a_model_that_answers_where_it_failed_replaces_the_failure(study: Study)
 
 def test_a_corrected_patient_gets_a_report_of_his_own(study: Study) -> None:
     study.read()
+    patient = study.images[0].PatientID
     study.images[0].PatientID = "CORRECTED"
     study.read()
     (now,) = current(study.reports())
     assert now.PatientID == "CORRECTED"
+    outlined = {ds.SOPInstanceUID: ds.PatientID for ds in study.node.objects(study.uid) if ds.Modality == "SEG"}
+    assert sorted(outlined.values()) == sorted(["CORRECTED", patient])
+    (named,) = [one.sop_instance_uid for one in evidence_of(now) if one.sop_instance_uid in outlined]
+    assert outlined[named] == "CORRECTED"
+    before = study.objects()
+    study.read()
+    assert study.objects() == before
+
+
+def test_one_image_in_two_studies_has_results_of_its_own_in_each(study: Study, orthanc: OrthancClient) -> None:
+    other = Study(orthanc, study.node)
+    other.images[0].SOPInstanceUID = study.images[0].SOPInstanceUID
+    other.images[0].file_meta.MediaStorageSOPInstanceUID = study.images[0].SOPInstanceUID
+    study.read()
+    other.read()
+    assert len(study.objects()) == len(other.objects()) == 3
+    assert not study.objects().keys() & other.objects().keys()
+
+
+def test_what_another_node_has_read_too_becomes_one_result_again(study: Study, orthanc: OrthancClient) -> None:
+    study.read()
+    elsewhere = study.node.objects(study.uid)
+    for ds in elsewhere:
+        study.delete(ds.SOPInstanceUID)
+    study.read(newer("2.0"))
+    for ds in elsewhere:
+        orthanc.store(ds)
+    assert len(current(study.reports())) == 2
+    with pytest.raises(NotOurResult, match="reread"):
+        read_study(study.node.objects(study.uid))
+    study.read(newer("2.0"))
+    assert len(current(study.reports())) == 1
+    assert len(study.reports()) == 3
+    before = study.objects()
+    study.read(newer("2.0"))
+    assert study.objects() == before
+
+
+@pytest.mark.parametrize("keyword", ["ContentDate", "InstanceNumber", "ContentSequence", "PriorityReason"])
+def test_a_report_that_somebody_has_changed_is_replaced(study: Study, orthanc: OrthancClient, keyword: str) -> None:
+    study.read()
+    (report,) = study.reports()
+    study.delete(report.SOPInstanceUID)
+    if keyword == "PriorityReason":
+        evaluations = report.ContentSequence[-1]
+        named = {item.ConceptNameCodeSequence[0].CodeValue: item for item in evaluations.ContentSequence}
+        named[codes.PRIORITY.value].ContentSequence[0].TextValue = "All is well"
+    else:
+        del report[keyword]
+    orthanc.store(report)
+    study.read()
+    assert len(current(study.reports())) == 1
+    (image,) = read_study(study.node.objects(study.uid)).images
+    assert image.priority_reason == findings_for(study.images[0]).priority_reason
     before = study.objects()
     study.read()
     assert study.objects() == before
@@ -214,12 +271,16 @@ def test_a_document_of_another_maker_of_our_name_is_no_predecessor(study: Study)
     assert foreign.SOPInstanceUID not in str(ours.PredecessorDocumentsSequence)
 
 
-def test_going_back_to_an_earlier_model_leaves_its_segmentation_as_it_is(study: Study) -> None:
+def test_going_back_to_an_earlier_model_changes_no_earlier_object_and_outlines_the_same(study: Study) -> None:
     study.read()
-    (seg,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG"]
-    before = study.objects()[seg.SOPInstanceUID]
+    (old,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG"]
+    before = study.objects()
     study.read(newer("2.0"))
     study.read()
-    assert study.objects()[seg.SOPInstanceUID] == before
+    assert before.items() <= study.objects().items()
     (now,) = current(study.reports())
-    assert str(seg.SOPInstanceUID) in str(now.CurrentRequestedProcedureEvidenceSequence)
+    named = {one.sop_instance_uid for one in evidence_of(now)}
+    (its_own,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG" and ds.SOPInstanceUID in named]
+    assert its_own.SOPInstanceUID != old.SOPInstanceUID
+    assert its_own.SeriesInstanceUID == old.SeriesInstanceUID
+    assert its_own.PixelData == old.PixelData

@@ -13,8 +13,9 @@ from pydicom import Dataset, dcmwrite
 from rich.console import Console
 from running_node import Node, start_node
 
-from dicom_sr.predecessor import current, predecessors_of
+from dicom_sr.predecessor import current
 from dicom_sr.reader import is_measurement_report, read_study
+from dicom_sr.references import predecessors_of
 from models.phantom import chest
 from orthanc_plugin import modality, node
 from orthanc_plugin.cli import main

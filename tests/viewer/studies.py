@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from dicom_sr.predecessor import Predecessor
+from dicom_sr.references import reference_to
 from dicom_sr.results import Results, encode_results
 from models.findings import (
     Caution,
@@ -173,7 +173,7 @@ def encode(
     image: Dataset, said: ImageFindings, *, created: datetime = CREATED, replaces: Dataset | None = None
 ) -> tuple[Dataset, ...]:
     """The report and the Segmentation, if there is one, as the node would store them."""
-    before = replaces and Predecessor(replaces.SeriesInstanceUID, replaces.SOPClassUID, replaces.SOPInstanceUID)
+    before = replaces and reference_to(replaces)
     encoded: Results = encode_results(image, said, created, predecessors=[before] if before else [])
     return tuple(ds for ds in (encoded.measurement_report, encoded.segmentation) if ds is not None)
 

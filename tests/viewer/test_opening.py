@@ -179,7 +179,7 @@ def test_results_without_a_place_are_listed_in_words_and_the_list_hides_nothing(
     assert "Lung opacity 91 % left" in sections["Present"]
     assert "Consolidation 42 %" in sections["Undetermined"]
     assert "Effusion 4 %" in sections["Absent"]
-    assert "Pneumothorax (The evidence for the model does not carry it)" in sections["Not evaluated"]
+    assert "Pneumothorax (The model's evidence is too weak for it)" in sections["Not evaluated"]
     assert "Cardiothoracic ratio 0.37" in sections["Measurements"]
     assert "Cardiac diameter 91 mm" in sections["Measurements"]
     assert "ACR Category 2 Actionable Finding: Opacity 91 %" in sections["Priority"]
