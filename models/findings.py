@@ -350,8 +350,8 @@ class StudyFindings:
 
     @property
     def leading(self) -> ImageFindings:
-        """The image that sets the priority of the study."""
-        return min(self.images, key=lambda image: image.priority.rank)
+        """The image that sets the priority of the study: of equally pressing ones, that with the surest finding."""
+        return min(self.images, key=lambda i: (i.priority.rank, -((i.leading and i.leading.probability) or 0.0)))
 
     @property
     def priority_reason(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.findings import Finding, ImageFindings, Laterality, Priority, in_words, percent
+from models.findings import Finding, FindingState, ImageFindings, Laterality, Priority, in_words, percent
 
 
 def prioritise(findings: ImageFindings) -> ImageFindings:
@@ -20,7 +20,11 @@ def prioritise(findings: ImageFindings) -> ImageFindings:
     elif leading is not None:
         priority, reason = leading.urgency, describe(leading)
     elif findings.evaluated:
-        priority, reason = Priority.ROUTINE, "Nothing found among the evaluated findings"
+        open_ = sum(finding.state is FindingState.UNDETERMINED for finding in findings.findings)
+        reason = (
+            f"Nothing called present, {open_} undetermined" if open_ else "Nothing found among the evaluated findings"
+        )
+        priority = Priority.ROUTINE
     else:
         priority, reason = Priority.NONE, "No finding was evaluated"
     return replace(

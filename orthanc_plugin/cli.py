@@ -17,11 +17,12 @@ from rich.console import Console
 
 from orthanc_plugin import node, tasks
 from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger import LedgerError, open_ledger
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
-from orthanc_plugin.tasks import LedgerUnusable
 
 console = Console(highlight=False, stderr=False)
 _START_SECONDS = 120.0
+_IMPAIRED_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[Settings, argparse.Namespace], int] = options.command
         return command(load_settings(), options)
-    except (node.NodeFailed, SettingsInvalid, LedgerUnusable, PermissionError) as error:
+    except (node.NodeFailed, SettingsInvalid, LedgerError, PermissionError) as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -46,16 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def up(settings: Settings, options: argparse.Namespace) -> int:
     """Start the node; in the foreground until Ctrl-C, or detached once it is ready."""
     process = node.start(settings)
+    impaired_at: float | None = None
     try:
         with Console(stderr=True).status("Starting Orthanc ...") as spinner:
-            for _state in node.wait_until_ready(settings, process, seconds=_START_SECONDS):
+            for state in node.wait_until_ready(settings, process, seconds=_START_SECONDS):
                 spinner.update("Loading the models ...")
+                impaired_at = (impaired_at or time.monotonic()) if state == "impaired" else None
+                if impaired_at and time.monotonic() - impaired_at > _IMPAIRED_SECONDS:
+                    break  # images are taken all the same
     except (node.NodeFailed, KeyboardInterrupt):
         node.stop(settings)
         raise
     _print_addresses(settings)
+    _print_problems(status_now := node.status(settings))
     if options.detach:
-        return 0
+        return 0 if status_now.state == "ready" else 1
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     console.print("\nCtrl-C ends the node.")
     try:
@@ -86,6 +92,10 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
             "home": str(settings.home),
             "models": found.details.get("models", {}),
             "studies": found.details.get("studies", {}),
+            "problems": found.problems,
+            "oldest_waiting_seconds": found.details.get("oldest_waiting_seconds"),
+            "disk_free_mb": found.details.get("disk_free_mb"),
+            "last_reconciliation": found.details.get("last_reconciliation"),
         }
         print(json.dumps(described))
     else:
@@ -97,6 +107,13 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
         for name, count in found.details.get("studies", {}).items():
             if count:
                 print(f"Studies    {count} {name.replace('_', ' ')}")
+        if (oldest := found.details.get("oldest_waiting_seconds")) is not None:
+            print(f"Waiting    {oldest:.0f} s, the oldest study")
+        if (free := found.details.get("disk_free_mb")) is not None:
+            print(f"Disk       {free} MB free, {settings.reserve_mb} MB kept for results")
+        if (compared := found.details.get("last_reconciliation")) is not None:
+            print(f"Compared   with Orthanc {max(0.0, time.time() - compared):.0f} s ago")
+        _print_problems(found)
     return 0 if found.state == "ready" else 1
 
 
@@ -136,15 +153,44 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
 
 def reread(settings: Settings, options: argparse.Namespace) -> int:
     """Read studies once more with the models that are active now; what differs supersedes the earlier result."""
-    tasks.create(settings.ledger)
     unknown = 0
-    with tasks.connect(settings.ledger) as db:
+    with open_ledger(settings.ledger_address).write() as db:
         for uid in options.studies:
             if not tasks.request_again(db, uid, now=time.time()):
                 print(f"hilum: {uid}: the ledger knows no such study", file=sys.stderr)
                 unknown += 1
     print(f"{len(options.studies) - unknown} of {len(options.studies)} studies queued.")
     return 1 if unknown else 0
+
+
+def retry(settings: Settings, options: argparse.Namespace) -> int:
+    """Have quarantined studies tried again."""
+    if bool(options.studies) == options.all:
+        raise node.NodeFailed("give Study Instance UIDs, or --all")
+    now = time.time()
+    with open_ledger(settings.ledger_address).write() as db:
+        if options.all:
+            print(f"{tasks.retry(db, None, now=now)} studies queued.")
+            return 0
+        refused = [uid for uid in options.studies if not tasks.retry(db, uid, now=now)]
+    for uid in refused:
+        print(f"hilum: {uid}: no such study is in quarantine", file=sys.stderr)
+    print(f"{len(options.studies) - len(refused)} of {len(options.studies)} studies queued.")
+    return 1 if refused else 0
+
+
+def backup(settings: Settings, options: argparse.Namespace) -> int:
+    """Copy images, results, ledger and settings into a folder while the node runs."""
+    from orthanc_plugin import backup as copying
+
+    return copying.backup(settings, options.folder, console)
+
+
+def restore(settings: Settings, options: argparse.Namespace) -> int:
+    """Make a node from a backup."""
+    from orthanc_plugin import backup as copying
+
+    return copying.restore(settings, options.folder, console)
 
 
 def verify(settings: Settings, options: argparse.Namespace) -> int:
@@ -160,6 +206,11 @@ def _print_addresses(settings: Settings) -> None:
     print(f"DICOM      AE title {settings.ae_title}, port {settings.dicom_port}")
     print(f"User       hilum, password in {settings.credentials}")
     print("Research software, not a medical device.")
+
+
+def _print_problems(found: node.NodeStatus) -> None:
+    for problem in found.problems:
+        print(f"Problem    {problem['text']}\n           {problem['what_to_do']} [{problem['code']}]")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,6 +229,11 @@ def _parser() -> argparse.ArgumentParser:
     saying = _command(commands, "show", show)
     saying.add_argument("names", nargs="+", metavar="STUDY|FILE", help="Study Instance UID, or files and folders")
     _command(commands, "reread", reread).add_argument("studies", nargs="+", metavar="STUDY")
+    retrying = _command(commands, "retry", retry)
+    retrying.add_argument("studies", nargs="*", metavar="STUDY")
+    retrying.add_argument("--all", action="store_true", help="every quarantined study")
+    for name, function in (("backup", backup), ("restore", restore)):
+        _command(commands, name, function).add_argument("folder", type=Path, metavar="DIR")
     verifying = _command(commands, "verify", verify)
     verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")

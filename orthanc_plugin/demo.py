@@ -23,7 +23,7 @@ from orthanc_plugin.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY, Settings
 
 _WAIT_SECONDS = 120.0
-_ENDED = ("done", "not_processed", "failed")
+_ENDED = ("done", "not_processed", "quarantined")
 
 
 @dataclass(frozen=True)

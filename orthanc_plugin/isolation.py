@@ -1,7 +1,8 @@
 """Takes instances in in a process of its own, with limits of memory and time: a decoder that crashes, hangs or asks for
 all memory costs that process and that image, never the worker.
 
-The rule: whatever happens over there, the answer here is an `Intake` or a coded refusal.
+The rule: whatever an image does over there, the answer here is an `Intake` or a coded refusal. What others do to the
+process, who kill it or leave no memory for it, is never held against the image.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import pickle
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import weakref
@@ -24,8 +24,9 @@ from typing import Any
 from models.intake import Intake, NotTakenIn, take_in
 from models.refusal import Refusal
 from models.selection import Policy
+from orthanc_plugin.child_process import end_child, how_it_ended, limit, settle, start_child
 from orthanc_plugin.logs import where
-from orthanc_plugin.settings import REPOSITORY, Settings
+from orthanc_plugin.settings import Settings
 
 log = logging.getLogger("hilum.isolation")
 
@@ -42,11 +43,13 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class IsolationFailed(Exception):
-    """The process does not even start: a fault of the installation, not of an image."""
+    """The process does not even start, or was killed from outside: no fault of the image, which may be tried again."""
 
 
 class IntakeProcess:
     """A process that takes instances in, one after the other; started when first needed. A context manager.
+
+    It ends with the thread in which it was started (see ``child_process``).
 
     Parameters
     ----------
@@ -75,9 +78,9 @@ class IntakeProcess:
             Also when the process crashed or took too long.
         IsolationFailed
         """
-        why = ""
-        for _ in range(_TRIES):
-            connection, worked = self.start(), False
+        why, failures, kills = "", 0, 0
+        while failures < _TRIES:
+            connection, worked, killed = self.start(), False, False
             try:
                 used = self._processor_seconds()
                 self._mailbox.put([content])
@@ -91,8 +94,15 @@ class IntakeProcess:
                 worked = self._processor_seconds() - used > self._seconds / 2
             except (EOFError, OSError):
                 why = "ended the process that did it"
+                killed = self._process is not None and how_it_ended(self._process) == -signal.SIGKILL
             self.close()
             log.warning("an intake %s", why)
+            if killed:
+                kills += 1
+                if kills == _TRIES:
+                    raise IsolationFailed("the process that reads images was killed, by a person or for want of memory")
+                continue
+            failures += 1
             if worked:  # else the machine may have stood still, and not the image been too much
                 break
         raise NotTakenIn(Refusal.UNREADABLE_PIXELS, f"reading the instance {why}")
@@ -127,17 +137,10 @@ class IntakeProcess:
         raise IsolationFailed(f"the process that reads images does not start: {why}")
 
     def _launch(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ends = theirs.fileno(), self._mailbox.descriptor
-            self._process = subprocess.Popen(
-                # pydicom's warnings repeat values of the header, which do not belong into a log
-                [sys.executable, "-W", "ignore", "-m", "orthanc_plugin.isolation", *map(str, ends)],
-                cwd=REPOSITORY,
-                pass_fds=ends,
-                stdin=subprocess.DEVNULL,
-            )
-            self._connection = Connection(ours.detach())
+        # pydicom's warnings repeat values of the header, which do not belong into a log
+        command = [sys.executable, "-W", "ignore", "-m", "orthanc_plugin.isolation"]
+        self._process, channel = start_child(command, [self._mailbox.descriptor])
+        self._connection = Connection(channel.detach())
         return self._connection
 
     def close(self) -> None:
@@ -146,8 +149,7 @@ class IntakeProcess:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            end_child(self._process)
             self._process = None
 
 
@@ -202,8 +204,7 @@ class _Mailbox:
 
 def serve(connection: Connection, mailbox: _Mailbox) -> None:
     """Take in what comes until the other side closes; runs in the isolated process."""
-    _limit(resource.RLIMIT_AS, MEMORY_LIMIT)
-    _limit(resource.RLIMIT_CORE, 0)  # it would hold pixels and names
+    limit(resource.RLIMIT_AS, MEMORY_LIMIT)
     connection.send("ready")
     while True:
         try:
@@ -226,13 +227,6 @@ def serve(connection: Connection, mailbox: _Mailbox) -> None:
         del answer, content
 
 
-def _limit(kind: int, most: int) -> None:
-    """Lower a limit of this process, unless it is lower already."""
-    _, hard = resource.getrlimit(kind)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
-
-
 def _intake(answer: Any) -> Intake:
     if not isinstance(answer, Intake):
         raise EOFError("not an intake")
@@ -245,6 +239,7 @@ def _name_only(kind: type[BaseException], _error: BaseException, trace: Tracebac
 
 
 if __name__ == "__main__":
+    settle(int(sys.argv[1]))
     sys.excepthook = _name_only
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     serve(Connection(int(sys.argv[1])), _Mailbox(int(sys.argv[2])))

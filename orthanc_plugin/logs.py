@@ -18,6 +18,9 @@ FIELDS = (
 )  # fmt: skip
 
 
+_QUOTING = frozenset({"pydicom", "highdicom", "pynetdicom", "py"})
+
+
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON."""
 
@@ -35,6 +38,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+def _quotes_no_header(record: logging.LogRecord) -> bool:
+    """Libraries quote header values in what they warn of; a level would not do, for they set their own when loaded."""
+    return record.name.split(".")[0] not in _QUOTING
+
+
 def where(trace: TracebackType | None) -> list[str]:
     """File, line and function of each frame: an exception's own words may quote the data, so they stay out."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
@@ -44,9 +52,7 @@ def start_logging(level: int = logging.INFO) -> None:
     """Send this process's log to standard error as JSON lines; libraries only from warnings upwards."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(_quotes_no_header)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("hilum").setLevel(level)
-    # pydicom and highdicom quote header values in their warnings.
     logging.captureWarnings(True)
-    for name in ("pydicom", "highdicom", "pynetdicom", "py.warnings"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

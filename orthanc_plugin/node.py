@@ -23,12 +23,13 @@ import httpx
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger import open_ledger
 from orthanc_plugin.settings import REPOSITORY, Settings
 
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 _PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
 
 class NodeFailed(Exception):
@@ -42,13 +43,19 @@ class NodeStatus:
     Parameters
     ----------
     state
-        ``ready``, ``starting`` (images are taken, no worker is ready yet) or ``stopped``.
+        ``ready``, ``starting`` (images are taken, no worker is ready yet), ``impaired`` (a problem stops work: see
+        ``problems`` in the details) or ``stopped``.
     details
         The node's own account; empty when it does not answer.
     """
 
     state: str
     details: dict[str, Any]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong: see ``health.Problem``."""
+        return list(self.details.get("problems", ()))
 
 
 def start(settings: Settings) -> subprocess.Popen[bytes]:
@@ -58,7 +65,10 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     ------
     NodeFailed
         When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences cannot be used.
+    LedgerUnusable
+        When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
     """
+    open_ledger(settings.ledger_address).close()
     try:
         load_wording(settings.report_language, settings.site_wording)
     except WordingInvalid as error:
@@ -68,7 +78,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
     for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
         _require_free(name, port)
-    for private in (settings.logs, settings.home / "orthanc"):
+    for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
     configuration = settings.home / "orthanc.json"
@@ -108,7 +118,8 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
         if state == "ready":
             return
         time.sleep(0.2)
-    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}")
+    found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
+    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{found}")
 
 
 def status(settings: Settings) -> NodeStatus:
@@ -164,7 +175,7 @@ def running_pid(settings: Settings) -> int | None:
 def orthanc_configuration(settings: Settings) -> dict[str, Any]:
     """The configuration of Orthanc; what is not named here is Orthanc's default."""
     credentials = load_credentials(settings.credentials)
-    storage = settings.home / "orthanc"
+    storage = settings.storage
     return {
         "Name": "Hilum",
         "StorageDirectory": str(storage),

@@ -1,21 +1,37 @@
-"""HTTP to Orthanc, as the worker needs it: find a study, fetch an instance, store a result.
+"""HTTP to Orthanc, as the worker needs it: find a study, fetch an instance, store a result, learn what has changed.
 
 The rule: a connection problem is `OrthancUnavailable` and may be tried again; anything else is a mistake and shows.
+Nothing heavy is imported before a result is stored: the worker's light process uses this too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
-from pydicom import Dataset, dcmwrite
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# User-defined metadata of an instance: its ReceptionDate in the Orthanc that it was restored from, which Orthanc itself
+# does not let anybody set.
+RECEIVED_METADATA = "1025"
+# Orthanc's error codes: database, cannot write a file, full storage.
+_NO_ROOM = frozenset({11, 14, 19})
+_PIECE = 1 << 20  # bytes of a file that are in memory at a time
 
 
 class OrthancUnavailable(Exception):
     """Orthanc did not answer, or answered that it cannot serve now: try again later."""
+
+
+class StorageFull(OrthancUnavailable):
+    """Orthanc has no room, or cannot write: try again when somebody has made room."""
 
 
 class ResultRefused(Exception):
@@ -41,6 +57,39 @@ class StoredInstance:
     received: str
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An entry of Orthanc's feed of changes: an instance was stored.
+
+    Parameters
+    ----------
+    number
+        Its place in the feed.
+    instance
+        Orthanc's name for it.
+    """
+
+    number: int
+    instance: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A page of Orthanc's feed of changes.
+
+    Parameters
+    ----------
+    last
+        The number up to which this page goes; the next page comes after it.
+    done
+        Whether this is the end of the feed for now.
+    """
+
+    stored: tuple[Stored, ...]
+    last: int
+    done: bool
+
+
 class OrthancClient:
     """A connection to one Orthanc; close it, or use it as a context manager."""
 
@@ -55,9 +104,8 @@ class OrthancClient:
 
     def series_of_study(self, study_instance_uid: str) -> list[Series]:
         """Every series of a study, under whatever Patient ID it came; an empty list when the study is not there."""
-        found = self._json("POST", "/tools/lookup", content=study_instance_uid)
         series = []
-        for study in (item["ID"] for item in found if item["Type"] == "Study"):
+        for study in self._studies(study_instance_uid):
             for item in self._json("GET", f"/studies/{study}/series"):
                 tags = item["MainDicomTags"]
                 series.append(
@@ -83,8 +131,7 @@ class OrthancClient:
     def fetch(self, orthanc_id: str) -> StoredInstance:
         """The file of an instance, as it was received."""
         content = self._request("GET", f"/instances/{orthanc_id}/file").content
-        received = self._request("GET", f"/instances/{orthanc_id}/metadata/ReceptionDate").text.strip()
-        return StoredInstance(content, received)
+        return StoredInstance(content, received_of(self.metadata(orthanc_id)))
 
     def has_instances(self, sop_instance_uids: Iterable[str]) -> bool:
         """Whether Orthanc holds all of these instances."""
@@ -97,6 +144,8 @@ class OrthancClient:
         ------
         OrthancUnavailable, ResultRefused
         """
+        from pydicom import dcmwrite
+
         buffer = BytesIO()
         try:
             dcmwrite(buffer, ds, enforce_file_format=True)
@@ -105,6 +154,8 @@ class OrthancClient:
         try:
             self._request("POST", "/instances", content=buffer.getvalue())
         except httpx.HTTPStatusError as error:
+            if _cannot_write(error.response):
+                raise StorageFull("Orthanc cannot write a result") from error
             raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
     def has_attachment(self, sop_instance_uid: str, number: int) -> bool:
@@ -131,6 +182,134 @@ class OrthancClient:
         except httpx.HTTPStatusError as error:
             raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
+    def changes(self, since: int, *, limit: int = 1000) -> Changes:
+        """What was stored after a place in the feed of changes; what was deleted since is left out of it."""
+        page = self._request("GET", f"/changes?since={since}&limit={limit}").json()
+        stored = (Stored(c["Seq"], c["ID"]) for c in page["Changes"] if c["ChangeType"] == "NewInstance")
+        return Changes(tuple(stored), int(page["Last"]), bool(page["Done"]))
+
+    def last_change(self) -> int:
+        """The end of the feed of changes."""
+        return int(self._request("GET", "/changes?last").json()["Last"])
+
+    def study_ids(self) -> list[str]:
+        """Orthanc's names of all studies: digests, so that their order says nothing and stays the same."""
+        return sorted(map(str, self._json("GET", "/studies")))
+
+    def study_instance_uid(self, study: str) -> str | None:
+        """The UID of a study by Orthanc's name for it; None when it is there no more, or has none."""
+        return self._study_uid(f"/studies/{study}")
+
+    def study_of(self, instance: str) -> str | None:
+        """The UID of the study of an instance; None when it is there no more."""
+        return self._study_uid(f"/instances/{instance}/study")
+
+    def holds_study(self, study_instance_uid: str) -> bool:
+        """Whether Orthanc holds anything of a study."""
+        return bool(self._studies(study_instance_uid))
+
+    def tags(self, instance: str) -> dict[str, Any]:
+        """The elements of an instance by keyword; empty when it is there no more."""
+        answer = self._find(f"/instances/{instance}/simplified-tags")
+        return {} if answer is None else dict(answer.json())
+
+    def metadata(self, instance: str) -> dict[str, str]:
+        """What Orthanc notes about an instance, by name, user-defined metadata by number."""
+        return dict(self._request("GET", f"/instances/{instance}/metadata?expand").json())
+
+    def keep_with_study(self, study_instance_uid: str, number: int, content: bytes) -> None:
+        """Keep `content` with a study as user-defined attachment `number`, in place of what was kept so.
+
+        Raises
+        ------
+        OrthancUnavailable, ResultRefused
+        """
+        try:
+            for study in self._studies(study_instance_uid):
+                self._request("PUT", f"/studies/{study}/attachments/{number}", content=content)
+        except httpx.HTTPStatusError as error:
+            raise ResultRefused(f"HTTP {error.response.status_code}") from error
+
+    def kept_with_study(self, study_instance_uid: str, number: int) -> bytes | None:
+        """What was kept so; None when nothing was."""
+        for study in self._studies(study_instance_uid):
+            if (answer := self._find(f"/studies/{study}/attachments/{number}/data")) is not None:
+                return answer.content
+        return None
+
+    # --- whole archives: backup and restore --------------------------------------------------------------------------
+    def instance_ids(self) -> list[str]:
+        """Orthanc's names of all instances."""
+        return sorted(map(str, self._json("GET", "/instances")))
+
+    def attachments(self, resource: str) -> list[str]:
+        """The attachments of a resource (``/instances/...``, ``/studies/...``); none when it is there no more."""
+        answer = self._find(f"{resource}/attachments")
+        return [] if answer is None else list(answer.json())
+
+    def attachment_md5(self, resource: str, attachment: str) -> str | None:
+        """MD5 of the content of an attachment, ``dicom`` for the file itself; None when it is there no more."""
+        answer = self._find(f"{resource}/attachments/{attachment}/md5")
+        return None if answer is None else answer.text.strip()
+
+    @contextmanager
+    def attachment(self, resource: str, attachment: str) -> Iterator[Iterator[bytes]]:
+        """The content of an attachment, exactly as it was stored, piece by piece.
+
+        Raises
+        ------
+        OrthancUnavailable
+            Also in the middle of it.
+        """
+        path = f"{resource}/attachments/{attachment}/data"
+        try:
+            with self._http.stream("GET", path) as response:
+                _check(response, "GET", path)
+                yield response.iter_bytes(_PIECE)
+        except httpx.TransportError as error:
+            raise OrthancUnavailable(f"GET {path}: {type(error).__name__}") from error
+
+    def upload(self, file: IO[bytes]) -> str:
+        """Store an instance from a DICOM file as it is; returns Orthanc's name for it.
+
+        Raises
+        ------
+        OrthancUnavailable, ResultRefused
+        """
+        try:
+            return str(self._request("POST", "/instances", content=file.read()).json()["ID"])
+        except (httpx.HTTPStatusError, LookupError) as error:
+            raise ResultRefused("it is not taken") from error
+
+    def put(self, path: str, content: bytes) -> None:
+        """Set metadata or an attachment by its path.
+
+        Raises
+        ------
+        OrthancUnavailable, ResultRefused
+        """
+        try:
+            self._request("PUT", path, content=content)
+        except httpx.HTTPStatusError as error:
+            raise ResultRefused(f"{path}: HTTP {error.response.status_code}") from error
+
+    def _studies(self, study_instance_uid: str) -> list[str]:
+        found = self._json("POST", "/tools/lookup", content=study_instance_uid)
+        return [item["ID"] for item in found if item["Type"] == "Study"]
+
+    def _study_uid(self, path: str) -> str | None:
+        answer = self._find(path)
+        return None if answer is None else str(answer.json()["MainDicomTags"].get("StudyInstanceUID", "")) or None
+
+    def _find(self, path: str) -> httpx.Response | None:
+        """The answer to a GET; None when there is no such thing."""
+        try:
+            return self._request("GET", path)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 404:
+                return None
+            raise
+
     def _instances(self, sop_instance_uid: str) -> list[str]:
         """Orthanc's identifiers of an instance: more than one when it came under several Patient IDs."""
         found = self._json("POST", "/tools/lookup", content=sop_instance_uid)
@@ -145,7 +324,29 @@ class OrthancClient:
             response = self._http.request(method, path, content=content)
         except httpx.TransportError as error:
             raise OrthancUnavailable(f"{method} {path}: {type(error).__name__}") from error
-        if response.status_code in (502, 503, 504, 507):
-            raise OrthancUnavailable(f"{method} {path}: HTTP {response.status_code}")
-        response.raise_for_status()
+        _check(response, method, path)
         return response
+
+
+def received_of(metadata: dict[str, str]) -> str:
+    """When an instance was first received (UTC, ``YYYYMMDDTHHMMSS``), from Orthanc's metadata of it."""
+    return str(metadata.get(RECEIVED_METADATA) or metadata["ReceptionDate"]).strip()
+
+
+def seconds_of(received: str) -> float:
+    """That in seconds since 1970."""
+    return datetime.strptime(received, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+
+
+def _check(response: httpx.Response, method: str, path: str) -> None:
+    if response.status_code in (502, 503, 504, 507):
+        raise OrthancUnavailable(f"{method} {path}: HTTP {response.status_code}")
+    response.raise_for_status()
+
+
+def _cannot_write(response: httpx.Response) -> bool:
+    """Whether an error is of Orthanc's disk and not of what it was given."""
+    try:
+        return response.status_code >= 500 and response.json().get("OrthancStatus") in _NO_ROOM
+    except (ValueError, AttributeError):
+        return False

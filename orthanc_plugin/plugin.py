@@ -1,56 +1,74 @@
 """Orthanc's entry point: the only module that imports `orthanc`. It registers callbacks and adapts routes.
 
 The rule: nothing raised here may reach Orthanc. An exception at import aborts the server, and one in a callback is
-lost in its log; both are translated. Inference runs in another process (``supervisor``).
+lost in its log; both are translated. Inference runs in another process (``supervisor``). Only a setting that cannot be
+used stops the start; a ledger that cannot be used does not (``arrivals``).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
-import sqlite3
 import time
 from typing import Any
 
 import orthanc
 
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
-from orthanc_plugin import __version__, routes, tasks
+from orthanc_plugin import __version__, routes
+from orthanc_plugin.arrivals import Arrivals
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.failpoints import reach
+from orthanc_plugin.health import ClockWatch, FreeSpace
+from orthanc_plugin.ledger import open_ledger
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.supervisor import Supervisor, worker_python
+from orthanc_plugin.tasks import Arrival
 from orthanc_plugin.viewer.serving import load_site
 from orthanc_plugin.worklist.rows import THUMBNAIL_ATTACHMENT
+
+# PS3.4 table B.2-1: Refused, Out of Resources; a sender keeps the image and tries again
+_STORED, _OUT_OF_RESOURCES = 0x0000, 0xA700
+_LONGEST_VALUE = 256  # a PN has three groups of 64 characters
 
 start_logging()
 log = logging.getLogger("hilum.plugin")
 SETTINGS: Settings = load_settings()
 SUPERVISOR = Supervisor(worker_python(), SETTINGS.logs / "worker.log")
-SITE = load_site(SETTINGS.viewer)
+VIEWER = load_site(SETTINGS.viewer)
+LEDGER = open_ledger(SETTINGS.ledger_address)
+ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
+FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 
 
 def on_stored_instance(dicom: Any, _instance_id: str) -> None:
     """Put the study into the ledger; this runs before the C-STORE response, so the ledger is all it touches."""
     try:
-        tags = json.loads(dicom.GetInstanceSimplifiedJson())
+        reach("instance_stored")
+        # half the time of GetInstanceSimplifiedJson: no private or unknown element, no long value
+        content = dicom.GetInstanceAdvancedJson(
+            orthanc.DicomToJsonFormat.HUMAN, orthanc.DicomToJsonFlags.NONE, _LONGEST_VALUE
+        )
+        tags = json.loads(content)
         modality, made_by = _text(tags, "Modality"), (_text(tags, "Manufacturer"), _text(tags, "ManufacturerModelName"))
         if modality in ACCOMPANYING_MODALITIES or is_own_result(modality, *made_by):
             return
-        arrival = tasks.Arrival(
-            study_instance_uid=_text(tags, "StudyInstanceUID"),
-            patient_name=_text(tags, "PatientName"),
-            patient_id=_text(tags, "PatientID"),
-            patient_birth_date=_text(tags, "PatientBirthDate"),
-            patient_sex=_text(tags, "PatientSex"),
-            accession_number=_text(tags, "AccessionNumber"),
-            study_date=_text(tags, "StudyDate"),
-            study_time=_text(tags, "StudyTime"),
-            study_description=_text(tags, "StudyDescription"),
+        ARRIVALS.record(
+            Arrival(
+                study_instance_uid=_text(tags, "StudyInstanceUID"),
+                patient_name=_text(tags, "PatientName"),
+                patient_id=_text(tags, "PatientID"),
+                patient_birth_date=_text(tags, "PatientBirthDate"),
+                patient_sex=_text(tags, "PatientSex"),
+                accession_number=_text(tags, "AccessionNumber"),
+                study_date=_text(tags, "StudyDate"),
+                study_time=_text(tags, "StudyTime"),
+                study_description=_text(tags, "StudyDescription"),
+            )
         )
-        with tasks.connect(SETTINGS.ledger) as db:
-            tasks.enqueue(db, arrival, now=time.time(), quiet_seconds=SETTINGS.quiet_seconds)
-        SUPERVISOR.wake()
-    except Exception:  # the image is stored whatever happens to the ledger
+    except Exception:  # the image is stored whatever happens here; reconciliation finds it
         log.exception("a stored instance could not be put into the ledger")
 
 
@@ -60,25 +78,31 @@ def on_change(change: int, _level: int, _resource: str) -> None:
         SUPERVISOR.start()
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
         SUPERVISOR.stop()
+        ARRIVALS.stop()
+
+
+def status_of_incoming(_dicom: Any) -> int:
+    """The answer to a C-STORE request before anything is stored: refused while the reserve is needed for results."""
+    return _OUT_OF_RESOURCES if FREE_SPACE.refuses() else _STORED
+
+
+def allow_http(uri: str, **request: Any) -> bool:
+    """Refuse uploads (403) as `status_of_incoming` does, but never what the worker stores."""
+    upload = uri.rstrip("/") == "/instances" or uri.startswith("/dicom-web/studies")
+    if not upload or request["method"] != orthanc.HttpMethod.POST:
+        return True
+    return not FREE_SPACE.refuses() or _headers(request).get("authorization") == WORKER_AUTHORIZATION
 
 
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/hilum``."""
-    if request["method"] != "GET":
+    method = request["method"]
+    if method not in ("GET", "POST") or (method == "POST" and not uri.startswith("/hilum/api/")):
         output.SendMethodNotAllowed("GET")
         return
     try:
-        response = routes.respond(
-            uri,
-            SETTINGS,
-            fetch_thumbnail,
-            version=__version__,
-            query=request.get("get") or {},
-            if_none_match=_headers(request).get("if-none-match"),
-        )
-    except sqlite3.Error:
-        log.exception("the ledger did not answer")
-        response = routes.Response(503, "text/plain; charset=utf-8", b"The ledger does not answer; try again.\n")
+        asked = routes.Request(uri, method, request.get("get") or {}, _headers(request), request.get("body") or b"")
+        response = routes.respond(asked, SITE)
     except Exception:
         log.exception("a page could not be made")
         response = routes.Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
@@ -92,7 +116,7 @@ def answer_viewer(output: Any, uri: str, **request: Any) -> None:
         return
     headers = _headers(request)
     try:
-        answer = SITE.respond(uri, headers.get("accept-encoding", ""), headers.get("if-none-match"))
+        answer = VIEWER.respond(uri, headers.get("accept-encoding", ""), headers.get("if-none-match"))
     except OSError:
         log.exception("a viewer file could not be read")
         _send(output, 500, "text/plain", {}, b"The viewer's files cannot be read; run ./hilum up again.\n")
@@ -110,6 +134,13 @@ def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
     return content
 
 
+def _worker_authorization() -> str:
+    """The Authorization header of what the worker sends (RFC 7617)."""
+    accounts = load_credentials(SETTINGS.credentials)
+    pair = f"{accounts.worker_user}:{accounts.worker_password}".encode()
+    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
 def _headers(request: dict[str, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in request.get("headers", {}).items()}
 
@@ -119,6 +150,8 @@ def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: by
         output.SetHttpHeader(name, value)
     if status == 200:
         output.AnswerBuffer(body, mime)
+    elif status == 405:  # Orthanc has a call of its own for this one
+        output.SendMethodNotAllowed(headers["Allow"])
     elif not body:
         output.SendHttpStatusCode(status)
     else:
@@ -131,10 +164,22 @@ def _text(tags: dict[str, Any], keyword: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-tasks.create(SETTINGS.ledger)
-with tasks.connect(SETTINGS.ledger) as _db:
-    tasks.forget_workers(_db)
+WORKER_AUTHORIZATION = _worker_authorization()
+SITE = routes.Site(
+    settings=SETTINGS,
+    ledger=LEDGER,
+    version=__version__,
+    fetch_thumbnail=fetch_thumbnail,
+    intake=lambda: (ARRIVALS.error, ARRIVALS.waiting),
+    wake=SUPERVISOR.wake,
+    free_space=FREE_SPACE,
+    clock=ClockWatch(),
+    started_at=time.monotonic(),
+)
+ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
+orthanc.RegisterIncomingCStoreInstanceFilter(status_of_incoming)
+orthanc.RegisterIncomingHttpRequestFilter(allow_http)
 orthanc.RegisterOnChangeCallback(on_change)
 orthanc.RegisterRestCallback("/hilum(/.*)?", answer_hilum)
 orthanc.RegisterRestCallback("/ohif(/.*)?", answer_viewer)

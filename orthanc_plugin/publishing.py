@@ -6,7 +6,7 @@ Segmentation which no report names does not count.
 
 ::
 
-    ResultWorse    a model failed on an image that it read before: the result stands, the study is tried again
+    ResultWorse    an image that has a result would get a worse one, or none: it stands, the study is tried again
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
 
 from dicom_sr import identity
@@ -41,6 +41,7 @@ from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
 from models.findings import ImageFindings, StudyFindings
 from models.rendering import RenderedImage
+from orthanc_plugin.failpoints import reach
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series
 from orthanc_plugin.thumbnail import keep_thumbnail
 
@@ -55,7 +56,7 @@ _NEEDED_FOR_EVIDENCE = (*_PATIENT, "StudyTime", "ReferringPhysicianName", "Study
 
 
 class ResultWorse(Exception):
-    """A model failed on an image that the same version read before; nothing is replaced."""
+    """What was read before failed now; nothing is replaced."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,24 @@ class StudyResults:
                 ),
             )
         return Published(document.uid, segmentation, pictured)
+
+    def has_result(self, sop_instance_uid: str) -> bool:
+        """Whether an image has a result that stands."""
+        return any(not _is_withdrawn(report) for report in self._reports_on(sop_instance_uid))
+
+    def recall(self, header: Dataset, sop_instance_uid: str) -> ImageFindings | None:
+        """What the current result of an image says; None when there is not exactly one that stands."""
+        reports = self._reports_on(sop_instance_uid)
+        try:
+            (findings,) = map(read_result, reports)
+        except ValueError:  # NotOurResult is one, and so is another number than one
+            return None
+        if findings.withdrawn:
+            return None
+        with encoding(sop_instance_uid):
+            self._evidences.append(evidence(header, findings))
+        self._current.extend(reports)
+        return findings
 
     def withdraw(self, sop_instance_uid: str, why: str) -> ImageFindings | None:
         """Replace the result of an image that is no longer read by one that says so; None when it has none.
@@ -224,9 +243,11 @@ class StudyResults:
             )
             if results.segmentation is not None and not outlined:
                 self._orthanc.store(results.segmentation)
+                reach("segmentation_stored")
             if report is None:
                 report = results.measurement_report
                 self._orthanc.store(report)
+                reach("report_stored")
                 self._reports.append(report)
         self._evidences.append(light)
         self._current.append(report)
@@ -250,20 +271,28 @@ class StudyResults:
             named = identity.study_result(study, "DOC", reports, wording_digest=digest, predecessor_uid=predecessor_uid)
             return named.instance
 
-        document = _due(current(self._texts), self._texts, instance, created)
+        before = current(self._texts)
+        document = _due(before, self._texts, instance, created)
+        text = self._encode_preliminary_report(study, document)
+        if document.again is not None and not _same_content(document.again, text):  # somebody has edited it
+            document = _due(before, self._texts, instance, created, unchanged=False)
+            text = self._encode_preliminary_report(study, document)
         if document.again is None:
-            with encoding(study.study_instance_uid):
-                text = encode_text_report(
-                    self._evidences,
-                    study,
-                    self._current,
-                    document.created,
-                    wording=self._wording,
-                    number=document.number,
-                    predecessors=document.predecessors,
-                )
             self._orthanc.store(text)
+            reach("text_stored")
         return document.uid
+
+    def _encode_preliminary_report(self, study: StudyFindings, document: _Document) -> Dataset:
+        with encoding(study.study_instance_uid):
+            return encode_text_report(
+                self._evidences,
+                study,
+                self._current,
+                document.created,
+                wording=self._wording,
+                number=document.number,
+                predecessors=document.predecessors,
+            )
 
 
 def _due(
@@ -294,6 +323,13 @@ def _worse(findings: ImageFindings, before: Dataset) -> bool:
     return bool(failed & answered)
 
 
+def _is_withdrawn(report: Dataset) -> bool:
+    try:
+        return read_result(report).withdrawn
+    except NotOurResult:
+        return False
+
+
 def _says(report: Dataset, findings: ImageFindings, light: Dataset) -> bool:
     """Whether a report holds these findings, of this patient: somebody may have edited one of them."""
     try:
@@ -301,7 +337,16 @@ def _says(report: Dataset, findings: ImageFindings, light: Dataset) -> bool:
     except NotOurResult:
         return False
     whose = all(_text(report, name) == _text(light, name) for name in _PATIENT)
-    return whose and held == replace(findings, segments=(), saliency=())
+    unsigned = (_text(report, "VerificationFlag"), _text(report, "PreliminaryFlag")) == ("UNVERIFIED", "PRELIMINARY")
+    return whose and unsigned and held == replace(findings, segments=(), saliency=())
+
+
+def _same_content(document: Dataset, made: Dataset) -> bool:
+    """Whether a stored document is what would be made now."""
+    buffer = BytesIO()
+    dcmwrite(buffer, made, enforce_file_format=True)
+    buffer.seek(0)
+    return bool(document == dcmread(buffer))
 
 
 def _header_from(report: Dataset, findings: ImageFindings) -> Dataset:

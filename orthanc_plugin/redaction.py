@@ -5,6 +5,7 @@ The rule: what identifies a person never reaches the disk; UIDs stay, for they l
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterable
@@ -22,10 +23,12 @@ def redact(line: str) -> str:
 
 
 def copy_lines(lines: Iterable[str], log_file: Path) -> None:
-    """Append every line to the log, redacted, as soon as it comes."""
-    with log_file.open("a", encoding="utf-8", buffering=1) as log:
+    """Append every line to the log, redacted, as soon as it comes; a line that cannot be written is left out."""
+    with log_file.open("ab", buffering=0) as log:
         for line in lines:
-            log.write(redact(line.rstrip("\n")) + "\n")
+            # on a full disk the line is lost; if this process ended instead, Orthanc would end with it
+            with contextlib.suppress(OSError):
+                log.write(redact(line.rstrip("\n")).encode("utf-8", "replace") + b"\n")
 
 
 if __name__ == "__main__":

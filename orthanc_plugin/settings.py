@@ -7,9 +7,10 @@ The rule: a bad value stops the start and says which, so that it never meets a p
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,31 @@ class Settings:
         Of the preliminary report: ``en`` or ``de``. A file ``report.<language>.toml`` in `home` replaces sentences.
     intake_seconds
         How long decoding one image may take before it is given up.
+    ledger_url
+        Where tasks and reading marks are kept: empty for an SQLite file in `home`, or a PostgreSQL server as
+        ``postgresql://user:password@host/database``.
+    workers
+        Studies that are read at the same time, each in a process of its own with its own copy of the models.
+    study_seconds
+        How long one attempt to read a study may take before its process is ended.
+    memory_mb
+        MiB that a reading process may use.
     quiet_seconds
-        How long a study that already has an answer waits for further images before it is looked at again.
+        A study is complete so long after its last image: its own objects follow then, those of an image at once.
+    study_deadline_seconds
+        A study counts as complete so long after its first image, even when images keep coming.
+    expected_views
+        ``frontal`` and ``lateral``: a study that has an image of each counts as complete at once. Empty: no such rule.
+    reconcile_seconds
+        How often Orthanc and the ledger are compared.
     lease_seconds
         How long a claimed task may stay silent before another worker may take it.
     attempts
-        How often a task is tried before it is reported as failed.
+        How often a study may fail by itself (a crash, a time limit) before it is put into quarantine.
+    deadline_hours
+        How long a study is tried again while what it needs (Orthanc, disk space) is away, before quarantine.
+    reserve_mb
+        MiB kept free for results and ledger: below it new images are refused as out of resources.
     viewer
         Folder of the prepared OHIF files.
     """
@@ -70,15 +90,41 @@ class Settings:
     outputs: tuple[str, ...] = ("preliminary_report", "heat_map")
     report_language: str = "en"
     intake_seconds: float = 30.0
-    quiet_seconds: float = 0.5
+    ledger_url: str = field(default="", repr=False)  # it may hold a password
+    workers: int = 1
+    study_seconds: float = 120.0
+    memory_mb: int = 4096
+    quiet_seconds: float = 5.0
+    study_deadline_seconds: float = 600.0
+    expected_views: tuple[str, ...] = ()
+    reconcile_seconds: float = 120.0
     lease_seconds: float = 30.0
-    attempts: int = 3
+    attempts: int = 5
+    deadline_hours: float = 24.0
+    reserve_mb: int = 500
     viewer: Path = REPOSITORY / ".cache" / "ohif"
 
     @property
     def ledger(self) -> Path:
-        """The SQLite file of tasks and reading marks."""
+        """The SQLite file of tasks and reading marks, where `ledger_url` names no server."""
         return self.home / "ledger.sqlite"
+
+    @property
+    def ledger_address(self) -> str:
+        """The ledger's URL in SQLAlchemy's form, with its driver; it may hold a password."""
+        if not self.ledger_url:
+            return f"sqlite:///{self.ledger}"
+        return "postgresql+psycopg://" + self.ledger_url.partition("://")[2]
+
+    @property
+    def archive_id_file(self) -> Path:
+        """The file with the random name of this archive, made at the first start: a ledger belongs to one archive."""
+        return self.home / "archive-id"
+
+    @property
+    def storage(self) -> Path:
+        """Folder of Orthanc's images and index."""
+        return self.home / "orthanc"
 
     @property
     def credentials(self) -> Path:
@@ -108,12 +154,23 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "threads": (0, 256),
     "minimum_age": (0, 120),
     "intake_seconds": (1, 600),
+    "workers": (1, 64),
+    "study_seconds": (1, 3600),
+    "memory_mb": (512, 1_000_000),
     "quiet_seconds": (0, 3600),
+    "study_deadline_seconds": (1, 86_400),
+    "reconcile_seconds": (1, 86_400),
     "lease_seconds": (2, 3600),
     "attempts": (1, 100),
+    "deadline_hours": (0.01, 8760),
+    "reserve_mb": (0, 10_000_000),
 }
 _CHOICES = {"children": ("refuse", "caution"), "report_language": ("en", "de")}
-_OUTPUTS = ("preliminary_report", "heat_map", "presentation_state", "key_objects")
+_NAMES = {
+    "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
+    "expected_views": ("frontal", "lateral"),
+}
+_LEDGER_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -151,18 +208,28 @@ def _convert(name: str, value: object) -> Any:
             raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
         if name == "bundles" and not names:
             raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-        if name == "outputs" and (unknown := sorted(set(names) - set(_OUTPUTS))):
-            raise SettingsInvalid(f"{name}: unknown output {unknown[0]!r}; known are {', '.join(_OUTPUTS)}")
+        if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
+            raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
         return tuple(names)
     if name in _CHOICES:
         if value not in _CHOICES[name]:
             raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
         return value
+    if name == "ledger_url":
+        return _ledger_url(value)
     if isinstance(default, str):
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
             raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
         return value.strip()
     return _number(name, value, type(default))
+
+
+def _ledger_url(value: object) -> str:
+    url = value.strip() if isinstance(value, str) else None
+    if url is None or (url and not _LEDGER_URL.fullmatch(url)):
+        # the value may hold a password, so it is not repeated
+        raise SettingsInvalid("ledger_url: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
+    return url
 
 
 def _number(name: str, value: object, kind: type) -> Any:

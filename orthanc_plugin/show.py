@@ -5,6 +5,7 @@ The rule: it reads the objects themselves (``dicom_sr.reader``), never the ledge
 
 from __future__ import annotations
 
+import struct
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_sr.conformance.general import check_uid
+from dicom_sr.conformance.tree import cut_off
 from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_preliminary_report, read_study
 from dicom_sr.references import predecessors_of
+from dicom_sr.text_report import FINDINGS, IMPRESSIONS, PROCEDURE
 from models.findings import Finding, FindingState, ImageFindings, in_words
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable
@@ -61,7 +64,11 @@ def show_objects(objects: Sequence[Dataset], console: Console) -> None:
     NotOurResult
     """
     try:
+        short = [cut_off(ds) for ds in objects]  # before anything in them is decoded
         ours = [ds for ds in objects if is_ours(ds)]
+        for ds, keyword in zip(objects, short, strict=True):
+            if keyword and is_ours(ds):
+                raise NotOurResult(f"a result is damaged: its file was cut off within {keyword}")
         if not any(is_measurement_report(ds) or is_preliminary_report(ds) for ds in ours):
             raise NotOurResult("holds no report of Hilum; for objects of others use dsrdump")
         for study in dict.fromkeys(str(ds.StudyInstanceUID) for ds in ours):
@@ -81,6 +88,7 @@ def _show_study(objects: Sequence[Dataset], console: Console) -> None:
         for image in read_study(objects).images:
             _show_image(image, console)
     for document in current(documents):
+        _check_complete(document)
         console.print(Text("Preliminary report", style="bold"))
         for line in _lines(document):
             console.print(Text(line))
@@ -128,6 +136,22 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     )
 
 
+def _check_complete(document: Dataset) -> None:
+    """A preliminary report is shown whole or not at all.
+
+    Raises
+    ------
+    NotOurResult
+    """
+    said = {
+        str(section.ConceptNameCodeSequence[0].CodeValue)
+        for section in document.get("ContentSequence") or ()
+        if section.ValueType == "CONTAINER" and any(_lines(section))
+    }
+    if not {PROCEDURE, FINDINGS, IMPRESSIONS} <= said:
+        raise NotOurResult("a result is damaged: a section of the preliminary report says nothing")
+
+
 def _lines(document: Dataset, depth: int = 1) -> Iterator[str]:
     """The headings and sentences of a text SR, in their order."""
     for item in document.get("ContentSequence") or ():
@@ -146,6 +170,8 @@ def _objects(settings: Settings, name: str) -> Iterator[Dataset]:
         for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
             try:
                 yield dcmread(file)
+            except struct.error as error:  # a DICOM file that ends within the head of an element
+                raise NotOurResult(f"{file.name} is damaged: it was cut off") from error
             except (InvalidDicomError, OSError, *_DAMAGED):
                 continue  # a folder may hold other files; a single one is told by its lack of results
         return

@@ -1,14 +1,13 @@
 """Reads one study: every image is looked at, each exposure is read once, and the most pressing answer speaks for all.
 
 The rule: what a study holds is listed whole. An image without a result has a code and the evidence for it; nothing is
-averaged over images.
+averaged over images. An image has its results at once, the study its report when it is complete.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,23 +17,34 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME, is_own_resul
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed
 from models.exposures import relation
-from models.findings import ImageFindings, Priority, StudyFindings
+from models.findings import ImageFindings, StudyFindings
 from models.header_terms import plain_code
 from models.inference import Models
-from models.intake import LARGEST_FILE, Intake, NotTakenIn
+from models.intake import LARGEST_FILE, Intake, NotTakenIn, parse
 from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
+from orthanc_plugin.failpoints import reach
 from orthanc_plugin.isolation import IntakeProcess, policy_of
+from orthanc_plugin.kept_answer import keep_answer
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series, StoredInstance
+from orthanc_plugin.outcome import (
+    complete_at,
+    is_read,
+    outcome_of,
+    read_entry,
+    received_at,
+    refused_entry,
+    unread,
+)
 from orthanc_plugin.publishing import ResultWorse, StudyResults
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
+from orthanc_plugin.study_content import content_digest
+from orthanc_plugin.tasks import InferenceTask, Outcome
 
 # Series of these modalities are looked at image by image; of any other the whole series is refused (intake rules).
 _MAY_HOLD_RADIOGRAPHS = frozenset({"CR", "DX", "RG", "DR", "OT", "SC", "XC", ""})
 # So many rendered images wait in memory for their turn; of a study with more the others are taken in twice.
 _MOST_IN_MEMORY = 4
-_HISTORY = 20  # earlier answers that are remembered
 
 
 log = logging.getLogger("hilum.study")
@@ -79,6 +89,16 @@ class _Candidate:
         return str(self.taken.header.SOPInstanceUID)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One study at work; `held` is what Orthanc held of it when it was looked at."""
+
+    task: InferenceTask
+    reader: Reader
+    held: list[Series]
+    results: StudyResults
+
+
 def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     """Read every radiograph of a study and store the results: the whole flow on one screen.
 
@@ -89,52 +109,70 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     ResultWorse
         When a model failed on an image that it read before; the other images have their results.
     """
-    entries: list[dict[str, Any]] = []
-    candidates: list[_Candidate] = []
     held = reader.orthanc.series_of_study(task.study_instance_uid)
-    for series in _image_series(held, reader.orthanc):
-        if series.modality not in _MAY_HOLD_RADIOGRAPHS:
-            modality = plain_code(series.modality)
-            message = f"a series of {len(series.instances)} {modality} images is not a radiograph"
-            evidence = (Evidence("Modality", modality),)
-            entries.append(_refused("", ImageRefused(Refusal.MODALITY, message, evidence)))
-            continue
-        for instance in series.instances:
-            try:
-                candidates.append(_take_in(instance, reader, in_memory=len(candidates) < _MOST_IN_MEMORY))
-            except NotTakenIn as refusal:
-                entries.append(_refused(refusal.sop_instance_uid, refusal))
-    read_before: list[_Candidate] = []
-    answers: list[ImageFindings] = []
-    worse: list[ResultWorse] = []
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
-    known = {e["sop_instance_uid"] for e in task.result.get("images", []) if e["status"] == TaskStatus.DONE.value}
+    job = _Job(task, reader, held, results)
+    if task.conclude and (recalled := _recall(job)) is not None:
+        entries, answers = task.result["images"], recalled
+    else:
+        entries, answers = _read_images(job)
+    withdrawn = _withdraw(entries, answers, results)
+    at = complete_at(task, entries, reader.settings)
+    due = None if task.conclude or at <= time.time() else at
+    report = task.result.get("preliminary_report")
+    if due is None:
+        report = None
+        if answers or withdrawn:
+            study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread(entries))
+            arrived = [received_at(entry["received"]) for entry in entries if is_read(entry)]
+            report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
+    content = content_digest(held, reader.orthanc.series_of_study(task.study_instance_uid))
+    outcome = outcome_of(task, entries, answers, report=report, conclude_at=due, content=content)
+    if due is None:
+        keep_answer(reader.orthanc, task, outcome)
+    return outcome
+
+
+def _read_images(job: _Job) -> tuple[list[dict[str, Any]], list[ImageFindings]]:
+    """Read what can be read, each exposure once; an entry for each image, the findings of those that were read."""
+    entries, candidates = _take_in_all(job)
+    answers: list[ImageFindings] = []
+    read_before: list[_Candidate] = []
+    worse: list[ResultWorse] = []
+    known = {entry["sop_instance_uid"] for entry in job.task.result.get("images", []) if is_read(entry)}
     # of an image that came twice, perhaps corrected, the later one speaks
     latest_first = sorted(candidates, key=lambda c: c.received, reverse=True)
     for candidate in sorted(latest_first, key=lambda c: c.turn(known)):
         try:
             _refuse_copy(candidate, read_before)
-            taken, reading = _read(candidate, reader)
-            entries.append(_publish(candidate, taken, reading, results))
+            taken, reading = _read(candidate, job.reader)
+            reach("read")
+            entries.append(_publish(candidate, taken, reading, job.results))
         except ResultWorse as error:
             worse.append(error)
             continue
         except ImageRefused as refusal:
-            entries.append(_refused(candidate.uid, refusal))
+            entries.append(refused_entry(candidate.uid, refusal))
             continue
         read_before.append(candidate)
         answers.append(reading.findings)
     if worse:  # after the others have their results
         raise worse[0]
-    withdrawn = _withdraw(entries, answers, results)
-    report = None
-    if answers or withdrawn:
-        counted = Counter(entry["reason"] for entry in entries)
-        unread = tuple(code.value for code in Refusal for _ in range(counted[code.value]))
-        study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread)
-        arrived = [_received(candidate.received) for candidate in read_before]
-        report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
-    return _outcome(task, entries, answers, report)
+    return entries, answers
+
+
+def _recall(job: _Job) -> list[ImageFindings] | None:
+    """What the stored results of the images say; None when somebody took one of them, or an image, away."""
+    held = {instance for series in job.held for instance in series.instances}
+    answers = []
+    for entry in filter(is_read, job.task.result["images"]):
+        if entry["instance"] not in held:
+            return None
+        header = parse(job.reader.orthanc.fetch(entry["instance"]).content)
+        if (findings := job.results.recall(header, entry["sop_instance_uid"])) is None:
+            return None
+        answers.append(findings)
+    return answers
 
 
 def _withdraw(
@@ -155,6 +193,25 @@ def _withdraw(
     return withdrawn
 
 
+def _take_in_all(job: _Job) -> tuple[list[dict[str, Any]], list[_Candidate]]:
+    """The entries of what is refused by its header or its series, and the images that may be read."""
+    entries: list[dict[str, Any]] = []
+    candidates: list[_Candidate] = []
+    for series in _image_series(job.held, job.reader.orthanc):
+        if series.modality not in _MAY_HOLD_RADIOGRAPHS:
+            modality = plain_code(series.modality)
+            message = f"a series of {len(series.instances)} {modality} images is not a radiograph"
+            refusal = ImageRefused(Refusal.MODALITY, message, (Evidence("Modality", modality),))
+            entries.append(refused_entry("", refusal))
+            continue
+        for instance in series.instances:
+            try:
+                candidates.append(_take_in(instance, job.reader, in_memory=len(candidates) < _MOST_IN_MEMORY))
+            except NotTakenIn as refusal:
+                entries.append(refused_entry(refusal.sop_instance_uid, refusal))
+    return entries, candidates
+
+
 def _image_series(found: list[Series], orthanc: OrthancClient) -> Iterator[Series]:
     for series in sorted(found, key=lambda s: s.series_instance_uid):
         if series.modality in ACCOMPANYING_MODALITIES:
@@ -166,6 +223,7 @@ def _image_series(found: list[Series], orthanc: OrthancClient) -> Iterator[Serie
 
 def _take_in(instance: str, reader: Reader, *, in_memory: bool) -> _Candidate:
     stored = _fetch(instance, reader)
+    reach("fetched")
     taken = reader.intake.take_in(stored.content, policy_of(reader.settings))
     if not in_memory:
         taken = taken.without_pixels()
@@ -194,72 +252,13 @@ def _read(candidate: _Candidate, reader: Reader) -> tuple[Intake, Reading]:
 
 
 def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: StudyResults) -> dict[str, Any]:
-    """Store the results of one image; returns the row's entry."""
-    findings, gate = reading.findings, reading.gate
+    """Store the results of one image; returns its entry."""
     try:
-        published = results.publish(taken.header, findings, taken.image, _received(candidate.received))
+        published = results.publish(taken.header, reading.findings, taken.image, received_at(candidate.received))
     except (EncodingFailed, ResultRefused) as error:  # one odd header must not cost the other images their answer
-        log.exception("results could not be made", extra={"study_instance_uid": findings.study_instance_uid})
+        log.exception("results could not be made", extra={"study_instance_uid": reading.findings.study_instance_uid})
+        if results.has_result(candidate.uid):
+            raise ResultWorse(f"image {candidate.uid}: its results cannot be made anew") from error
         message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
         raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
-    return {
-        **findings.to_json(),
-        "status": TaskStatus.DONE.value,
-        "reason": None,
-        "evidence": _evidence_json(reading.evidence),
-        "pixel_gate": None if gate is None else {"shows": gate.shows, "score": round(gate.score, 4)},
-        "segmentation": published.segmentation,
-        "measurement_report": published.measurement_report,
-        "thumbnail": published.thumbnail,
-    }
-
-
-def _received(text: str) -> datetime:
-    """When Orthanc received the image, in the time zone of this node."""
-    return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).astimezone()
-
-
-def _refused(sop_instance_uid: str, refusal: ImageRefused) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": sop_instance_uid,
-        "status": TaskStatus.NOT_PROCESSED.value,
-        "reason": refusal.code.value,
-        "message": str(refusal),
-        "evidence": _evidence_json(refusal.evidence),
-    }
-
-
-def _evidence_json(evidence: tuple[Evidence, ...]) -> list[dict[str, str]]:
-    return [{"source": e.source, "says": e.says} for e in evidence]
-
-
-def _outcome(
-    task: InferenceTask, entries: list[dict[str, Any]], answers: list[ImageFindings], report: str | None
-) -> Outcome:
-    study = StudyFindings(task.study_instance_uid, tuple(answers)) if answers else None
-    priority = study.leading.priority if study is not None else Priority.NONE
-    result = {**_versioned(task.result, entries, priority), "preliminary_report": report}
-    if study is not None:
-        return Outcome(TaskStatus.DONE, priority.value, priority.rank, result, message=study.priority_reason)
-    # the image that came closest to being read says most about why there is no answer
-    nothing = {"reason": Refusal.MODALITY.value, "message": "the study holds no image"}
-    closest = max(entries, key=lambda e: list(Refusal).index(Refusal(e["reason"])), default=nothing)
-    return Outcome(
-        TaskStatus.NOT_PROCESSED, priority.value, priority.rank, result, closest["reason"], closest["message"]
-    )
-
-
-def _versioned(before: dict[str, Any], entries: list[dict[str, Any]], priority: Priority) -> dict[str, Any]:
-    """The study's answer; another set of images, or another fate of one, makes it a new version of the last."""
-    version, history = int(before.get("version", 0)), list(before.get("history", []))
-    if not version or _fates(before["images"]) != _fates(entries):
-        version += 1
-        read_images = sum(entry["status"] == TaskStatus.DONE.value for entry in entries)
-        history.append(
-            {"version": version, "answered_at": time.time(), "priority": priority.value, "images_read": read_images}
-        )
-    return {"version": version, "images": entries, "history": history[-_HISTORY:]}
-
-
-def _fates(entries: list[dict[str, Any]]) -> Counter[tuple[str, str, str]]:
-    return Counter((e["sop_instance_uid"], e["status"], e["reason"] or e["measurement_report"]) for e in entries)
+    return read_entry(reading, published, candidate.instance, candidate.received)

@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 log = logging.getLogger("hilum.supervisor")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+_NICENESS = 10  # taking images goes before reading them; what the worker starts inherits it
 _STEADY_SECONDS = 120.0  # a worker that lived this long has earned a prompt restart
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 15.0  # in which the worker gives its tasks back; without that, they wait for the end of their lease
 
 
 class Supervisor:
@@ -51,7 +53,7 @@ class Supervisor:
                 process.stdin.flush()
 
     def stop(self) -> None:
-        """Let the worker finish by closing its input, end it when it does not, and return when it is gone."""
+        """Close the worker's input, at which it gives its tasks back and ends; kill it when it does not end in time."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -82,7 +84,7 @@ class Supervisor:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _run_once(self) -> int:
-        with self._log_file.open("ab") as output:
+        with self._output() as output:
             self._process = subprocess.Popen(
                 [self._python, "-m", "orthanc_plugin.worker"],
                 stdin=subprocess.PIPE,
@@ -90,10 +92,18 @@ class Supervisor:
                 stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
         log.info("worker started", extra={"pid": self._process.pid})
         code = self._process.wait()
         self._process = None
         return code
+
+    def _output(self) -> IO[bytes]:
+        try:
+            return self._log_file.open("ab")
+        except OSError:  # a worker without a log is better than none
+            return Path(os.devnull).open("ab")
 
 
 def worker_python() -> Path:

@@ -1,366 +1,364 @@
-"""The ledger: one inference task for each study, and what became of it.
+"""The tasks of the ledger: one for each study, and what became of it.
 
 The rule: every change of state is one conditional UPDATE, so that two workers, or a worker that was thought dead, can
 never both write. The images and results themselves live in Orthanc; a lost ledger is rebuilt from there.
 
 ::
 
-    stored instance --> QUEUED --claim--> RUNNING --complete--> DONE | NOT_PROCESSED
-                          ^  ^              |  |
-                          |  '--later image-'  |     (the row keeps the answer it has)
-                          '----fail, retry-----'--fail, last attempt--> FAILED
+    stored image: any --> QUEUED       (RUNNING stays, and is queued again when it is answered)
+
+    QUEUED ----claim---> RUNNING --answer--> ANSWERED | DONE | NOT_PROCESSED
+       ^                  | |  ^                |
+       |--release---------' |  '--claim---------'      each image is answered; the study's own report is due
+       |--fail, lease ran out
+       |                    '--fail, no attempt left--> QUARANTINED
+       '--retry------------------------------------------'
+
+    no longer in Orthanc: any but RUNNING --> REMOVED
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-SCHEMA_VERSION = 1
+from sqlalchemy import Connection
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
-    study_instance_uid  TEXT PRIMARY KEY,
-    status              TEXT NOT NULL,
-    generation          INTEGER NOT NULL,            -- instances announced so far
-    claimed_generation  INTEGER NOT NULL DEFAULT 0,  -- what the current claim has seen
-    fence               INTEGER NOT NULL DEFAULT 0,  -- grows with each claim: an old worker's write no longer fits
-    attempts            INTEGER NOT NULL DEFAULT 0,  -- since the last new instance
-    not_before          REAL NOT NULL,               -- all times: seconds since 1970, UTC
-    lease_until         REAL,
-    received_at         REAL NOT NULL,
-    last_instance_at    REAL NOT NULL,
-    completed_at        REAL,
-    priority            TEXT NOT NULL DEFAULT 'none',
-    priority_rank       INTEGER NOT NULL DEFAULT 3,
-    reason              TEXT,                        -- code
-    message             TEXT,                        -- for people, without patient data
-    result              TEXT NOT NULL DEFAULT '{}',  -- JSON: images with findings and result UIDs
-    patient_name        TEXT NOT NULL DEFAULT '',
-    patient_id          TEXT NOT NULL DEFAULT '',
-    patient_birth_date  TEXT NOT NULL DEFAULT '',
-    patient_sex         TEXT NOT NULL DEFAULT '',
-    accession_number    TEXT NOT NULL DEFAULT '',
-    study_date          TEXT NOT NULL DEFAULT '',
-    study_time          TEXT NOT NULL DEFAULT '',
-    study_description   TEXT NOT NULL DEFAULT ''
-);
-CREATE INDEX IF NOT EXISTS tasks_claimable ON tasks (not_before) WHERE status = 'queued';
-CREATE INDEX IF NOT EXISTS tasks_leased ON tasks (lease_until) WHERE status = 'running';
-CREATE INDEX IF NOT EXISTS tasks_reading_order ON tasks (priority_rank, received_at);
-CREATE TABLE IF NOT EXISTS workers (
-    worker_id  TEXT PRIMARY KEY,
-    state      TEXT NOT NULL,                        -- starting | ready
-    models     TEXT NOT NULL DEFAULT '{}',           -- JSON: name -> version
-    seen_at    REAL NOT NULL
-);
-"""
+from orthanc_plugin.claiming import claim
+from orthanc_plugin.ledger_notes import (
+    belong_to,
+    forget_workers,
+    get_fact,
+    ready_models,
+    report_worker,
+    set_fact,
+    workers_seen,
+)
+from orthanc_plugin.ledger_statements import SHIFT_SECONDS, run
+from orthanc_plugin.ledger_views import after, count_by_status, of_study, oldest_waiting, reading_order, standing
+from orthanc_plugin.task_states import (
+    TRANSITIONS,
+    Arrival,
+    ClaimLost,
+    Failure,
+    InferenceTask,
+    Outcome,
+    Standing,
+    TaskStatus,
+    Urgency,
+)
 
-
-class TaskStatus(StrEnum):
-    """Where a study stands; the values are those of the worklist's interface."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    NOT_PROCESSED = "not_processed"  # no image of the study may be read: see its reason
-    FAILED = "failed"  # every attempt failed: see its reason
-
-
-class LedgerUnusable(Exception):
-    """The ledger file was written by a newer version, or is no ledger; the message says what to do."""
-
-
-class ClaimLost(Exception):
-    """The task was taken over by another worker, or removed, since it was claimed: drop the work."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What the plugin knows of a stored instance: enough for a row of the worklist."""
-
-    study_instance_uid: str
-    patient_name: str = field(default="", repr=False)
-    patient_id: str = field(default="", repr=False)
-    patient_birth_date: str = field(default="", repr=False)
-    patient_sex: str = field(default="", repr=False)
-    accession_number: str = field(default="", repr=False)
-    study_date: str = ""
-    study_time: str = ""
-    study_description: str = field(default="", repr=False)
+__all__ = [
+    "TRANSITIONS",
+    "Arrival",
+    "ClaimLost",
+    "Failure",
+    "InferenceTask",
+    "Outcome",
+    "Standing",
+    "TaskStatus",
+    "Urgency",
+    "adopt",
+    "after",
+    "answer",
+    "belong_to",
+    "claim",
+    "count_by_status",
+    "enqueue",
+    "fail",
+    "forget_workers",
+    "get_fact",
+    "heartbeat",
+    "mark_removed",
+    "of_study",
+    "oldest_waiting",
+    "reading_order",
+    "ready_models",
+    "release",
+    "report_worker",
+    "request_again",
+    "retry",
+    "set_fact",
+    "standing",
+    "workers_seen",
+]
 
 
-@dataclass(frozen=True)
-class InferenceTask:
-    """A study that this worker has claimed until its lease ends."""
-
-    study_instance_uid: str
-    fence: int
-    generation: int
-    attempts: int
-    result: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a claimed task.
-
-    Parameters
-    ----------
-    status
-        DONE or NOT_PROCESSED.
-    result
-        JSON: ``{"images": [...]}``.
-    """
-
-    status: TaskStatus
-    priority: str
-    priority_rank: int
-    result: dict[str, Any]
-    reason: str | None = None
-    message: str | None = None
-
-
-@contextmanager
-def connect(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the ledger for one unit of work in this thread; every statement commits by itself."""
-    db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
-    try:
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA synchronous = NORMAL")
-        yield db
-    finally:
-        db.close()
-
-
-def create(path: Path) -> None:
-    """Make the ledger if there is none yet.
-
-    Raises
-    ------
-    LedgerUnusable
-        When the file was written by a newer version of Hilum, or is no ledger.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    try:
-        with connect(path) as db:
-            version = int(db.execute("PRAGMA user_version").fetchone()[0])
-            if version > SCHEMA_VERSION:
-                raise LedgerUnusable(f"{path} has schema {version}, this Hilum knows {SCHEMA_VERSION}: update Hilum")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    except sqlite3.DatabaseError as error:
-        raise LedgerUnusable(f"{path} cannot be used ({error}): move it away and start again") from error
-
-
-def enqueue(db: sqlite3.Connection, arrival: Arrival, *, now: float, quiet_seconds: float) -> None:
-    """Record a stored instance: a new study is due at once, a known one again after `quiet_seconds`."""
-    db.execute(
+def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> None:
+    """Record a stored instance: its study is due at once, and what it says of the patient counts from now on."""
+    run(
+        db,
         """
         INSERT INTO tasks (study_instance_uid, status, generation, not_before, received_at, last_instance_at,
                            patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
                            study_date, study_time, study_description)
-        VALUES (:study_instance_uid, 'queued', 1, :now, :now, :now,
+        VALUES (:study_instance_uid, 'removed', 0, :now, :now, :now,
                 :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
                 :study_date, :study_time, :study_description)
         ON CONFLICT (study_instance_uid) DO UPDATE SET
-            generation = generation + 1,
-            attempts = 0,
-            last_instance_at = :now,
-            not_before = CASE WHEN status = 'queued' THEN min(not_before, :later) ELSE :later END,
-            status = CASE WHEN status = 'running' THEN 'running' ELSE 'queued' END
+            last_instance_at = excluded.last_instance_at,
+            patient_name = coalesce(nullif(excluded.patient_name, ''), tasks.patient_name),
+            patient_id = coalesce(nullif(excluded.patient_id, ''), tasks.patient_id),
+            patient_birth_date = coalesce(nullif(excluded.patient_birth_date, ''), tasks.patient_birth_date),
+            patient_sex = coalesce(nullif(excluded.patient_sex, ''), tasks.patient_sex),
+            accession_number = coalesce(nullif(excluded.accession_number, ''), tasks.accession_number),
+            study_date = coalesce(nullif(excluded.study_date, ''), tasks.study_date),
+            study_time = coalesce(nullif(excluded.study_time, ''), tasks.study_time),
+            study_description = coalesce(nullif(excluded.study_description, ''), tasks.study_description)
         """,
-        {**arrival.__dict__, "now": now, "later": now + quiet_seconds},
+        **asdict(arrival),
+        now=now,
     )
+    request_again(db, arrival.study_instance_uid, now=now, urgency=urgency)
 
 
-def request_again(db: sqlite3.Connection, study_instance_uid: str, *, now: float) -> bool:
-    """Have a known study read once more, as if an image had come; False when the ledger does not know it."""
-    changed = db.execute(
+def request_again(
+    db: Connection,
+    study_instance_uid: str,
+    *,
+    now: float,
+    urgency: Urgency = Urgency.ROUTINE,
+    fresh: bool = True,
+) -> bool:
+    """Have a known study read once more, as if an image had come; False when the ledger does not know it.
+
+    A task that waits keeps its place in the queue and the more pressing of both urgencies.
+
+    Parameters
+    ----------
+    fresh
+        Whether what failed before is forgotten; otherwise its attempts and its deadline go on.
+    """
+    changed = run(
+        db,
         """
-        UPDATE tasks SET generation = generation + 1, attempts = 0, not_before = :now,
-                         status = CASE WHEN status = 'running' THEN 'running' ELSE 'queued' END
+        UPDATE tasks SET
+            status = CASE WHEN status = 'running' THEN 'running' ELSE 'queued' END,
+            generation = generation + 1,
+            urgency = CASE WHEN status IN ('queued', 'running', 'answered') AND urgency < :urgency
+                           THEN urgency ELSE :urgency END,
+            not_before = CASE WHEN status = 'queued' AND not_before < :now THEN not_before ELSE :now END,
+            due_order = CASE WHEN status = 'running' THEN NULL ELSE
+                            CASE WHEN status = 'queued' AND not_before < :now THEN not_before ELSE :now END
+                            + CASE WHEN status IN ('queued', 'answered') AND urgency < :urgency
+                                   THEN {shift} ELSE :shift END END,
+            attempts = CASE WHEN :fresh = 1 THEN 0 ELSE attempts END,
+            failures = CASE WHEN :fresh = 1 THEN 0 ELSE failures END,
+            abandoned = CASE WHEN :fresh = 1 THEN 0 ELSE abandoned END,
+            first_failed_at = CASE WHEN :fresh = 1 THEN NULL ELSE first_failed_at END,
+            written_at = :now
         WHERE study_instance_uid = :uid
         """,
-        {"uid": study_instance_uid, "now": now},
+        uid=study_instance_uid,
+        now=now,
+        urgency=int(urgency),
+        shift=SHIFT_SECONDS[urgency],
+        fresh=int(fresh),
     ).rowcount
     return changed == 1
 
 
-def claim(db: sqlite3.Connection, *, now: float, lease_seconds: float, attempts: int) -> InferenceTask | None:
-    """Take the task that is due longest, or one whose worker fell silent; None when nothing is due.
+def adopt(db: Connection, arrival: Arrival, outcome: Outcome, *, now: float, received_at: float | None = None) -> bool:
+    """Make the row of an answered study from its results in Orthanc; False when the ledger knows the study already.
 
-    A study under which `attempts` workers fell silent is reported as failed instead of being tried for ever.
+    Parameters
+    ----------
+    received_at
+        When its last image came, seconds since 1970; `now` when that is not known.
     """
-    db.execute(
+    changed = run(
+        db,
         """
-        UPDATE tasks SET status = 'failed', reason = 'worker_died', lease_until = NULL, completed_at = :now,
-                         message = 'the worker died on this study at every attempt; see its log'
-        WHERE status = 'running' AND lease_until < :now AND attempts >= :attempts
+        INSERT INTO tasks (study_instance_uid, status, generation, claimed_generation, answered_generation,
+                           not_before, written_at, received_at, last_instance_at, completed_at,
+                           priority, priority_rank, reason, message, result, content,
+                           patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
+                           study_date, study_time, study_description)
+        VALUES (:study_instance_uid, :status, 1, 1, 1, :now, :now, :received_at, :received_at, :now,
+                :priority, :priority_rank, :reason, :message, :result, :content,
+                :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
+                :study_date, :study_time, :study_description)
+        ON CONFLICT (study_instance_uid) DO NOTHING
         """,
-        {"now": now, "attempts": attempts},
-    )
-    row = db.execute(
-        """
-        UPDATE tasks SET status = 'running', fence = fence + 1, attempts = attempts + 1,
-                         claimed_generation = generation, lease_until = :now + :lease
-        WHERE study_instance_uid = (
-            SELECT study_instance_uid FROM (
-                SELECT study_instance_uid, not_before AS due FROM tasks
-                WHERE status = 'queued' AND not_before <= :now
-                UNION ALL
-                SELECT study_instance_uid, lease_until AS due FROM tasks
-                WHERE status = 'running' AND lease_until < :now)
-            ORDER BY due LIMIT 1)
-        RETURNING study_instance_uid, fence, generation, attempts, result
-        """,
-        {"now": now, "lease": lease_seconds},
-    ).fetchone()
-    if row is None:
-        return None
-    return InferenceTask(
-        row["study_instance_uid"], row["fence"], row["generation"], row["attempts"], json.loads(row["result"])
-    )
+        **asdict(arrival),
+        **_answer(outcome),
+        now=now,
+        received_at=now if received_at is None else received_at,
+    ).rowcount
+    return changed == 1
 
 
-def heartbeat(db: sqlite3.Connection, task: InferenceTask, *, now: float, lease_seconds: float) -> None:
+def heartbeat(db: Connection, task: InferenceTask, *, now: float, lease_seconds: float) -> None:
     """Prolong the lease of a claimed task.
 
     Raises
     ------
     ClaimLost
     """
-    changed = db.execute(
-        "UPDATE tasks SET lease_until = ? WHERE study_instance_uid = ? AND fence = ? AND status = 'running'",
-        (now + lease_seconds, task.study_instance_uid, task.fence),
-    ).rowcount
-    _expect(changed, task)
-
-
-def complete(db: sqlite3.Connection, task: InferenceTask, outcome: Outcome, *, now: float) -> None:
-    """Record the answer; a study to which images came meanwhile is queued again and keeps this answer till then.
-
-    Raises
-    ------
-    ClaimLost
-    """
-    changed = db.execute(
+    _change_claimed(
+        db,
+        task,
         """
-        UPDATE tasks SET
-            status = CASE WHEN generation > claimed_generation THEN 'queued' ELSE :status END,
-            priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
-            result = :result, completed_at = :now, lease_until = NULL,
-            attempts = CASE WHEN generation > claimed_generation THEN 0 ELSE attempts END
+        UPDATE tasks SET lease_until = :lease_until, written_at = :now
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
-        {
-            "status": outcome.status.value,
-            "priority": outcome.priority,
-            "priority_rank": outcome.priority_rank,
-            "reason": outcome.reason,
-            "message": outcome.message,
-            "result": json.dumps(outcome.result, separators=(",", ":")),
-            "now": now,
-            "uid": task.study_instance_uid,
-            "fence": task.fence,
-        },
-    ).rowcount
-    _expect(changed, task)
-
-
-def fail(
-    db: sqlite3.Connection, task: InferenceTask, reason: str, message: str, *, now: float, retry_at: float | None
-) -> None:
-    """Record a failed attempt: queued again at `retry_at`, or FAILED when that is None and no image came meanwhile.
-
-    Raises
-    ------
-    ClaimLost
-    """
-    changed = db.execute(
-        """
-        UPDATE tasks SET status = CASE WHEN :retry_at IS NULL AND generation = claimed_generation
-                                       THEN 'failed' ELSE 'queued' END,
-                         not_before = coalesce(:retry_at, not_before), lease_until = NULL,
-                         reason = :reason, message = :message,
-                         completed_at = CASE WHEN :retry_at IS NULL THEN :now ELSE completed_at END
-        WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
-        """,
-        {
-            "retry_at": retry_at,
-            "reason": reason,
-            "message": message,
-            "now": now,
-            "uid": task.study_instance_uid,
-            "fence": task.fence,
-        },
-    ).rowcount
-    _expect(changed, task)
-
-
-def report_worker(db: sqlite3.Connection, worker_id: str, state: str, models: dict[str, str], *, now: float) -> None:
-    """Note that a worker lives, in which state, and which models it runs."""
-    db.execute(
-        """
-        INSERT INTO workers VALUES (?, ?, ?, ?)
-        ON CONFLICT (worker_id) DO UPDATE SET state = excluded.state, models = excluded.models,
-                                              seen_at = excluded.seen_at
-        """,
-        (worker_id, state, json.dumps(models), now),
+        lease_until=now + lease_seconds,
+        now=now,
     )
 
 
-def forget_workers(db: sqlite3.Connection) -> None:
-    """Start with no worker known: those that live report again within a second."""
-    db.execute("DELETE FROM workers")
+def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float, conclude_at: float | None) -> None:
+    """Record the answer; a study to which images came meanwhile is queued again and keeps this answer till then.
 
+    Parameters
+    ----------
+    conclude_at
+        When the study's own report is due, if no image comes; None: it is there, or there is none to make.
 
-def ready_models(db: sqlite3.Connection, *, now: float, silent_seconds: float) -> dict[str, str] | None:
-    """The models (name to version) of a worker that is ready and was seen lately; None when there is no such worker."""
-    row = db.execute(
-        "SELECT models FROM workers WHERE state = 'ready' AND seen_at > ? ORDER BY seen_at DESC LIMIT 1",
-        (now - silent_seconds,),
-    ).fetchone()
-    return None if row is None else json.loads(row["models"])
-
-
-def count_by_status(db: sqlite3.Connection) -> dict[str, int]:
-    """Number of studies in each state; every state is there."""
-    counts = {status.value: 0 for status in TaskStatus}
-    counts.update(dict(db.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall()))
-    return counts
-
-
-def reading_order(db: sqlite3.Connection, *, limit: int = 500) -> list[dict[str, Any]]:
-    """The `limit` studies that came last, the most pressing first, then the one that waits longest."""
-    rows = db.execute(
+    Raises
+    ------
+    ClaimLost
+    """
+    _change_claimed(
+        db,
+        task,
         """
-        SELECT * FROM (SELECT * FROM tasks ORDER BY last_instance_at DESC LIMIT ?)
-        ORDER BY priority_rank, received_at
+        UPDATE tasks SET
+            status = CASE WHEN generation > claimed_generation THEN 'queued'
+                          WHEN :concludes = 1 THEN 'answered' ELSE :status END,
+            not_before = CASE WHEN generation > claimed_generation THEN :now ELSE :conclude_at END,
+            due_order = CASE WHEN generation > claimed_generation THEN :now + {shift}
+                             WHEN :concludes = 1 THEN :conclude_at + {shift} ELSE NULL END,
+            answered_generation = claimed_generation,
+            priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
+            result = :result, content = :content, completed_at = :now, written_at = :now, lease_until = NULL,
+            attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
+        WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
-        (limit,),
-    ).fetchall()
-    return [_with_result(row) for row in rows]
+        **_answer(outcome),
+        now=now,
+        concludes=int(conclude_at is not None),
+        conclude_at=now if conclude_at is None else conclude_at,
+    )
 
 
-def of_study(db: sqlite3.Connection, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The task of one study, as `reading_order` gives it; an empty list when there is none."""
-    rows = db.execute("SELECT * FROM tasks WHERE study_instance_uid = ?", (study_instance_uid,)).fetchall()
-    return [_with_result(row) for row in rows]
+def fail(
+    db: Connection, task: InferenceTask, failure: Failure, *, now: float, retry_at: float | None, counted: bool
+) -> None:
+    """Record a failed attempt: queued again, or QUARANTINED when no retry is named and no image came meanwhile.
+
+    Parameters
+    ----------
+    retry_at
+        When it is tried again; None: never, unless an image or a person asks for it.
+    counted
+        Whether it is the study's own failure, and no outage of what the study cannot help.
+
+    Raises
+    ------
+    ClaimLost
+    """
+    _change_claimed(
+        db,
+        task,
+        """
+        UPDATE tasks SET
+            status = CASE WHEN :final = 1 AND generation = claimed_generation THEN 'quarantined' ELSE 'queued' END,
+            not_before = :retry_at,
+            due_order = CASE WHEN :final = 1 AND generation = claimed_generation THEN NULL
+                             ELSE :retry_at + {shift} END,
+            attempts = CASE WHEN generation > claimed_generation THEN 0 ELSE attempts + :counted END,
+            failures = CASE WHEN :final = 1 AND generation > claimed_generation THEN 0 ELSE failures + 1 END,
+            first_failed_at = CASE WHEN :final = 1 AND generation > claimed_generation THEN NULL
+                                   ELSE coalesce(first_failed_at, :now) END,
+            reason = :reason, message = :message, trace = :trace, lease_until = NULL, written_at = :now,
+            completed_at = CASE WHEN :final = 1 AND generation = claimed_generation THEN :now ELSE completed_at END
+        WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
+        """,
+        **asdict(failure),
+        now=now,
+        final=int(retry_at is None),
+        retry_at=now if retry_at is None else retry_at,
+        counted=int(counted),
+    )
 
 
-def _with_result(row: sqlite3.Row) -> dict[str, Any]:
-    return {**dict(row), "result": json.loads(row["result"])}
+def release(db: Connection, task: InferenceTask, *, now: float) -> None:
+    """Give a claimed task back unread, to where it stood in the queue: the worker stops on purpose.
+
+    Raises
+    ------
+    ClaimLost
+    """
+    _change_claimed(
+        db,
+        task,
+        """
+        UPDATE tasks SET status = 'queued', due_order = not_before + {shift}, lease_until = NULL, written_at = :now
+        WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
+        """,
+        now=now,
+    )
 
 
-def _expect(changed: int, task: InferenceTask) -> None:
-    if changed != 1:
+def retry(db: Connection, study_instance_uid: str | None, *, now: float) -> int:
+    """Have a quarantined study, or with None every one, tried again from the first attempt; how many there were."""
+    return run(
+        db,
+        """
+        UPDATE tasks SET status = 'queued', not_before = :now, due_order = :now + {shift}, written_at = :now,
+                         attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL
+        WHERE status = 'quarantined' AND study_instance_uid = coalesce(CAST(:uid AS TEXT), study_instance_uid)
+        """,
+        uid=study_instance_uid,
+        now=now,
+    ).rowcount
+
+
+def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: float) -> bool:
+    """Note that Orthanc holds no image of a study any more, and forget its patient and its answer.
+
+    Parameters
+    ----------
+    seen
+        The `generation` of the study's `Standing` from before Orthanc was asked.
+
+    Returns
+    -------
+    bool
+        False when an image has come since, a worker is at it, or it was noted before.
+    """
+    changed = run(
+        db,
+        """
+        UPDATE tasks SET status = 'removed', due_order = NULL, written_at = :now, completed_at = :now,
+                         result = '{}', content = '', priority = 'none', priority_rank = 3,
+                         reason = NULL, message = NULL, trace = NULL,
+                         patient_name = '', patient_id = '', patient_birth_date = '', patient_sex = '',
+                         accession_number = '', study_date = '', study_time = '', study_description = ''
+        WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
+        """,
+        uid=study_instance_uid,
+        seen=seen,
+        now=now,
+    ).rowcount
+    return changed == 1
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    """The parameters of an outcome."""
+    return {
+        "status": outcome.status.value,
+        "priority": outcome.priority,
+        "priority_rank": outcome.priority_rank,
+        "reason": outcome.reason,
+        "message": outcome.message,
+        "result": json.dumps(outcome.result, separators=(",", ":")),
+        "content": outcome.content,
+    }
+
+
+def _change_claimed(db: Connection, task: InferenceTask, sql: str, **values: Any) -> None:
+    if run(db, sql, uid=task.study_instance_uid, fence=task.fence, **values).rowcount != 1:
         raise ClaimLost(f"study {task.study_instance_uid}: the claim (fence {task.fence}) no longer holds")

@@ -19,12 +19,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dicom_sr.conformance import dciodvfy
-from dicom_sr.conformance.check import Violation, check, check_together
+from dicom_sr.conformance.check import Violation, check, check_together, frame_areas
+from dicom_sr.conformance.objects import SEGMENTATION
 from dicom_sr.conformance.tree import class_name, decoded, text
 from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.report.wording import Wording, WordingInvalid, load_wording
+from orthanc_plugin.settings import Settings
 
 # What pydicom raises for bytes that are no data set.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, EOFError, RecursionError)
+# The pixels of a Segmentation of ours are counted up to this size: 60 outlines at 6000 x 6000 pixels.
+_MOST_BYTES = 2**28
 
 
 class NotReadable(Exception):
@@ -52,17 +57,21 @@ class Verified:
     unreadable: str | None = None
 
 
-def verify_files(paths: Sequence[Path], *, as_json: bool) -> int:
+def verify_files(paths: Sequence[Path], *, as_json: bool, settings: Settings | None = None) -> int:
     """Judge files, and everything in folders; the exit code is 1 when any rule is broken or a file named is no DICOM.
 
     Parameters
     ----------
     as_json
         One JSON object a file, one line each, and one without a path for what holds between the files.
+    settings
+        Of the node whose own sentences the reports may have, besides those that are built in.
     """
     out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     judged: list[Verified] = []
     objects: list[Dataset] = []
+    areas: dict[str, tuple[int, ...]] = {}
+    wordings = _site_wording(settings, err)
     progress = Progress(console=err, transient=True, disable=not sys.stderr.isatty())
     with progress:
         for path in progress.track(list(_files(paths)), description="Verifying"):
@@ -70,9 +79,13 @@ def verify_files(paths: Sequence[Path], *, as_json: bool) -> int:
             if result.unreadable and path not in paths:
                 continue  # a folder may hold anything
             judged.append(result)
-            objects.extend([] if ds is None else [ds])
+            if ds is not None:
+                plain, _ = decoded(ds)
+                areas[text(plain, "SOPInstanceUID")] = frame_areas(plain)
+                ds.pop("PixelData", None)  # counted, and too large to keep of every file
+                objects.append(ds)
             _print(result, out, as_json=as_json)
-    between = Verified("", "", False, tuple(check_together(objects)))
+    between = Verified("", "", False, tuple(check_together(objects, areas=areas, wordings=wordings)))
     if as_json or between.violations:
         _print(between, out, as_json=as_json)
     if not as_json:
@@ -86,7 +99,7 @@ def verify_files(paths: Sequence[Path], *, as_json: bool) -> int:
 
 
 def verify_file(path: Path) -> tuple[Verified, Dataset | None]:
-    """Judge one file by our rules and by those of ``dciodvfy``; the data set comes without its pixels."""
+    """Judge one file by our rules and by those of ``dciodvfy``; pixels come with Segmentations of ours alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # every bad value is reported as a violation
         try:
@@ -104,11 +117,26 @@ def _read(path: Path) -> Dataset:
         if not path.is_file():  # to read from a pipe or a device could take for ever
             raise NotReadable("neither a file nor a folder" if path.exists() else "no such file or folder")
         ds: Dataset = dcmread(path, stop_before_pixels=True)
+        plain, _ = decoded(ds)
+        outlines = text(plain, "SOPClassUID") == SEGMENTATION and text(plain, "Manufacturer") == MANUFACTURER
+        if outlines and path.stat().st_size <= _MOST_BYTES:
+            ds = dcmread(path)
     except InvalidDicomError as error:
         raise NotReadable("not a DICOM file") from error
     except (OSError, struct.error, *_UNREADABLE) as error:
         raise NotReadable(f"the file cannot be read: {type(error).__name__}") from error
     return ds
+
+
+def _site_wording(settings: Settings | None, err: Console) -> list[Wording]:
+    """The node's own table of sentences; none where it has none, or one that the node itself would refuse."""
+    if settings is None or settings.site_wording is None:
+        return []
+    try:
+        return [load_wording(settings.report_language, settings.site_wording)]
+    except WordingInvalid as error:
+        err.print(f"the sentences of the site were left out: {error}", markup=False)
+        return []
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -392,3 +392,80 @@ def looping(ds: Dataset) -> None:
     one, two = positions_of(ds, "NUM")[2:4]
     infer(ds, one, two)
     infer(ds, two, one)
+
+
+# --- what a report says in two places
+
+LEFT, RIGHT = ("7771000", "SCT", "Left"), ("24028007", "SCT", "Right")
+RECTANGLE, LENGTH = "RectangleROI", "Length"
+
+
+def number(ds: Dataset, key: str, name: str, value: str) -> None:
+    """Another value of a NUM in the group with this tracking identifier."""
+    measured(find(group_of(ds, key), name)).NumericValue = value
+
+
+def priority(ds: Dataset, *code: str) -> None:
+    item = coded(*code)
+    if code[1] == "99HILUM":
+        item.CodingSchemeVersion = "1"
+    evaluation(ds, "260870009").ConceptCodeSequence = [item]
+
+
+def reason_why_not(ds: Dataset, key: str) -> None:
+    group_of(ds, key).ContentSequence.append(deepcopy(find(group_of(ds, "pneumothorax"), "REASON")))
+
+
+def boxes_on_the_right(ds: Dataset) -> None:
+    """Every box around the opacity, which is on the left."""
+    for parent, item in nodes(ds):
+        if name_of(item) == "112039" and RECTANGLE in item.TextValue:
+            find(parent, "272741003").ConceptCodeSequence = [coded(*RIGHT)]
+
+
+def reshaped(ds: Dataset, points: list[float]) -> None:
+    find(group_of(ds, RECTANGLE), "111030").GraphicData = points
+
+
+def other_site(ds: Dataset, key: str) -> None:
+    set_value(find(group_of(ds, key), "363698007"), "80891009", "SCT", "Heart")
+
+
+def second_certainty(ds: Dataset) -> None:
+    again = deepcopy(find(group_of(ds, "effusion"), "111012"))
+    measured(again).NumericValue = "5"
+    group_of(ds, "effusion").ContentSequence.append(again)
+
+
+def other_lines(ds: Dataset) -> None:
+    find(find(group_of(ds, "cardiothoracic_ratio"), "CTR"), "111030").GraphicData = [10.0, 10.0, 20.0, 10.0]
+
+
+def without_group(ds: Dataset, key: str) -> None:
+    parent, group = next((p, i) for p, i in nodes(ds) if i is group_of(ds, key))
+    parent.ContentSequence = [i for i in parent.ContentSequence if i is not group]
+
+
+def scaled_diameters(ds: Dataset) -> None:
+    """Twice as long, both of them, and the ratio as it was."""
+    for _, item in nodes(ds):
+        if name_of(item) == "81827009":
+            measured(item).NumericValue = str(2 * float(measured(item).NumericValue))
+
+
+def said(ds: Dataset, old: str, new: str) -> None:
+    """Other words in a sentence, wherever it stands."""
+    changed = 0
+    for _, item in nodes(ds):
+        if item.ValueType == "TEXT" and old in item.TextValue:
+            item.TextValue, changed = item.TextValue.replace(old, new), changed + 1
+    assert changed, f"nothing says {old!r}"
+
+
+def unsaid(ds: Dataset, section: str) -> None:
+    """A section without its first sentence."""
+    del next(i for i in ds.ContentSequence if name_of(i) == section).ContentSequence[0]
+
+
+def empty_outline(ds: Dataset) -> None:
+    ds.PixelData = bytes(len(ds.PixelData))

@@ -48,7 +48,9 @@ class Node:
     def wait_for(self, study_instance_uid: str, seconds: float = 60.0) -> dict[str, Any]:
         """The row of a study once it has an end state."""
         return self.wait(
-            lambda: (r := self.row(study_instance_uid)) and r["status"] in ("done", "not_processed", "failed") and r,
+            lambda: (
+                (r := self.row(study_instance_uid)) and r["status"] in ("done", "not_processed", "quarantined") and r
+            ),
             f"study {study_instance_uid} to end",
             seconds,
         )
@@ -89,8 +91,12 @@ class Node:
 
 
 def start_node(home: Path, **site: str) -> tuple[Settings, Any]:
-    """Start a node whose ``hilum.toml`` holds these settings, and wait until it is ready."""
+    """Start a node whose ``hilum.toml`` holds these settings, and wait until it is ready.
+
+    A study counts as complete half a second after its last image, unless `site` says otherwise.
+    """
     home.mkdir(parents=True, exist_ok=True)
+    site = {"quiet_seconds": "0.5", **site}
     (home / "hilum.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in site.items()))
     ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
     settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})

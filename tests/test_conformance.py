@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from broken_results import (
     KINDS,
+    LENGTH,
+    RECTANGLE,
     Change,
     absent_but_found,
     add,
     authored,
     both_frame_and_segment,
+    boxes_on_the_right,
     certain_without_evaluation,
     code_item,
     coded,
@@ -35,23 +38,31 @@ from broken_results import (
     measured,
     misclassed,
     move,
+    number,
     one_colour,
     one_segment,
     other_group_template,
+    other_lines,
     other_side,
+    other_site,
     pointing_nowhere,
     positions_of,
     present_and_absent,
     present_but_unfound,
+    priority,
     private,
     private_code,
     read,
+    reason_why_not,
     reasonless,
     region_beside_segment,
     repeat,
+    reshaped,
     reworded,
+    said,
     same_tracking,
     scheme,
+    second_certainty,
     segment,
     segment_for_frame,
     set_value,
@@ -70,6 +81,7 @@ from broken_results import (
     verified,
     with_predecessor,
     without_evaluations,
+    without_group,
 )
 
 from dicom_sr.conformance.check import Violation, check, check_together
@@ -187,6 +199,34 @@ REPORT: dict[str, tuple[str, Change]] = {
         evaluation(d, "MODELRUN"), "ConceptCodeSequence", [private("FAILED", "Analysis failed")])),
     "a run with another outcome": ("Hilum report", lambda d: setattr(
         evaluation(d, "MODELRUN"), "ConceptCodeSequence", [private("ROUTINE", "Read in its turn")])),
+    "a ratio that its diameters do not give": (
+        "Hilum report", lambda d: number(d, "cardiothoracic_ratio", "CTR", "0.6")),
+    "a diameter that the ratio does not give": ("Hilum report", lambda d: number(d, LENGTH, "81827009", "200")),
+    "a ratio of other lines": ("Hilum report", other_lines),
+    "no opinion, and a finding": (
+        "Hilum report", lambda d: priority(d, "NOPRIORITY", "99HILUM", "No opinion")),
+    "read in its turn, and an opacity": (
+        "Hilum report", lambda d: priority(d, "ROUTINE", "99HILUM", "Read in its turn")),
+    "critical, and an opacity": (
+        "Hilum report", lambda d: priority(d, "RID49480", "RADLEX", "ACR Category 1 Actionable Finding")),
+    "present, and a reason why not": ("Hilum states", lambda d: reason_why_not(d, "lung_opacity")),
+    "absent, and a reason why not": ("Hilum states", lambda d: reason_why_not(d, "effusion")),
+    "undetermined, and a reason why not": ("Hilum states", lambda d: reason_why_not(d, "edema")),
+    "evaluated without threshold": ("Hilum states", lambda d: drop(group_of(d, "effusion"), "THRESHOLD")),
+    "evaluated with two certainties": ("Hilum states", second_certainty),
+    "boxes on the other side": ("Hilum report", boxes_on_the_right),
+    "a box that is not closed": ("Hilum report", lambda d: reshaped(d, [9.0, 9.0, 50.0, 9.0, 50.0, 60.0, 9.0, 60.0])),
+    "a box without area": ("Hilum report", lambda d: reshaped(d, [9.0, 9.0] * 5)),
+    "a box askew": (
+        "Hilum report", lambda d: reshaped(d, [9.0, 9.0, 50.0, 19.0, 50.0, 60.0, 9.0, 50.0, 9.0, 9.0])),
+    "an effusion of the heart": ("Hilum codes", lambda d: other_site(d, "effusion")),
+    "a box around an opacity of the heart": ("Hilum codes", lambda d: other_site(d, RECTANGLE)),
+    "a finding without site": ("Hilum codes", lambda d: drop(group_of(d, "effusion"), "363698007")),
+    "an impression of another side": ("Hilum words", lambda d: said(d, "on the left: likely", "on the right: likely")),
+    "an impression of another probability": ("Hilum words", lambda d: said(d, "(87 %)", "(78 %)")),
+    "an impression that says more": (
+        "Hilum words", lambda d: said(d, "AI result", "No pneumothorax. AI result")),
+    "a finding that the impression counts is missing": ("Hilum words", lambda d: without_group(d, "effusion")),
     "a lung on the other side": (
         "PS3.16 CID 244", lambda d: other_side(d, "lung_right", coded("7771000", "SCT", "Left"))),
     "a heart on a side": ("PS3.16 CID 244", lambda d: other_side(d, "heart", coded("7771000", "SCT", "Left"))),
@@ -293,6 +333,11 @@ OTHERS: dict[str, tuple[str, str, Change]] = {
     "a creator of the segments": ("SEG", "AIR 6.5.3.1", lambda d: setattr(d, "ContentCreatorName", "Doe^Jane")),
     "text titled as a measurement report": ("TEXT", "PS3.16 TID 2000 row 1", lambda d: setattr(
         d, "ConceptNameCodeSequence", [coded("126000", "DCM", "Imaging Measurement Report")])),
+    "a spleen that is a lung": ("SEG", "Hilum identity", lambda d: setattr(segment(d), "SegmentLabel", "Spleen")),
+    "a heart coded as a lung": ("SEG", "Hilum codes", lambda d: setattr(
+        segment(d, 2), "SegmentedPropertyTypeCodeSequence", [coded("39607008", "SCT", "Lung")])),
+    "an outline of nothing that we find": (
+        "SEG", "Hilum identity", lambda d: setattr(segment(d, 2), "TrackingID", "spleen")),
     "text without language": ("TEXT", "PS3.16 TID 2000 row 3", lambda d: drop(d, "121049")),
     "an empty section": ("TEXT", "PS3.16 TID 2000 row 8", hidden_in_a_section),
     "a title that is none": ("TEXT", "PS3.16 CID 7000", lambda d: setattr(

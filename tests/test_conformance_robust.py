@@ -16,11 +16,17 @@ from broken_results import KINDS, coded, files, read, unchecked
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 from rich.console import Console
+from test_measurement_report import CREATED, encoded, file_bytes, findings_for, source
 
 from dicom_sr.conformance import dciodvfy
 from dicom_sr.conformance.check import check, check_together
 from dicom_sr.conformance.coding import verhoeff_holds
+from dicom_sr.evidence import evidence
 from dicom_sr.reader import NotOurResult
+from dicom_sr.report.wording import load_wording
+from dicom_sr.text_report import encode_text_report
+from models.findings import StudyFindings
+from orthanc_plugin.settings import Settings
 from orthanc_plugin.show import show_objects
 from orthanc_plugin.verify import verify_files
 
@@ -149,6 +155,45 @@ def test_verify_judges_files_by_each_other(tmp_path: Path, capsys: pytest.Captur
     ds.save_as(written(tmp_path, "image") / "SR.dcm")
     assert verify_files([tmp_path], as_json=False) == 1
     assert "between the files: AIR 6.5.3 at PatientID" in capsys.readouterr().out
+
+
+def test_verify_counts_the_pixels_of_outlines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ds = read("SEG")
+    written(tmp_path, "SR", "SEG")
+    assert verify_files([tmp_path], as_json=False) == 0
+    ds.PixelData = bytes(len(ds.PixelData))
+    ds.save_as(tmp_path / "SEG.dcm")
+    assert verify_files([tmp_path], as_json=False) == 1
+    assert "make it 0" in capsys.readouterr().out
+    (tmp_path / "SEG.dcm").write_bytes(files()["SEG"][:-100])
+    assert verify_files([tmp_path], as_json=False) == 1
+    assert "PS3.5 7.1.1 at PixelData" in capsys.readouterr().out
+
+
+def test_verify_knows_the_sentences_of_its_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ds = source()
+    findings = findings_for(ds)
+    home, folder = tmp_path / "home", tmp_path / "files"
+    home.mkdir()
+    folder.mkdir()
+    (home / "report.en.toml").write_text('disclaimer = "Not for diagnosis, says the site."\n')
+    settings = Settings(home=home)
+    report = encoded(ds).measurement_report
+    text = encode_text_report(
+        [evidence(ds, findings)],
+        StudyFindings(findings.study_instance_uid, (findings,)),
+        [report],
+        CREATED,
+        wording=load_wording("en", settings.site_wording),
+    )
+    for name, made in (("SR", report), ("TEXT", text)):
+        (folder / f"{name}.dcm").write_bytes(file_bytes(made))
+    assert verify_files([folder], as_json=False, settings=settings) == 0
+    assert verify_files([folder], as_json=False) == 1
+    assert "Hilum words" in capsys.readouterr().out
+    (home / "report.en.toml").write_text("disclaimer = 7")
+    assert verify_files([folder], as_json=False, settings=settings) == 1
+    assert "the sentences of the site were left out" in capsys.readouterr().err
 
 
 def test_verify_fails_where_there_is_nothing_to_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

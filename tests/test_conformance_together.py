@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -13,15 +14,20 @@ from broken_results import (
     Change,
     coded,
     drop,
+    empty_outline,
     find,
     first_evidence,
     measured,
     misclassed,
     move,
+    number,
     read,
+    said,
+    scaled_diameters,
     segment,
     set_value,
     unit,
+    unsaid,
     with_predecessor,
 )
 from pydicom import Dataset, dcmread
@@ -30,7 +36,7 @@ from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import generate_uid
 from test_measurement_report import CREATED, PHANTOM, encoded, file_bytes, findings_for, source
 
-from dicom_sr.conformance.check import check, check_together
+from dicom_sr.conformance.check import check, check_together, frame_areas
 from dicom_sr.evidence import evidence
 from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
@@ -110,6 +116,75 @@ def successor(ds: Dataset, version: str, predecessor: Dataset | None) -> Dataset
     findings = replace(findings, runs=(findings.runs[0], ModelRun(newer)), segments=())
     replaced = predecessor and reference_to(predecessor)
     return encode_results(ds, findings, CREATED, predecessors=[replaced] if replaced else []).measurement_report
+
+
+WORDS: dict[str, Change] = {
+    "another state": lambda d: said(d, "no pleural effusion (4 %)", "pleural effusion (4 %)"),
+    "another degree": lambda d: said(
+        d, "A lung opacity on the left is likely", "A lung opacity on the left is possible"
+    ),
+    "another count": lambda d: said(d, "2 of 5", "1 of 5"),
+    "another ratio": lambda d: said(d, "0.53", "0.35"),
+    "a finding of its own": lambda d: said(d, "Pleura: ", "Pleura: Tension pneumothorax. "),
+    "no disclaimer": lambda d: said(d, "not a medical device", "a medical device"),
+    "a sentence too few": lambda d: unsaid(d, "59776-5"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_report_in_words_says_what_the_findings_hold(name: str) -> None:
+    text = read("TEXT")
+    WORDS[name](text)
+    assert check(text) == []
+    assert {v.rule for v in check_together([read("SR"), text])} == {"Hilum words"}
+    assert check_together([text]) == [], "without its measurement reports nobody can tell"
+
+
+def test_the_words_may_be_those_of_any_language_and_of_the_site(tmp_path: Path) -> None:
+    ds = source()
+    findings = findings_for(ds)
+    study = StudyFindings(findings.study_instance_uid, (findings,), ("view",))
+    report = encoded(ds).measurement_report
+    site = tmp_path / "report.en.toml"
+    site.write_text('[impression]\nnothing_present = "All is well, says the machine"\n[findings.lung_opacity]\n'
+                    'subject = "a shadow"\n')  # fmt: skip
+    own = load_wording("en", site)
+    for wording in (load_wording("de"), own):
+        text = encode_text_report([evidence(ds, findings)], study, [report], CREATED, wording=wording)
+        assert check_together([report, text], wordings=[own]) == []
+    assert {v.rule for v in check_together([report, text])} == {"Hilum words"}
+
+
+def test_an_area_and_a_diameter_are_those_of_the_pixels() -> None:
+    for kind, change in (
+        ("SEG", empty_outline),
+        ("SR", lambda d: number(d, "heart", "42798000", "999")),
+        ("SR", scaled_diameters),
+    ):
+        objects = {one: read(one) for one in ("SR", "SEG")}
+        change(objects[kind])
+        assert check(objects[kind]) == []
+        found = check_together(list(objects.values()))
+        assert {v.rule for v in found} == {"Hilum report"}, found
+        if kind == "SEG":
+            assert len(found) == 3
+    segmentation = read("SEG")
+    counted = {str(segmentation.SOPInstanceUID): frame_areas(segmentation)}
+    del segmentation.PixelData
+    report = read("SR")
+    assert check_together([report, segmentation], areas=counted) == []
+    assert len(check_together([report, segmentation], areas={uid: (7, 7, 7) for uid in counted})) == 3
+
+
+def test_codes_that_are_copied_are_the_matter_of_the_site() -> None:
+    ds = source()
+    code = coded("THORAX", "99HILUM", "Thorax")
+    code.CodingSchemeVersion = "9"
+    ds.ProcedureCodeSequence = [code]
+    made = encoded(ds)
+    assert check(made.measurement_report) == []
+    assert made.segmentation is not None
+    assert check(made.segmentation) == []
 
 
 def test_a_chain_of_versions_is_right_and_a_fork_and_a_circle_are_not() -> None:
@@ -217,6 +292,25 @@ def test_a_report_of_others_is_judged_by_the_standard_alone() -> None:
     set_value(find(report, "363698007"), "39607009", "SCT", "Lung")
     move(report, "112040", "CONTAINS")
     assert {v.rule for v in check(report)} == {"SNOMED CT identifier", "PS3.16 TID 1410 row 3"}
+
+
+def test_key_objects_of_others_may_be_named_source_and_nothing_else() -> None:
+    ds = source()
+    content = hd.ko.KeyObjectSelection(document_title=dictionary.DCM.OfInterest, referenced_objects=[ds])
+    selected = hd.ko.KeyObjectSelectionDocument(
+        evidence=[ds],
+        content=content,
+        series_instance_uid=generate_uid(),
+        series_number=3,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="Another vendor",
+    )
+    read_again = dcmread(BytesIO(file_bytes(selected)))
+    assert check(read_again) == []
+    item = find(read_again, "260753009")
+    item.ConceptNameCodeSequence = [coded("121112", "DCM", "Source of Measurement")]
+    assert {v.rule for v in check(read_again)} == {"PS3.16 TID 2010 row 8"}
 
 
 def test_a_length_below_nothing_and_a_unit_with_blanks_are_wrong_in_reports_of_others_too() -> None:

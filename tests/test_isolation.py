@@ -44,6 +44,9 @@ _FAULTS = """
         if fault == b"crash once" and not os.path.exists(where):
             open(where, "w").close()
             ctypes.string_at(0)
+        if fault == b"killed" or (fault == b"killed once" and not os.path.exists(where)):
+            open(where or os.devnull, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault == b"compute":
             while True:
                 pass
@@ -54,9 +57,13 @@ _FAULTS = """
             kept = []
             while True:
                 kept.append(bytes(2**26))
+        if fault == b"abort":
+            os.abort()
+        if fault == b"exit":
+            os._exit(0)
         if fault == b"defect":
             raise KeyError("a mistake of ours")
-        return real(content if fault != b"crash once" else b"", policy)
+        return real(b"" if fault.endswith(b" once") else content, policy)
 
     models.intake.take_in = take_in
 """
@@ -231,6 +238,33 @@ def test_a_process_that_was_killed_between_two_images_is_started_again() -> None
         assert_reads(process)
         os.kill(pid_of(process), signal.SIGKILL)
         assert_reads(process)
+
+
+def test_an_image_is_not_refused_because_somebody_kills_the_process(faulty: IntakeProcess, tmp_path: Path) -> None:
+    with pytest.raises(IsolationFailed, match="was killed"):
+        faulty.take_in(b"killed", Policy())
+    with pytest.raises(NotTakenIn) as refused:  # what is read at the second try is no DICOM
+        faulty.take_in(b"killed once:" + str(tmp_path / "killed").encode(), Policy())
+    assert refused.value.code is Refusal.UNREADABLE_HEADER
+    assert_reads(faulty)
+
+
+@pytest.mark.parametrize("fault", [b"abort", b"exit"])
+def test_whatever_else_ends_the_process_twice_is_held_against_the_image(faulty: IntakeProcess, fault: bytes) -> None:
+    with pytest.raises(NotTakenIn, match="ended the process") as refused:
+        faulty.take_in(fault, Policy())
+    assert refused.value.code is Refusal.UNREADABLE_PIXELS
+    assert_reads(faulty)
+
+
+def test_who_ends_a_whole_group_does_not_mean_the_intake() -> None:
+    with IntakeProcess(30.0) as process:
+        assert_reads(process)
+        pid = pid_of(process)
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            os.kill(pid, kind)
+        assert_reads(process)
+        assert pid_of(process) == pid
 
 
 def test_no_memory_image_of_a_crashed_process_is_written(faulty: IntakeProcess) -> None:

@@ -24,12 +24,31 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
     "line",
     ["http_port = 0", "http_port = 70000", 'http_port = "x"', "http_port = 1.5", "http_port = true", "colour = 1",
      'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense",
-     'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"'],
+     'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"', 'expected_views = ["oblique"]', "workers = 0",
+     'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
+     "reserve_mb = -1", "deadline_hours = 0"],
 )  # fmt: skip
 def test_a_bad_value_stops_the_start_and_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "hilum.toml").write_text(line)
     with pytest.raises(SettingsInvalid):
         load_settings({"HILUM_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_ledger_is_a_file_or_a_server_and_its_password_is_not_shown(scheme: str, tmp_path: Path) -> None:
+    home = {"HILUM_HOME": str(tmp_path)}
+    assert load_settings(home).ledger_address == f"sqlite:///{tmp_path}/ledger.sqlite"
+    settings = load_settings({**home, "HILUM_LEDGER_URL": f"{scheme}://u:secret@db/hilum"})
+    assert settings.ledger_address == "postgresql+psycopg://u:secret@db/hilum"
+    assert "secret" not in repr(settings)
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings({**home, "HILUM_LEDGER_URL": "mysql://u:secret@db/hilum"})
+    assert "secret" not in str(refused.value)
+
+
+def test_expected_views_may_be_named(tmp_path: Path) -> None:
+    settings = load_settings({"HILUM_HOME": str(tmp_path), "HILUM_EXPECTED_VIEWS": "frontal, lateral"})
+    assert settings.expected_views == ("frontal", "lateral")
 
 
 def test_outputs_may_be_none_at_all(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from broken_results import files
 from pydicom import dcmread
 from rich.console import Console
 from test_measurement_report import CREATED, file_bytes, findings_for, source
@@ -111,3 +112,23 @@ def test_what_cannot_be_shown_is_refused_with_a_reason_and_nothing_else(
         ds.save_as(file)
     assert printed([str(folder)], folder)[0] == 1
     assert "changed or damaged (no StudyInstanceUID)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["SR", "TEXT"])
+def test_a_file_that_was_cut_off_is_never_shown_as_if_it_were_whole(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, path = files()[kind], tmp_path / "cut.dcm"
+    path.write_bytes(content)
+    assert printed([str(path)], tmp_path)[0] == 0
+    lengths = [*range(400, len(content), max(1, len(content) // 60)), len(content) - 2, len(content) - 1]
+    for length in lengths:
+        path.write_bytes(content[:length])
+        assert printed([str(path)], tmp_path)[0] == 1, length
+        assert capsys.readouterr().err.startswith(f"hilum: {path}: "), length
+    assert "damaged" in printed_error(path, tmp_path, capsys)
+
+
+def printed_error(path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    printed([str(path)], home)
+    return capsys.readouterr().err

@@ -36,7 +36,7 @@ def image(*findings: Finding, runs: tuple[ModelRun, ...] = (LUNGS, SCORES)) -> I
     ("found", "runs", "priority", "reason"),
     [
         ((NO_EFFUSION, UNSEEN), (LUNGS, SCORES), "routine", "Nothing found among the evaluated findings"),
-        ((OPEN, UNSEEN), (LUNGS, SCORES), "routine", "Nothing found among the evaluated findings"),
+        ((OPEN, UNSEEN), (LUNGS, SCORES), "routine", "Nothing called present, 1 undetermined"),
         ((NO_EFFUSION,), (NO_LUNGS, SCORES), "routine",
          "Nothing found among the evaluated findings; lung fields model failed"),
         ((UNSEEN,), (LUNGS,), "none", "No finding was evaluated"),
@@ -68,3 +68,9 @@ def test_a_study_s_reason_does_not_speak_for_an_image_of_which_nothing_is_known(
         ((blind, blind), blind.priority_reason),
     ):
         assert StudyFindings("1.2", images).priority_reason == reason
+
+
+def test_of_equally_pressing_images_the_surest_finding_leads() -> None:
+    weak = image(Finding("effusion", FindingState.PRESENT, 0.69, 0.5))
+    sure = image(Finding("effusion", FindingState.PRESENT, 0.84, 0.5))
+    assert StudyFindings("1.2", (weak, sure)).priority_reason == "Effusion 84 %"

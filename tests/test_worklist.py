@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.findings import Caution, Priority
-from orthanc_plugin import routes, tasks
-from orthanc_plugin.settings import Settings, load_settings
-from orthanc_plugin.tasks import Arrival, Outcome, TaskStatus
+from orthanc_plugin.tasks import TaskStatus
 from orthanc_plugin.worklist import page, rows
 
-READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242}
+READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242,
+         "problems": []}  # fmt: skip
 
 
 def finding(
@@ -30,7 +26,8 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "study_instance_uid": "1.2.3", "status": "done", "priority": "urgent", "reason": None, "message": "why",
         "received_at": 100.0, "completed_at": 101.0, "patient_name": "Doe^Jane", "patient_id": "7",
         "patient_birth_date": "19700101", "patient_sex": "F", "accession_number": "A", "study_date": "20260102",
-        "study_time": "030405", "study_description": "Chest", "result": {"images": list(images)}, **changes,
+        "study_time": "030405", "study_description": "Chest", "attempts": 0, "trace": None,
+        "result": {"images": list(images)}, **changes,
     }  # fmt: skip
 
 
@@ -222,80 +219,49 @@ def test_every_priority_can_lead() -> None:
     assert tuple(priority.value for priority in Priority) == rows._PRIORITIES
 
 
-@pytest.fixture
-def answered(tmp_path: Path) -> Settings:
-    """A ledger that names one result, 2.25.7 of study 1.2.3, and knows study 1.2.4 without one."""
-    settings = load_settings({"HILUM_HOME": str(tmp_path / "home")})
-    tasks.create(settings.ledger)
-    with tasks.connect(settings.ledger) as db:
-        tasks.enqueue(db, Arrival("1.2.3"), now=1.0, quiet_seconds=0)
-        claimed = tasks.claim(db, now=2.0, lease_seconds=60, attempts=3)
-        assert claimed is not None
-        result = {"version": 1, "images": [pictured("2.25.7", "urgent"), refused("view")], "history": []}
-        tasks.complete(db, claimed, Outcome(TaskStatus.DONE, "urgent", 1, result), now=3.0)
-        tasks.enqueue(db, Arrival("1.2.4"), now=4.0, quiet_seconds=0)
-    return settings
+def test_a_quarantined_study_says_why_and_where_and_can_be_tried_again_without_a_script() -> None:
+    row = rows.worklist_row(
+        task(status="quarantined", result={}, reason="reader_died", message="the process died on <it>", attempts=5,
+             trace="orthanc_plugin/study.py:12 process_study\nmodels/inference.py:7 run")
+    )  # fmt: skip
+    html = page.render_rows([row], READY, 200.0)
+    for text in ("Quarantined", "<code>reader_died</code> the process died on &lt;it&gt;", "5 failed attempts",
+                 "orthanc_plugin/study.py:12 process_study\nmodels/inference.py:7 run",
+                 '<form method="post" action="/hilum/api/retry">', 'name="study_instance_uid" value="1.2.3"',
+                 "<button>Try again</button>"):  # fmt: skip
+        assert text in html, text
+    assert rows.to_json(row)["trace"] == ["orthanc_plugin/study.py:12 process_study", "models/inference.py:7 run"]
 
 
-@dataclass
-class Attachments:
-    """Pictures by UID, and what was asked for."""
-
-    pictures: dict[str, bytes]
-    asked: list[str] = field(default_factory=list)
-
-    def fetch(self, uid: str) -> bytes | None:
-        self.asked.append(uid)
-        return self.pictures.get(uid)
+@pytest.mark.parametrize("status", ["queued", "running", "answered", "done", "not_processed"])
+def test_only_a_quarantined_study_has_a_button(status: str) -> None:
+    assert "<form" not in page.render_rows([rows.worklist_row(task(status=status))], READY, 200.0)
 
 
-def get(settings: Settings, kept: Attachments, report: str, study: str, seen: str | None = None) -> routes.Response:
-    path, query = f"/hilum/thumbnails/{report}", {"study_instance_uid": study}
-    return routes.respond(path, settings, kept.fetch, version="0", query=query, if_none_match=seen)
+def test_an_answered_study_shows_its_findings_and_that_it_waits() -> None:
+    row = rows.worklist_row(task(image(finding("lung_opacity", "present", 0.87)), status="answered"))
+    html = page.render_rows([row], READY, 200.0)
+    assert "Answered, waits for further images" in html
+    assert "Lung opacity 87 %" in html
 
 
-def test_a_thumbnail_is_served_privately_and_once(answered: Settings) -> None:
-    kept = Attachments({"2.25.7": b"jpeg"})
-    first = get(answered, kept, "2.25.7", "1.2.3")
-    assert (first.status, first.mime, first.body) == (200, "image/jpeg", b"jpeg")
-    assert first.headers["Cache-Control"].startswith("private, max-age=")
-    again = get(answered, kept, "2.25.7", "1.2.3", f'"other", {first.headers["ETag"]}')
-    assert (again.status, again.body, again.headers) == (304, b"", first.headers)
-    assert get(answered, kept, "2.25.7", "1.2.3", '"other"').status == 200
+def test_every_state_of_a_task_has_words() -> None:
+    assert set(page._STATUS_WORDS) == {status.value for status in TaskStatus} - {"removed"}
 
 
-@pytest.mark.parametrize(
-    ("report", "study"),
-    [
-        ("2.25.8", "1.2.3"),
-        ("2.25.7", "1.2.4"),
-        ("2.25.7", "1.2.5"),
-        ("2.25.7", ""),
-        ("", "1.2.3"),
-        ("1.2.3.1", "1.2.3"),
-        ("2.25.7/../../instances", "1.2.3"),
-        ("2.25.07", "1.2.3"),
-        ("2.25.7\n", "1.2.3"),
-        ("2" * 65, "1.2.3"),
-    ],
-)
-def test_only_results_that_the_ledger_names_are_asked_for(answered: Settings, report: str, study: str) -> None:
-    kept = Attachments({"2.25.7": b"jpeg", "2.25.8": b"foreign", "1.2.3.1": b"foreign"})
-    answer = get(answered, kept, report, study)
-    assert (answer.status, kept.asked) == (404, [])
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert b"foreign" not in answer.body
+def test_each_problem_is_a_banner_with_what_to_do() -> None:
+    full = {"code": "storage_full", "text": "Only 7 MB <free>.", "what_to_do": "Free disk space.", "stops": True}
+    lost = {"code": "quarantined", "text": "2 studies could not be read.", "what_to_do": "See.", "stops": False}
+    html = page.render_rows([], {**READY, "state": "impaired", "problems": [full, lost]}, 200.0)
+    assert (
+        '<p class="banner stops" id="problem-storage_full"><b>Only 7 MB &lt;free&gt;.</b> Free disk space.</p>' in html
+    )
+    assert '<p class="banner" id="problem-quarantined">' in html
+    assert 'name="all" value="yes"' in html
+    assert page.render_problems({**READY, "problems": [full, lost]}) in html
 
 
-def test_a_result_whose_picture_is_gone_is_answered_calmly(answered: Settings) -> None:
-    answer = get(answered, Attachments({}), "2.25.7", "1.2.3", '"2.25.7"')
-    assert (answer.status, answer.body) == (404, b"There is no picture of this result.\n")
-
-
-def test_the_interface_names_the_address_that_serves_the_picture(answered: Settings) -> None:
-    kept = Attachments({"2.25.7": b"jpeg"})
-    listed = json.loads(routes.respond("/hilum/api/worklist", answered, kept.fetch, version="0").body)["rows"]
-    (url,) = [entry["thumbnail"] for row in listed for entry in row["images"] if entry["thumbnail"]]
-    path, _, query = url.partition("?")
-    answer = routes.respond(path, answered, kept.fetch, version="0", query=dict([query.split("=")]))
-    assert answer.body == b"jpeg"
+def test_without_the_ledger_the_page_does_not_say_that_there_are_no_studies() -> None:
+    html = page.render_page(None, {**READY, "state": "impaired", "studies": {}}, 200.0)
+    assert "cannot be shown" in html
+    assert "No study has arrived" not in html

@@ -7,13 +7,23 @@ what IHE AIR and our own identity ask holds for results of ours.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from pydicom import Dataset
 
 from dicom_sr.conformance import air
 from dicom_sr.conformance.coding import check_codes, context_group
-from dicom_sr.conformance.content import BASIC_TEXT, DOCUMENTS, KEY_OBJECTS, check_content, check_predecessors
+from dicom_sr.conformance.consistency import check_consistency
+from dicom_sr.conformance.content import (
+    BASIC_TEXT,
+    COMPREHENSIVE_3D,
+    DOCUMENTS,
+    KEY_OBJECTS,
+    check_content,
+    check_predecessors,
+)
+from dicom_sr.conformance.extents import frame_areas
 from dicom_sr.conformance.general import check_contributing_equipment, check_general
 from dicom_sr.conformance.objects import (
     PRESENTATION_STATES,
@@ -28,9 +38,11 @@ from dicom_sr.conformance.objects import (
 from dicom_sr.conformance.report import check_report
 from dicom_sr.conformance.templates import check_template, template_of
 from dicom_sr.conformance.together import check_decoded_together
-from dicom_sr.conformance.tree import Node, Violation, content_tree, decoded, text
+from dicom_sr.conformance.tree import Node, Violation, content_tree, cut_off, decoded, text
+from dicom_sr.conformance.words import check_impression
+from dicom_sr.report.wording import Wording
 
-__all__ = ["Violation", "check", "check_together"]
+__all__ = ["Violation", "check", "check_together", "frame_areas"]
 
 
 def check(ds: Dataset) -> list[Violation]:
@@ -43,18 +55,45 @@ def check(ds: Dataset) -> list[Violation]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of the very values that are judged here
+        short = cut_off(ds)
         plain, found = decoded(ds)
-        return list(dict.fromkeys([*found, *_violations(plain)]))
+        if short:
+            found.append(Violation("PS3.5 7.1.1", short, "has fewer bytes than announced: the file was cut off"))
+        found = list(dict.fromkeys([*found, *_violations(plain)]))
+        # Of a report that is wrong in itself, all that compares two places would only say so again.
+        return found or list(_agreement(plain))
 
 
-def check_together(objects: Sequence[Dataset]) -> list[Violation]:
-    """Every rule that objects break between each other: references, series, study, predecessors, tracking.
+def check_together(
+    objects: Sequence[Dataset],
+    *,
+    areas: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    wordings: Sequence[Wording] = (),
+) -> list[Violation]:
+    """Every rule that objects break between each other: references, series, study, predecessors, tracking, words.
 
     Each object alone is judged by ``check``.
+
+    Parameters
+    ----------
+    areas
+        SOP Instance UID of each Segmentation that is given without its pixels to what ``frame_areas`` counted in them.
+    wordings
+        The site's own tables of sentences, besides those that are built in.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(dict.fromkeys(check_decoded_together([decoded(ds)[0] for ds in objects])))
+        plain = [decoded(ds)[0] for ds in objects]
+        counted = {text(ds, "SOPInstanceUID"): frame_areas(ds) for ds in plain if "PixelData" in ds}
+        return list(dict.fromkeys(check_decoded_together(plain, {**areas, **counted}, wordings)))
+
+
+def _agreement(ds: Dataset) -> list[Violation]:
+    """What a measurement report of ours says in two places: in numbers, and only if these agree, in words."""
+    if not air.is_ours(ds) or text(ds, "SOPClassUID") != COMPREHENSIVE_3D:
+        return []
+    root = content_tree(ds)
+    return list(check_consistency(root)) or list(check_impression(ds, root))
 
 
 def _violations(ds: Dataset) -> Iterator[Violation]:

@@ -42,7 +42,12 @@ _SYNONYMS: dict[tuple[str, str], frozenset[str]] = {
     ("276214006", "SCT"): frozenset({"finding category"}),
 }
 # What a result copies from its image exactly, and what says in a language and a scheme of the site what was ordered.
-_COPIED = frozenset({"ProcedureCodeSequence", "RequestAttributesSequence", "ReferencedRequestSequence"})
+_COPIED = frozenset(
+    {
+        "ProcedureCodeSequence", "RequestAttributesSequence", "ReferencedRequestSequence", "OtherPatientIDsSequence",
+        "IssuerOfPatientIDQualifiersSequence", "IssuerOfAccessionNumberSequence",
+    }
+)  # fmt: skip
 # Schemes of which dicom_sr.codes holds every code that we use, with its meaning.
 _LISTED = frozenset({PRIVATE_SCHEME, "RADLEX", "UMLS"})
 # What CID 29 and CID 33 both are for; newer editions of TID 1602 name the wider one.
@@ -169,10 +174,11 @@ def _scheme_violations(ds: Dataset) -> Iterator[Violation]:
 
 
 def used_schemes(ds: Dataset) -> dict[str, set[str]]:
-    """Each Coding Scheme Designator among the codes of a data set, with the versions that its codes give."""
+    """Each Coding Scheme Designator among the codes that a data set does not copy, with the versions that they give."""
     used: dict[str, set[str]] = {}
-    for _path, element in elements(ds):
-        if isinstance(element.value, Items) and element.keyword != "CodingSchemeIdentificationSequence":
+    for path, element in elements(ds):
+        above = path.partition("[")[0]
+        if isinstance(element.value, Items) and above not in _COPIED | {"CodingSchemeIdentificationSequence"}:
             for item in element.value:
                 if any(keyword in item for keyword in _CODES) and (scheme := text(item, "CodingSchemeDesignator")):
                     used.setdefault(scheme, set()).add(text(item, "CodingSchemeVersion"))

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from pydicom import Dataset
 
+from dicom_sr.codes import finding_table
 from dicom_sr.conformance.coding import context_group
 from dicom_sr.conformance.content import evidence_references
-from dicom_sr.conformance.tree import Node, Violation, elements, items, numbers, read_concept, text
+from dicom_sr.conformance.tree import Node, Violation, concept, elements, items, numbers, read_concept, text
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 SECONDARY_CAPTURES = frozenset(
@@ -23,7 +24,7 @@ PRESENTATION_STATES = frozenset({"1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.
 
 _LATERALITY, _REPORT_TITLES, _MEASUREMENT_TITLES = 244, 7000, 7021
 _SECTIONS = {("59776-5", "LN"): "Findings", ("19005-8", "LN"): "Impressions"}  # CID 7001
-_FINDING = ("121071", "DCM")
+_FINDING, _SOURCE = ("121071", "DCM"), ("260753009", "SCT")
 _SIDES = {"_right": ("24028007", "SCT"), "_left": ("7771000", "SCT")}
 # Values of a graphic annotation's points, as in PS3.3 C.10.5.1.2; 0 for no limit.
 _POINTS = {"POINT": (1, 1), "POLYLINE": (2, 0), "INTERPOLATED": (2, 0), "CIRCLE": (2, 2), "ELLIPSE": (4, 4)}
@@ -63,12 +64,16 @@ def _preliminary_report(root: Node) -> Iterator[Violation]:
 
 
 def check_key_objects(root: Node, ds: Dataset) -> Iterator[Violation]:
-    """PS3.16 TID 2010: the objects have no purpose, and the evidence lists them and nothing else."""
+    """PS3.16 TID 2010: the objects have no purpose, and the evidence lists them and nothing else.
+
+    (260753009, SCT, "Source") is none: where a template gives no name, an item may have this one, for readers that
+    cannot do without (PS3.3 C.17.3, note to Concept Name Code Sequence).
+    """
     referred: set[str] = set()
     for node in root.walk():
         if node.value_type in ("IMAGE", "COMPOSITE", "WAVEFORM"):
             referred.update(text(reference, "ReferencedSOPInstanceUID") for reference in node.references)
-            if node.name.value:
+            if node.name.value and node.name.key != _SOURCE:
                 yield Violation("PS3.16 TID 2010 row 8", node.path, f"{node.value_type} with the purpose {node.name}")
     for keyword, *_rest, instance in evidence_references(ds):
         if instance not in referred:
@@ -170,6 +175,7 @@ def _segment(segment: Dataset, where: str, *, ours: bool) -> Iterator[Violation]
     yield from _colour(segment, where)
     yield from _side(segment, where, ours=ours)
     if ours:
+        yield from _of_its_key(segment, where)
         if not text(segment, "TrackingUID"):
             yield Violation("AIR 6.5.3", f"{where}.TrackingUID", "absent")
         if "RecommendedDisplayCIELabValue" not in segment:
@@ -178,6 +184,23 @@ def _segment(segment: Dataset, where: str, *, ours: bool) -> Iterator[Violation]
         for keyword in ("AlgorithmName", "AlgorithmVersion", "AlgorithmFamilyCodeSequence"):
             if not algorithm or not (text(algorithm[0], keyword) or items(algorithm[0], keyword)):
                 yield Violation("PS3.3 10.16", f"{where}.SegmentationAlgorithmIdentificationSequence", f"no {keyword}")
+
+
+def _of_its_key(segment: Dataset, where: str) -> Iterator[Violation]:
+    """The Tracking ID is the key of what was outlined: label, category and type say the same."""
+    key, label = text(segment, "TrackingID"), text(segment, "SegmentLabel")
+    if not key:
+        return  # which is told elsewhere
+    known = finding_table().get(key)
+    if known is None or known.category is None or known.type is None:
+        yield Violation("Hilum identity", f"{where}.TrackingID", f"{key} is nothing that we outline")
+        return
+    if label and sorted(label.casefold().split()) != sorted(key.split("_")):
+        yield Violation("Hilum identity", f"{where}.SegmentLabel", f"not the words of {key}")
+    for keyword, code in (("Category", known.category), ("Type", known.type)):
+        coded = concept(segment, f"SegmentedProperty{keyword}CodeSequence")
+        if coded.value and coded.key != (code.value, code.scheme_designator):
+            yield Violation("Hilum codes", f"{where}.SegmentedProperty{keyword}CodeSequence", f"{coded} is not {key}")
 
 
 def _colour(segment: Dataset, where: str) -> Iterator[Violation]:

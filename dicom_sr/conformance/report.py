@@ -17,10 +17,10 @@ from dicom_sr.conformance.content import image_sizes
 from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
 from models.findings import MIDLINE, OF_ABSENCE
 
-_PRESENT, _ABSENT, _UNDETERMINED = ("52101004", "SCT"), ("272519000", "SCT"), ("373068000", "SCT")
-_EVALUATED = frozenset({_PRESENT, _ABSENT, _UNDETERMINED})
+PRESENT, _ABSENT, _UNDETERMINED = ("52101004", "SCT"), ("272519000", "SCT"), ("373068000", "SCT")
+EVALUATED = frozenset({PRESENT, _ABSENT, _UNDETERMINED})
 _UNEVALUATED = frozenset({("NOTEVALUATED", PRIVATE_SCHEME), ("FAILED", PRIVATE_SCHEME)})
-_STATES = _EVALUATED | _UNEVALUATED
+_STATES = EVALUATED | _UNEVALUATED
 # What a CODE of a group may be besides the state of a finding.
 _NO_STATE = frozenset({"121071", "276214006", "130400", "REASON", "CAUTION"})
 # Groups that draw something: a box, a line.
@@ -61,7 +61,8 @@ def check_report(ds: Dataset, root: Node) -> Iterator[Violation]:
     yield from _evaluations(ds, root, groups)
 
 
-def _states(group: Node) -> list[Node]:
+def states_of(group: Node) -> list[Node]:
+    """The codes of a group that tell the state of a finding; one where it is a group of ours on a finding."""
     coded = [c for c in group.children if c.value_type == "CODE" and c.relationship == "CONTAINS"]
     return [c for c in coded if c.name.value not in _NO_STATE]
 
@@ -69,7 +70,7 @@ def _states(group: Node) -> list[Node]:
 def _group(group: Node) -> Iterator[Violation]:
     """The tracking identifier names a drawing, a measurement, a structure or a finding: the group holds just that."""
     key = next((text(item.ds, "TextValue") for item in group.named("112039")), "")
-    states = _states(group)
+    states = states_of(group)
     if key in MEASUREMENTS:
         if not group.named(MEASUREMENTS[key].value):
             yield Violation("Hilum report", group.path, f"{key} without its number")
@@ -97,7 +98,7 @@ def _side(group: Node, key: str) -> Iterator[Violation]:
 
 def _state(group: Node) -> Iterator[Violation]:
     """A finding has one state; only a present one has a Finding item; only an evaluated one has a certainty."""
-    states = _states(group)
+    states = states_of(group)
     for item in states:
         if item.value.key not in _STATES:
             yield Violation("PS3.16 CID 240", item.path, f"{item.value} is not the state of a finding")
@@ -106,16 +107,19 @@ def _state(group: Node) -> Iterator[Violation]:
     if len(states) != 1 or states[0].value.key not in _STATES:
         return
     state, findings = states[0].value.key, group.named("121071")
-    if state != _PRESENT and findings:
+    if state != PRESENT and findings:
         yield Violation(
             "Hilum states", findings[0].path, "a finding that is not present has a Finding item (121071, DCM)"
         )
-    if state == _PRESENT and [f.value.key for f in findings] != [states[0].name.key]:
+    if state == PRESENT and [f.value.key for f in findings] != [states[0].name.key]:
         yield Violation("Hilum states", group.path, "a present finding lacks its own Finding item (121071, DCM)")
-    if (state in _EVALUATED) != bool(group.named("111012")):
+    if (state in EVALUATED) != bool(group.named("111012")):
         yield Violation("Hilum states", group.path, "evaluated without certainty, or a certainty without evaluation")
-    if state in _UNEVALUATED and not group.named("REASON"):
-        yield Violation("Hilum states", group.path, "not evaluated, and no reason given")
+    if state in EVALUATED and (len(group.named("111012")) > 1 or len(group.named("THRESHOLD")) != 1):
+        yield Violation("Hilum states", group.path, "evaluated, and not by one certainty and one threshold")
+    if (state in _UNEVALUATED) != bool(group.named("REASON")):
+        message = "not evaluated, and no reason given, or evaluated, and a reason why not"
+        yield Violation("Hilum states", group.path, message)
     yield from _threshold(group, state)
 
 
@@ -126,8 +130,8 @@ def _threshold(group: Node, state: tuple[str, str]) -> Iterator[Violation]:
         yield Violation("Hilum states", group.path, f"a threshold of {threshold} %")
     if certainty is None or threshold is None:
         return
-    contradicts = certainty < threshold - 1e-4 if state == _PRESENT else certainty > threshold + 1e-4
-    if contradicts and state in (_PRESENT, _ABSENT):
+    contradicts = certainty < threshold - 1e-4 if state == PRESENT else certainty > threshold + 1e-4
+    if contradicts and state in (PRESENT, _ABSENT):
         yield Violation(
             "Hilum states", group.path, f"the state contradicts {certainty} % at a threshold of {threshold} %"
         )
@@ -143,7 +147,7 @@ def _percent(group: Node, name: str) -> float | None:
 
 def _one_state_each(groups: Sequence[Node]) -> Iterator[Violation]:
     told: dict[tuple[str, str], Node] = {}
-    for item in (item for group in groups for item in _states(group)[:1]):
+    for item in (item for group in groups for item in states_of(group)[:1]):
         first = told.setdefault(item.name.key, item)
         if first is not item:
             message = f"{item.name} is {item.value} here and {first.value} at {first.path}"
@@ -188,7 +192,7 @@ def _evaluations(ds: Dataset, root: Node, groups: Sequence[Node]) -> Iterator[Vi
         if summary.value.value not in expected:
             yield Violation("PS3.16 CID 6047", summary.path, f"{summary.value} contradicts the model runs")
     of_absence = {finding_table()[key].finding.value for key in OF_ABSENCE}
-    present = [i for group in groups for i in _states(group) if i.value.key == _PRESENT]
+    present = [i for group in groups for i in states_of(group) if i.value.key == PRESENT]
     found = any(item.name.value not in of_absence for item in present)
     if summary.value.value in (_WITHOUT_FINDINGS if found else _WITH_FINDINGS):
         message = f"{summary.value} contradicts the states of the findings"
@@ -211,7 +215,7 @@ def _runs(ds: Dataset, runs: Sequence[Node], groups: Sequence[Node]) -> Iterator
     failed = {_algorithm(run) for run in runs if run.value.value == "FAILED"}
     failed -= {_algorithm(run) for run in runs if run.value.value == "SUCCEEDED"}
     for group in groups:
-        if _algorithm(group) in failed and any(item.value.key in _EVALUATED for item in _states(group)):
+        if _algorithm(group) in failed and any(item.value.key in EVALUATED for item in states_of(group)):
             yield Violation("Hilum states", group.path, f"evaluated by {_algorithm(group)}, which failed")
 
 

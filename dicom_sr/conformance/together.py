@@ -6,7 +6,7 @@ The rule: an object is judged by what it says about another that is at hand; wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom import Dataset
@@ -14,9 +14,12 @@ from pydicom import Dataset
 from dicom_sr.conformance.air import is_ours
 from dicom_sr.conformance.chains import check_chains, named_predecessors
 from dicom_sr.conformance.content import DOCUMENTS, evidence_references, points_outside
+from dicom_sr.conformance.extents import check_extents
 from dicom_sr.conformance.general import well_formed
 from dicom_sr.conformance.objects import SEGMENTATION, listed_references
 from dicom_sr.conformance.tree import Node, Violation, class_name, content_tree, items, numbers, text
+from dicom_sr.conformance.words import check_text_reports
+from dicom_sr.report.wording import Wording
 
 # What all objects of one study have in common (PS3.3 C.7.1.1, C.7.2.1; IHE AIR 6.5.3).
 _OF_THE_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID", "StudyDate",
@@ -37,8 +40,10 @@ class _Reference:
     frames: tuple[int, ...] = ()
 
 
-def check_decoded_together(objects: Sequence[Dataset]) -> list[Violation]:
-    """Judge decoded objects by each other."""
+def check_decoded_together(
+    objects: Sequence[Dataset], areas: Mapping[str, tuple[int, ...]], wordings: Sequence[Wording]
+) -> list[Violation]:
+    """Judge decoded objects by each other; the parameters are those of ``check.check_together``."""
     return [
         *_instances(objects),
         *_series(objects),
@@ -47,6 +52,8 @@ def check_decoded_together(objects: Sequence[Dataset]) -> list[Violation]:
         *_outlines(objects),
         *check_chains(objects),
         *_tracking(objects),
+        *check_extents(objects, areas),
+        *check_text_reports(objects, wordings),
     ]
 
 

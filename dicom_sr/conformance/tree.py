@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
@@ -25,6 +26,7 @@ _UNDECODABLE = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, EOFError, OSError,
     struct.error, BytesLengthException,
 )  # fmt: skip
+_UNDEFINED = 0xFFFFFFFF  # the length of a sequence or of compressed pixels that a delimiter ends
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 
@@ -112,6 +114,21 @@ def decoded(ds: Dataset) -> tuple[Dataset, list[Violation]]:
     """A copy whose every element is decoded, and what could not be."""
     found: list[Violation] = []
     return _decoded(ds, "", found, 0), found
+
+
+def cut_off(ds: Dataset) -> str:
+    """Keyword of the element of a file that has fewer bytes than it announces; empty when none has (PS3.5 7.1.1).
+
+    pydicom gives what is there and says nothing. It knows the announced length of what nobody has decoded yet, so ask
+    before anything else of a data set that was just read.
+    """
+    for tag in ds.keys():  # noqa: SIM118  (a data set gives its elements, decoded)
+        element: object = ds.get_item(tag, keep_deferred=True)
+        if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+            continue
+        if len(element.value) < element.length != _UNDEFINED:
+            return _keyword(element.tag)
+    return ""
 
 
 def content_tree(root: Dataset) -> Node:

@@ -13,9 +13,10 @@ from orthanc_plugin.worklist.rows import DISCLAIMER, WorklistRow
 _STATUS_WORDS = {
     "queued": "Queued",
     "running": "Reading",
+    "answered": "Answered, waits for further images",
     "done": "Done",
     "not_processed": "Not processed",
-    "failed": "Failed",
+    "quarantined": "Quarantined",
 }
 _CAUTIONS = {
     "ap_view": "AP view: the heart looks larger",
@@ -35,17 +36,22 @@ _CAUTIONS = {
 }
 
 
-def render_page(listed: list[WorklistRow], status: dict[str, Any], now: float) -> str:
-    """The whole page."""
+def render_page(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> str:
+    """The whole page; without rows (None) when the ledger cannot be asked."""
     return _environment().get_template("worklist.html").render(_context(listed, status, now))
 
 
 def render_rows(listed: list[WorklistRow], status: dict[str, Any], now: float) -> str:
-    """The fragment that changes: counts and rows."""
+    """The fragment that changes: problems, counts and rows."""
     return _environment().get_template("rows.html").render(_context(listed, status, now))
 
 
-def _context(listed: list[WorklistRow], status: dict[str, Any], now: float) -> dict[str, Any]:
+def render_problems(status: dict[str, Any]) -> str:
+    """The part of the fragment that says what is wrong."""
+    return _environment().get_template("problems.html").render(status=status)
+
+
+def _context(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> dict[str, Any]:
     return {"rows": listed, "status": status, "now": now, "disclaimer": DISCLAIMER}
 
 

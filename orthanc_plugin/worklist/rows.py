@@ -95,6 +95,10 @@ class WorklistRow:
         Each image with what became of it.
     thumbnail
         Of the image that sets the priority; None when it has none.
+    attempts
+        How often reading it failed by itself since its last image.
+    trace
+        Where it failed: lines of ``file:line function``.
     """
 
     study_instance_uid: str
@@ -120,6 +124,8 @@ class WorklistRow:
     history: tuple[dict[str, Any], ...]
     cautions: tuple[str, ...]
     thumbnail: Thumbnail | None
+    attempts: int
+    trace: tuple[str, ...]
 
     @property
     def ohif_url(self) -> str:
@@ -173,6 +179,8 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         history=tuple(task["result"].get("history", ())),
         cautions=tuple(sorted({caution for image in read for caution in image["cautions"]})),
         thumbnail=_thumbnail(min(read, key=_pressing), task["study_instance_uid"]) if read else None,
+        attempts=task["attempts"],
+        trace=tuple((task["trace"] or "").splitlines()),
     )
 
 
@@ -230,6 +238,8 @@ def to_json(row: WorklistRow) -> dict[str, Any]:
         "priority": row.priority,
         "reason": row.reason,
         "message": row.message,
+        "attempts": row.attempts,
+        "trace": list(row.trace),
         "findings": [
             {"key": f.key, "state": f.state, "probability": f.probability, "laterality": f.laterality,
              "regions": f.regions}

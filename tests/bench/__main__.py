@@ -1,24 +1,59 @@
-"""``./hilum bench NAME``: times parts of the node against named baselines, in one run."""
+"""``./hilum bench NAME``: times parts of the node against named baselines, in one run; or tries to break it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
-from tests.bench import decoders, encode, intake
 
-
-def main() -> None:
-    """Run the comparisons of one part."""
+def main() -> int:
+    """Run the comparisons of one part; each imports only what it needs."""
     parser = argparse.ArgumentParser(prog="./hilum bench", description=__doc__)
-    parser.add_argument("name", choices=["intake", "encode"])
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    if options.name == "encode":
+    parts = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, what in (
+        ("intake", "from a file to gray values"),
+        ("encode", "from findings to results"),
+        ("ingest", "C-STORE with and without the plugin"),
+    ):
+        parts.add_parser(name, help=what).add_argument("--rounds", type=int, default=5)
+    faults = parts.add_parser("faults", help="kill everything at random, then count what Orthanc holds")
+    faults.add_argument("--kills", type=int, default=100)
+    faults.add_argument("--seed", type=int, default=1)
+    faults.add_argument("--ledger", choices=["sqlite", "postgresql"], default="sqlite")
+    faults.add_argument("--disk-mb", type=int, default=2048, help="size of the disk that is filled; 0: it never is")
+    faults.add_argument("--json", action="store_true")
+    parts.add_parser("soak", help="memory and ledger over many studies").add_argument(
+        "--studies", type=int, default=1000
+    )
+    return _run(parser.parse_args())
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.name == "faults":
+        from tests.bench import faults
+        from tests.faults.run import Plan
+
+        plan = Plan(options.kills, options.seed, options.ledger, options.disk_mb)
+        return faults.compare(plan, as_json=options.json)
+    if options.name == "soak":
+        from tests.bench import soak
+
+        soak.compare(options.studies)
+    elif options.name == "ingest":
+        from tests.bench import ingest
+
+        ingest.compare(options.rounds)
+    elif options.name == "encode":
+        from tests.bench import encode
+
         encode.compare(options.rounds)
     else:
+        from tests.bench import decoders, intake
+
         intake.compare(options.rounds)
         decoders.compare(options.rounds)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -271,6 +271,26 @@ def test_a_document_of_another_maker_of_our_name_is_no_predecessor(study: Study)
     assert foreign.SOPInstanceUID not in str(ours.PredecessorDocumentsSequence)
 
 
+@pytest.mark.parametrize("change", ["a sentence", "a signature"])
+def test_a_text_that_somebody_has_changed_is_replaced(study: Study, orthanc: OrthancClient, change: str) -> None:
+    study.read()
+    (text,) = study.texts()
+    study.delete(text.SOPInstanceUID)
+    if change == "a sentence":
+        text.ContentSequence[-1].ContentSequence[0].TextValue = "All is well."
+    else:
+        text.VerificationFlag = "VERIFIED"
+    orthanc.store(text)
+    study.read()
+    (now,) = current(study.texts())
+    assert now.SOPInstanceUID != text.SOPInstanceUID
+    assert now.VerificationFlag == "UNVERIFIED"
+    assert "All is well" not in now.to_json()
+    before = study.objects()
+    study.read()
+    assert study.objects() == before
+
+
 def test_going_back_to_an_earlier_model_changes_no_earlier_object_and_outlines_the_same(study: Study) -> None:
     study.read()
     (old,) = [ds for ds in study.node.objects(study.uid) if ds.Modality == "SEG"]

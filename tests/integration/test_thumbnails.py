@@ -25,6 +25,7 @@ from models.phantom import chest
 from models.rendering import RenderedImage
 from orthanc_plugin import modality, tasks
 from orthanc_plugin.demo import real_radiograph
+from orthanc_plugin.ledger import open_ledger
 from orthanc_plugin.modality import Exposure
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused
 from orthanc_plugin.thumbnail import keep_thumbnail, make_thumbnail
@@ -111,7 +112,7 @@ def test_what_is_called_present_and_localised_is_shown_in_colour_where_its_boxes
         if not [f for f in row["findings"] if f["state"] == "present" and f["regions"]]:
             continue
         colour = colour_of(hilum_node, row["images"][0])
-        with tasks.connect(hilum_node.settings.ledger) as db:
+        with open_ledger(hilum_node.settings.ledger_address).read() as db:
             (image,) = tasks.of_study(db, str(ds.StudyInstanceUID))[0]["result"]["images"]
         boxed = np.zeros(colour.shape, np.bool_)
         scale = colour.shape[0] / ds.Rows

@@ -1,0 +1,93 @@
+"""A process of ours at the other end of a socket: what dies over there costs what it was doing, and nothing here.
+
+The rule: it never outlives the one that started it, leaves no image of its memory behind, and when the machine runs out
+of memory it goes before the others do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orthanc_plugin.settings import REPOSITORY
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_FIRST_TO_GO = "500"  # proc(5), oom_score_adj: 0 is an ordinary process, 1000 the first of all
+_ENDING_SECONDS = 5.0  # from the end of its connection to the end of the process
+
+
+def start_child(
+    command: Sequence[str], descriptors: Sequence[int] = ()
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a program that calls `settle` first; the kernel ends it when the thread that called this ends.
+
+    Parameters
+    ----------
+    command
+        Gets the number of its end of the connection as one more argument, then those of `descriptors`.
+
+    Raises
+    ------
+    OSError
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        passed = theirs.fileno(), *descriptors
+        try:
+            process = subprocess.Popen(
+                [*command, *map(str, passed)], cwd=REPOSITORY, pass_fds=passed, stdin=subprocess.DEVNULL
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
+
+
+def how_it_ended(process: subprocess.Popen[bytes]) -> int | None:
+    """The return code of a process whose connection has ended: minus the signal's number, or None when it lives on."""
+    try:
+        return process.wait(_ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def end_child(process: subprocess.Popen[bytes]) -> None:
+    """End a process, in the middle of its work if need be."""
+    process.kill()
+    process.wait()
+
+
+def settle(connection: int) -> None:
+    """Make this process a child in the sense of this module.
+
+    Parameters
+    ----------
+    connection
+        Descriptor of its end.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    watch = select.poll()
+    watch.register(connection, 0)
+    if watch.poll(0):  # it was too late: who started this has gone already
+        sys.exit()
+    # who stops a whole group of processes means the one that started this; it decides what is finished
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit(resource.RLIMIT_CORE, 0)  # it would hold pixels and names
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, "ascii")
+
+
+def limit(kind: int, most: int) -> None:
+    """Lower a limit of this process (``resource.RLIMIT_...``), unless it is lower already."""
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))

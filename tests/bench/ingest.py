@@ -1,0 +1,225 @@
+"""How fast images are taken by C-STORE over eight associations: Orthanc alone, with an empty script, and as the node.
+
+The rule: all run at once on this machine and are sent the same files by dcmtk's storescu, in turns, in one run; a rate
+is compared with Orthanc's own in the same round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmwrite
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from orthanc_plugin import node
+from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.settings import Settings, load_settings
+from tests.faults import victims
+from tests.running_node import free_port, start_node
+
+ASSOCIATIONS = 8
+ALONE, EMPTY, HELD, WHOLE = "Orthanc alone", "with an empty Python script", "node, reading held", "node, reading"
+_BUNDLE = "lung_fields"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent in one round.
+
+    Parameters
+    ----------
+    rows, columns
+        Pixels of 16 bits.
+    images
+        For each association.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    images: int
+
+
+LOADS = (Load("small, 128 x 128", 128, 128, 40), Load("full size, 2500 x 2048", 2500, 2048, 4))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second, and what share of Orthanc's own rate that is, round by round."""
+
+    load: str
+    variant: str
+    images_per_second: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Server:
+    port: int
+    home: Path
+    worker_may_run: bool
+
+
+def compare(rounds: int, loads: tuple[Load, ...] = LOADS) -> list[Rate]:
+    """Time all variants in turns and print their rates."""
+    if shutil.which("storescu") is None:
+        raise SystemExit("storescu is missing: apt install dcmtk")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-ingest-")))
+        running = stack.enter_context(_node(folder / "node"))
+        servers = {
+            ALONE: stack.enter_context(_orthanc(folder / "alone", script=None)),
+            EMPTY: stack.enter_context(_orthanc(folder / "empty", script="")),
+            HELD: running,
+            WHOLE: replace(running, worker_may_run=True),
+        }
+        rates = [rate for load in loads for rate in _time(load, rounds, servers, folder / "images")]
+    Console().print(_table(rates, rounds))
+    return rates
+
+
+def _time(load: Load, rounds: int, servers: dict[str, _Server], images: Path) -> list[Rate]:
+    taken: dict[str, list[float]] = {name: [] for name in servers}
+    names = list(servers)
+    for turn in track(range(rounds + 1), description=load.name, console=Console(stderr=True), transient=True):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody is always first
+            folders = _write(load, f"{name}/{load.name}/{turn}", images)
+            seconds = _send(folders, servers[name])
+            shutil.rmtree(images)
+            if turn:  # the first one warms up
+                taken[name].append(load.images * ASSOCIATIONS / seconds)
+    ratios = {name: tuple(r / alone for r, alone in zip(taken[name], taken[ALONE], strict=True)) for name in names}
+    return [Rate(load.name, name, tuple(taken[name]), ratios[name]) for name in names]
+
+
+def _write(load: Load, seed: str, images: Path) -> list[Path]:
+    """A folder of files for each association: the same pixels, identifiers of their own, a study for each image."""
+    pixels = np.random.default_rng(0).random((load.rows, load.columns))
+    ds = radiograph(pixels, Exposure(bits_stored=12))
+    folders = []
+    for association in range(ASSOCIATIONS):
+        folder = images / str(association)
+        folder.mkdir(parents=True)
+        folders.append(folder)
+        for number in range(load.images):
+            named = radiograph(np.zeros((1, 1)), Exposure(seed=f"{seed}/{association}/{number}"))
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(ds, keyword, named[keyword].value)
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+            dcmwrite(folder / f"{number}.dcm", ds, enforce_file_format=True)
+    return folders
+
+
+def _send(folders: list[Path], server: _Server) -> float:
+    """Seconds until all associations have sent their files."""
+    _let_work(server.home, server.worker_may_run)
+    started = time.perf_counter()
+    senders = [
+        subprocess.Popen(
+            ["storescu", "-aec", "HILUM", "+sd", "127.0.0.1", str(server.port), str(folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for folder in folders
+    ]
+    codes = [sender.wait() for sender in senders]
+    seconds = time.perf_counter() - started
+    _let_work(server.home, False)
+    if any(codes):
+        raise SystemExit(f"storescu ended with {codes}: an image was not taken")
+    return seconds
+
+
+def _let_work(home: Path, may_run: bool) -> None:
+    """Hold the reading of a node while others are timed; a bare Orthanc has none.
+
+    Never the worker: it might be held in the middle of a transaction, for which the plugin would then wait.
+    """
+    found = victims.processes(home)
+    for role in ("reader", "intake"):
+        for pid in found[role]:
+            os.kill(pid, signal.SIGCONT if may_run else signal.SIGSTOP)
+
+
+@contextmanager
+def _node(home: Path) -> Iterator[_Server]:
+    settings, _process = start_node(home, bundles=_BUNDLE, study_seconds="3600")  # a held study takes long
+    try:
+        _let_work(home, False)
+        yield _Server(settings.dicom_port, home, worker_may_run=False)
+    finally:
+        _let_work(home, True)
+        node.stop(settings)
+
+
+@contextmanager
+def _orthanc(home: Path, *, script: str | None) -> Iterator[_Server]:
+    """Orthanc with the node's configuration, but without our plugin; with another script, or without Python."""
+    ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
+    settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})
+    settings.storage.mkdir(parents=True)
+    file = home / "orthanc.json"
+    file.write_text(json.dumps(_configuration(settings, script)), "utf-8")
+    with (home / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen(["Orthanc", str(file)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        _wait_for(settings.dicom_port)
+        yield _Server(settings.dicom_port, home, worker_may_run=False)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _configuration(settings: Settings, script: str | None) -> dict[str, Any]:
+    configuration = node.orthanc_configuration(settings)
+    if script is None:
+        del configuration["PythonScript"], configuration["PythonVerbose"]
+        configuration["Plugins"] = [p for p in configuration["Plugins"] if "Python" not in p]
+    else:
+        empty = settings.home / "empty.py"
+        empty.write_text(script, "utf-8")
+        configuration["PythonScript"] = str(empty)
+    return configuration
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + 30
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing listens on port {port}")
+        time.sleep(0.1)
+
+
+def _table(rates: list[Rate], rounds: int) -> Table:
+    table = Table(title=f"C-STORE over {ASSOCIATIONS} associations, {rounds} rounds, {os.cpu_count()} cores")
+    for heading in ("images", "what takes them", "images/s", "share of Orthanc alone", "lowest to highest"):
+        table.add_column(heading, justify="left" if heading in ("images", "what takes them") else "right")
+    for rate in rates:
+        table.add_row(
+            rate.load,
+            rate.variant,
+            f"{statistics.median(rate.images_per_second):.1f}",
+            f"{statistics.median(rate.ratios):.1%}",
+            f"{min(rate.ratios):.1%} to {max(rate.ratios):.1%}",
+            style="bold" if rate.variant == WHOLE else "",
+        )
+    return table

@@ -1,0 +1,63 @@
+"""Finds the processes of one node, also those whose parent has died, and says what each is.
+
+The rule: a process belongs to a node when its environment names the node's folder; no other is ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+ROLES = ("orthanc", "worker", "reader", "intake")
+_PROGRAMS = {
+    b"orthanc_plugin.worker": "worker",
+    b"orthanc_plugin.reading_process": "reader",
+    b"orthanc_plugin.isolation": "intake",
+}
+
+
+def processes(home: Path) -> dict[str, list[int]]:
+    """The pids of a node's processes for each of `ROLES`."""
+    found: dict[str, list[int]] = {role: [] for role in ROLES}
+    belongs = f"HILUM_HOME={home}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            role = next((_PROGRAMS[word] for word in words if word in _PROGRAMS), "")
+            if not role and words[0].rpartition(b"/")[2] == b"Orthanc":
+                role = "orthanc"
+            if role and belongs in (entry / "environ").read_bytes().split(b"\0"):
+                found[role].append(int(entry.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def kill(pid: int) -> bool:
+    """End a process at once; False when it was gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_all(home: Path) -> None:
+    """End every process of a node."""
+    for pids in processes(home).values():
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def resident_mb(pid: int) -> float:
+    """MiB of memory that a process holds (proc(5), statm); 0 when it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,0 +1,134 @@
+"""A real PostgreSQL server for tests: a cluster in a temporary folder, on a Unix socket, ended by its pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+_START_SECONDS = 30.0
+
+
+def binaries() -> Path | None:
+    """The folder of the newest PostgreSQL server that is installed; None when there is none."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/postgres"), *map(Path, filter(None, [shutil.which("postgres")]))]
+    versions = sorted(found, key=lambda path: [int(n) for n in path.parts if n.isdigit()])
+    return versions[-1].parent if versions else None
+
+
+class PostgresServer:
+    """One cluster; it may be stopped, killed and started again, and keeps its databases."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the cluster in an empty folder whose path is short: it holds the socket (107 bytes at most)."""
+        found = binaries()
+        if found is None:
+            raise RuntimeError("no PostgreSQL server is installed (Debian: apt install postgresql)")
+        self._binaries, self._folder = found, folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = count(1)
+        # PostgreSQL refuses to run as root
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(folder, self._user, self._user)
+        self._run("initdb", "-D", str(folder / "data"), "-U", "hilum", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster."""
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str = "postgres") -> str:
+        """The address of a database, as `ledger_url` takes it."""
+        return f"postgresql+psycopg://hilum@/{database}?host={self._folder}"
+
+    def new_database(self) -> str:
+        """Make an empty database and return its address."""
+        name = f"ledger{next(self._numbers)}"
+        with psycopg.connect(host=str(self._folder), user="hilum", dbname="postgres", autocommit=True) as db:
+            db.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload, unused-ignore]
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        settings = ("listen_addresses=", f"unix_socket_directories={self._folder}", "max_connections=100", "fsync=off")
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data")]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *(word for setting in settings for word in ("-c", setting))],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self._folder,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                psycopg.connect(host=str(self._folder), user="hilum", dbname="postgres").close()
+            except psycopg.OperationalError:
+                if time.monotonic() > end or self._process.poll() is not None:
+                    text = (self._folder / "server.log").read_text("utf-8")
+                    raise RuntimeError(f"PostgreSQL did not start:\n{text[-2000:]}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the server now; clients lose their connections (a "fast" shutdown)."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the server with all its processes, as a power cut would; `start` recovers it."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)  # its own session, see start
+        self._process.wait()
+        self._process = None
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def _run(self, tool: str, *arguments: str) -> None:
+        command = [str(self._binaries / tool), *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, cwd=self._folder, **self._as_user())
+        if done.returncode != 0:
+            raise RuntimeError(f"{tool} failed: {done.stderr.decode(errors='replace')}")
+
+    def _as_user(self) -> dict[str, Any]:
+        return {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server for the time of a block; its cluster is deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="hilum-pg-"))
+    try:
+        folder.chmod(0o755)
+        server = PostgresServer(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""What the node answers under /hilum/, from a real ledger, without Orthanc."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orthanc_plugin import health, routes, tasks
+from orthanc_plugin.ledger import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.routes import Request, Response, Site
+from orthanc_plugin.settings import load_settings
+from orthanc_plugin.tasks import Arrival, Failure, Outcome, TaskStatus
+
+PICTURED: dict[str, Any] = {
+    "sop_instance_uid": "1.2.3.1", "status": "done", "view": "PA", "reason": None, "models": {"m": "1"},
+    "cautions": [], "findings": [], "evidence": [], "measurement_report": "2.25.7", "priority": "urgent",
+    "thumbnail": True,
+}  # fmt: skip
+REFUSED = {"sop_instance_uid": "1.2.3.2", "status": "not_processed", "reason": "view", "message": "not read"}
+FORM = {"host": "node:8042", "origin": "http://node:8042", "sec-fetch-site": "same-origin", "accept": "text/html,*/*"}
+
+
+@dataclass
+class Attachments:
+    """Pictures by UID, and what was asked for."""
+
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def fetch(self, uid: str) -> bytes | None:
+        self.asked.append(uid)
+        return self.pictures.get(uid)
+
+
+@pytest.fixture
+def woken() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def kept() -> Attachments:
+    return Attachments({"2.25.7": b"jpeg", "2.25.8": b"foreign", "1.2.3.1": b"foreign"})
+
+
+@pytest.fixture
+def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]:
+    """A ledger that names one result, 2.25.7 of study 1.2.3; study 1.2.4 is in quarantine, study 1.2.5 waits."""
+    settings = load_settings({"HILUM_HOME": str(tmp_path / "home")})
+    ledger = open_ledger(settings.ledger_address)
+    migrate(ledger)
+    with ledger.write() as db:
+        for uid in ("1.2.3", "1.2.4"):
+            tasks.enqueue(db, Arrival(uid), now=1.0)
+            claimed = tasks.claim(db, now=2.0, lease_seconds=60, abandoned_limit=3)
+            assert claimed is not None
+            if uid == "1.2.3":
+                result = {"version": 1, "images": [PICTURED, REFUSED], "history": []}
+                tasks.answer(db, claimed, Outcome(TaskStatus.DONE, "urgent", 1, result), now=3.0, conclude_at=None)
+            else:
+                failure = Failure("reader_died", "the process died", "study.py:1 read")
+                tasks.fail(db, claimed, failure, now=3.0, retry_at=None, counted=True)
+        tasks.enqueue(db, Arrival("1.2.5"), now=4.0)
+        tasks.report_worker(db, "w", "ready", {"m": "1"}, now=time.time())
+    yield Site(
+        settings=settings,
+        ledger=ledger,
+        version="0",
+        fetch_thumbnail=kept.fetch,
+        intake=lambda: (None, 0),
+        wake=lambda: woken.append(True),
+        free_space=health.FreeSpace([tmp_path], 0),
+        clock=health.ClockWatch(),
+        started_at=time.monotonic(),
+    )
+    ledger.close()
+
+
+def thumbnail(site: Site, report: str, study: str, seen: str | None = None) -> Response:
+    headers = {} if seen is None else {"if-none-match": seen}
+    query = {"study_instance_uid": study}
+    return routes.respond(Request(f"/hilum/thumbnails/{report}", query=query, headers=headers), site)
+
+
+def retry(site: Site, body: str, **changes: Any) -> Response:
+    asked = Request("/hilum/api/retry", "POST", headers={"x-requested-with": "test"}, body=body.encode())
+    return routes.respond(replace(asked, **changes), site)
+
+
+def states(site: Site) -> dict[str, int]:
+    with site.ledger.read() as db:
+        return {name: count for name, count in tasks.count_by_status(db).items() if count}
+
+
+def test_a_thumbnail_is_served_privately_and_once(site: Site) -> None:
+    first = thumbnail(site, "2.25.7", "1.2.3")
+    assert (first.status, first.mime, first.body) == (200, "image/jpeg", b"jpeg")
+    assert first.headers["Cache-Control"].startswith("private, max-age=")
+    again = thumbnail(site, "2.25.7", "1.2.3", f'"other", {first.headers["ETag"]}')
+    assert (again.status, again.body, again.headers) == (304, b"", first.headers)
+    assert thumbnail(site, "2.25.7", "1.2.3", '"other"').status == 200
+
+
+@pytest.mark.parametrize(
+    ("report", "study"),
+    [
+        ("2.25.8", "1.2.3"),
+        ("2.25.7", "1.2.4"),
+        ("2.25.7", "1.2.6"),
+        ("2.25.7", ""),
+        ("", "1.2.3"),
+        ("1.2.3.1", "1.2.3"),
+        ("2.25.7/../../instances", "1.2.3"),
+        ("2.25.07", "1.2.3"),
+        ("2.25.7\n", "1.2.3"),
+        ("2" * 65, "1.2.3"),
+    ],
+)
+def test_only_results_that_the_ledger_names_are_asked_for(
+    site: Site, kept: Attachments, report: str, study: str
+) -> None:
+    answer = thumbnail(site, report, study)
+    assert (answer.status, kept.asked) == (404, [])
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert b"foreign" not in answer.body
+
+
+def test_a_result_whose_picture_is_gone_is_answered_calmly(site: Site, kept: Attachments) -> None:
+    kept.pictures.clear()
+    answer = thumbnail(site, "2.25.7", "1.2.3", '"2.25.7"')
+    assert (answer.status, answer.body) == (404, b"There is no picture of this result.\n")
+
+
+def test_the_interface_names_the_address_that_serves_the_picture(site: Site) -> None:
+    listed = json.loads(routes.respond(Request("/hilum/api/worklist"), site).body)["rows"]
+    (url,) = [entry["thumbnail"] for row in listed for entry in row["images"] if entry["thumbnail"]]
+    path, _, query = url.partition("?")
+    assert routes.respond(Request(path, query=dict([query.split("=")])), site).body == b"jpeg"
+
+
+def test_a_program_has_one_study_tried_again(site: Site, woken: list[bool]) -> None:
+    answer = retry(site, "study_instance_uid=1.2.4")
+    assert (answer.status, json.loads(answer.body), woken) == (200, {"retried": 1}, [True])
+    assert states(site) == {"done": 1, "queued": 2}
+    assert json.loads(retry(site, "study_instance_uid=1.2.4").body) == {"retried": 0}
+
+
+def test_the_form_of_the_page_leads_back_to_the_row(site: Site) -> None:
+    answer = retry(site, "study_instance_uid=1.2.4", headers=FORM)
+    assert (answer.status, answer.headers["Location"]) == (303, "/hilum/#study-1.2.4")
+    assert states(site) == {"done": 1, "queued": 2}
+
+
+def test_all_are_tried_again_only_when_that_is_said(site: Site) -> None:
+    assert retry(site, "").status == retry(site, "study_instance_uid=").status == 400
+    assert retry(site, "study_instance_uid=<b>&all=yes").status == 400
+    assert states(site)["quarantined"] == 1
+    assert json.loads(retry(site, "all=yes").body) == {"retried": 1}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "http://other.example", "host": "node:8042"},
+        {"origin": "null", "host": "node:8042"},
+        {"origin": "http://node:9000", "host": "node:8042"},
+        {"origin": "http://other.example", "host": "node:8042", "x-requested-with": "x"},
+        {**FORM, "sec-fetch-site": "cross-site"},
+        {**FORM, "sec-fetch-site": "same-site"},
+        {**FORM, "sec-fetch-site": "none"},
+        {"sec-fetch-site": "cross-site", "x-requested-with": "x"},
+    ],
+)
+def test_no_other_site_can_have_anything_tried_again(site: Site, headers: dict[str, str]) -> None:
+    assert retry(site, "study_instance_uid=1.2.4", headers=headers).status == 403
+    assert retry(site, "all=yes", headers=headers).status == 403
+    assert states(site)["quarantined"] == 1
+
+
+def test_following_a_link_changes_nothing(site: Site) -> None:
+    answer = retry(site, "study_instance_uid=1.2.4", method="GET")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    assert states(site)["quarantined"] == 1
+
+
+def test_the_status_tells_what_is_wrong_and_what_waits(site: Site) -> None:
+    with site.ledger.write() as db:
+        tasks.set_fact(db, health.LAST_RECONCILIATION, "123.5")
+    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    assert [problem["code"] for problem in status["problems"]] == ["quarantined", "waiting_long"]
+    assert (status["state"], status["models"], status["last_reconciliation"]) == ("ready", {"m": "1"}, 123.5)
+    assert status["oldest_waiting_seconds"] > 1e9
+    assert status["disk_free_mb"] > 0
+
+
+def test_a_worker_that_cannot_load_its_models_is_named(site: Site) -> None:
+    with site.ledger.write() as db:
+        tasks.report_worker(db, "w", "starting", {}, now=time.time(), problem="models_unusable")
+    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    assert (status["state"], status["problems"][0]["code"]) == ("impaired", "models_unusable")
+
+
+def test_without_its_ledger_the_node_still_says_how_it_is(site: Site) -> None:
+    assert site.ledger.path is not None
+    site.ledger.path.unlink()
+    status = routes.respond(Request("/hilum/api/status"), site)
+    assert (status.status, json.loads(status.body)["problems"][0]["code"]) == (200, "ledger_unusable")
+    whole, part = routes.respond(Request("/hilum/"), site), routes.respond(Request("/hilum/rows"), site)
+    assert (whole.status, part.status) == (200, 503)
+    assert b"problem-ledger_unusable" in whole.body
+    assert b"problem-ledger_unusable" in part.body
+    assert b"<table" not in part.body
+    assert routes.respond(Request("/hilum/api/worklist"), site).status == 503
+    assert retry(site, "all=yes").status == 503
+    assert thumbnail(site, "2.25.7", "1.2.3").status == 503
+
+
+def test_a_plugin_that_cannot_write_says_so_even_when_the_ledger_can_be_read(site: Site) -> None:
+    blocked = replace(site, intake=lambda: (LedgerUnavailable("the disk is full"), 3))
+    status = json.loads(routes.respond(Request("/hilum/api/status"), blocked).body)
+    assert (status["state"], status["problems"][0]["code"]) == ("impaired", "ledger_unavailable")
+    assert "3 studies wait" in status["problems"][0]["what_to_do"]
