@@ -197,7 +197,7 @@ def verify(settings: Settings, options: argparse.Namespace) -> int:
     """Check DICOM objects against the standard, its templates and IHE AI Results."""
     from orthanc_plugin.verify import verify_files
 
-    return verify_files(options.paths, as_json=options.json)
+    return verify_files(options.paths, as_json=options.json, settings=settings)
 
 
 def _print_addresses(settings: Settings) -> None:

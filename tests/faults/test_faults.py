@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
 
 from orthanc_plugin import node
 from orthanc_plugin.failpoints import POINTS
-from tests.faults.broken_node import broken_node
+from tests.faults.broken_node import BrokenNode, broken_node
 from tests.faults.counting import Fate
 from tests.faults.run import Plan, Run, run
 from tests.faults.score import Score
@@ -31,6 +33,14 @@ def promise_is_kept(score: Score) -> None:
     assert score.never_acknowledged == 0
     assert score.count(Fate.ANSWERED) > 0
     assert score.count(Fate.QUARANTINED) == 0, "after a replay nothing stands in the way of an answer"
+
+
+def end_while_a_study_is_read(broken: BrokenNode, one: Run) -> None:
+    for pid in broken.pids()["reader"]:
+        os.kill(pid, signal.SIGSTOP)  # its study takes longer than the worker waits
+    one.go_on(broken.settings.lease_seconds + 2)
+    assert one.has_work_in_hand()
+    node.stop(broken.settings)
 
 
 @pytest.mark.timeout(240)
@@ -56,14 +66,14 @@ def test_dying_at_every_named_place_loses_nothing_and_doubles_nothing() -> None:
             Plan(kills=0, seed=3), broken, lambda _score: None, lambda: ",".join(f"{place}:1" for place in places)
         )
         one.begin()
-        for places in _LIVES:  # noqa: B007  (the next start of Orthanc asks for them)
+        for places in _LIVES:
             one.kill_orthanc()
             end = time.monotonic() + _SECONDS
             while any(one.score.failpoints[place] == 0 for place in places):
                 assert time.monotonic() < end, f"{places}: {dict(one.score.failpoints)}; {broken.last_words()}"
                 one.go_on(0.2)
-                if "released" in places and one.has_work_in_hand():
-                    node.stop(broken.settings)
+                if "released" in places and broken.is_ready():
+                    end_while_a_study_is_read(broken, one)
         one.settle_and_count()
     assert set(one.score.failpoints) == set(POINTS)
     promise_is_kept(one.score)
