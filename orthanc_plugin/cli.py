@@ -183,14 +183,14 @@ def backup(settings: Settings, options: argparse.Namespace) -> int:
     """Copy images, results, ledger and settings into a folder while the node runs."""
     from orthanc_plugin import backup as copying
 
-    return copying.backup(settings, options.folder, console)
+    return copying.backup(settings, options.folder, console, with_credentials=options.with_credentials)
 
 
 def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Make a node from a backup."""
     from orthanc_plugin import backup as copying
 
-    return copying.restore(settings, options.folder, console)
+    return copying.restore(settings, options.folder, console, check=options.check)
 
 
 def verify(settings: Settings, options: argparse.Namespace) -> int:
@@ -232,8 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     retrying = _command(commands, "retry", retry)
     retrying.add_argument("studies", nargs="*", metavar="STUDY")
     retrying.add_argument("--all", action="store_true", help="every quarantined study")
-    for name, function in (("backup", backup), ("restore", restore)):
-        _command(commands, name, function).add_argument("folder", type=Path, metavar="DIR")
+    for name, function, flag in (("backup", backup, "--with-credentials"), ("restore", restore, "--check")):
+        command = _command(commands, name, function)
+        command.add_argument("folder", type=Path, metavar="DIR")
+        command.add_argument(flag, action="store_true")
     verifying = _command(commands, "verify", verify)
     verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")

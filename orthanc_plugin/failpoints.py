@@ -6,6 +6,7 @@ probability of dying there each time one is reached: ``report_stored:0.3,claimed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -46,4 +47,6 @@ _CHANCES = parse(os.environ.get("HILUM_FAILPOINTS", ""))
 def reach(name: str) -> None:
     """Say that execution has come to this place; here this process may end by SIGKILL."""
     if _CHANCES and random.random() < _CHANCES.get(name, 0.0):  # noqa: S311
+        with contextlib.suppress(OSError):
+            os.write(2, f"failpoint {name}\n".encode())  # so that whoever asked for it can count
         os.kill(os.getpid(), signal.SIGKILL)

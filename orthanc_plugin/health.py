@@ -6,6 +6,7 @@ The rule: whatever keeps a study from being read is named here, by a code, and s
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -251,6 +252,8 @@ def _free_mb(folder: Path) -> int:
         found = os.statvfs(folder)
     except OSError:
         return 0
+    if found.f_blocks == 0:  # a file system in memory without a limit
+        return sys.maxsize
     return found.f_bavail * found.f_frsize // _MEBIBYTE
 
 

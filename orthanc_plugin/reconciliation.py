@@ -244,7 +244,7 @@ class _Slice:
         elif before is None or before.status is TaskStatus.REMOVED:
             self._take_up(uid, series, before, urgency)
         elif before.status in _AT_REST and before.content != (content := content_digest(series)):
-            self._mend(uid, before, content, urgency)
+            self._mend(self._arrival(uid, images) or Arrival(uid), before, content, urgency)
         return tuple(instance for one in series for instance in one.instances)
 
     def _is_orphaned(self, series: Sequence[Series]) -> bool:
@@ -252,8 +252,9 @@ class _Slice:
         pictures = [s for s in series if s.modality not in ACCOMPANYING_MODALITIES and s.instances]
         return all(self._orthanc.model_name(s.instances[0]) == MODEL_NAME for s in pictures)
 
-    def _mend(self, uid: str, before: Standing, content: str, urgency: Urgency) -> None:
+    def _mend(self, arrival: Arrival, before: Standing, content: str, urgency: Urgency) -> None:
         """Have an answered study read again that is no longer what was answered."""
+        uid = arrival.study_instance_uid
         with self._ledger.write() as db:
             if tasks.standing(db, [uid]).get(uid) != before:
                 return
@@ -263,8 +264,10 @@ class _Slice:
             images, _, results = before.content.partition("/")
             images_now, _, results_now = content.partition("/")
             gone = images == images_now and _number(results_now) < _number(results)
-            again = Urgency.BACKGROUND if images == images_now else urgency
-            tasks.request_again(db, uid, now=self._now, urgency=again)
+            if images == images_now:
+                tasks.request_again(db, uid, now=self._now, urgency=Urgency.BACKGROUND)
+            else:  # it may be another patient's by now
+                tasks.enqueue(db, arrival, now=self._now, urgency=urgency)
             run(
                 db,
                 "UPDATE tasks SET message = :message WHERE study_instance_uid = :uid AND status = 'queued'",

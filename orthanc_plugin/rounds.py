@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from orthanc_plugin.archive import require_archive
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import Ledger, LedgerError
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable
@@ -36,6 +37,7 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
         while not stop.is_set():
             started, pause = time.monotonic(), settings.reconcile_seconds
             try:
+                require_archive(ledger, settings.archive_id_file)
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
                 if report.missed or report.changed or report.results_gone:
                     found_work()

@@ -38,7 +38,7 @@ from orthanc_plugin.outcome import (
 )
 from orthanc_plugin.publishing import ResultWorse, StudyResults
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.study_content import content_digest
+from orthanc_plugin.study_content import content_digest, images_digest
 from orthanc_plugin.tasks import InferenceTask, Outcome
 
 # Series of these modalities are looked at image by image; of any other the whole series is refused (intake rules).
@@ -112,7 +112,9 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     held = reader.orthanc.series_of_study(task.study_instance_uid)
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
     job = _Job(task, reader, held, results)
-    if task.conclude and (recalled := _recall(job)) is not None:
+    looked_at = images_digest(held)
+    as_before = task.conclude and task.result.get("looked_at") == looked_at  # no image came unnoticed
+    if as_before and (recalled := _recall(job)) is not None:
         entries, answers = task.result["images"], recalled
     else:
         entries, answers = _read_images(job)
@@ -128,6 +130,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
             report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
     content = content_digest(held, reader.orthanc.series_of_study(task.study_instance_uid))
     outcome = outcome_of(task, entries, answers, report=report, conclude_at=due, content=content)
+    outcome.result["looked_at"] = looked_at
     if due is None:
         keep_answer(reader.orthanc, task, outcome)
     return outcome

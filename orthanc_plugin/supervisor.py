@@ -19,7 +19,7 @@ log = logging.getLogger("hilum.supervisor")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _NICENESS = 10  # taking images goes before reading them; what the worker starts inherits it
-_STEADY_SECONDS = 120.0  # a worker that lived this long has earned a prompt restart
+_STEADY_SECONDS = 5.0  # a worker that lived this long has earned a prompt restart
 _STOP_SECONDS = 15.0  # in which the worker gives its tasks back; without that, they wait for the end of their lease
 
 

@@ -132,6 +132,15 @@ def test_an_image_that_comes_while_the_study_is_read_queues_it_again_and_keeps_t
     assert (again.result, again.conclude, again.generation) == (DONE.result, False, 2)
 
 
+def test_what_the_latest_image_says_of_the_patient_counts(ledger: Ledger) -> None:
+    enqueue(ledger, now=1)
+    corrected = Arrival("1.2.3", patient_name="Phantom^Two", patient_id="2")
+    change(ledger, tasks.enqueue, corrected, now=2)
+    change(ledger, tasks.enqueue, Arrival("1.2.3", patient_id="2"), now=3)
+    row = row_of(ledger)
+    assert (row["patient_name"], row["patient_id"]) == ("Phantom^Two", "2")
+
+
 def test_a_later_image_of_an_answered_study_is_due_at_once(ledger: Ledger) -> None:
     enqueue(ledger, 100)
     answer(ledger, claim(ledger, 100), 101)

@@ -6,6 +6,7 @@ The rule: a promise that was not kept is printed with its study; Ctrl-C ends the
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from tests.faults.score import Score, summary
 
 def compare(plan: Plan, *, as_json: bool) -> int:
     """Carry out a plan and print its score; 0 when every promise was kept."""
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this in the background
+        signal.signal(ending, signal.default_int_handler)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:

@@ -100,7 +100,7 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
     wanted = 0
     modality = Modality("soak", settings.dicom_port, settings.ae_title, lambda: wanted > 0)
     courses: dict[str, _Course] = {}
-    seen: set[int] = set()
+    seen: dict[str, set[int]] = {role: set() for role in _ROLES}
     replaced = 0
     credentials = load_credentials(settings.credentials)
     columns = (TextColumn("studies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -125,8 +125,8 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
                 for role in _ROLES:
                     memory = sum(map(victims.resident_mb, pids[role]))
                     courses.setdefault(f"memory of {role}, MB", _Course()).add(finished, memory)
-                    replaced += len(set(pids[role]) - seen) if seen else 0
-                seen |= {pid for role in _ROLES for pid in pids[role]}
+                    replaced += len(set(pids[role]) - seen[role]) if seen[role] else 0
+                    seen[role].update(pids[role])
                 for name, seconds in _questions(ledger, settings, client).items():
                     courses.setdefault(f"{name}, ms", _Course()).add(finished, 1000 * seconds)
             if finished >= studies and not under_way:
