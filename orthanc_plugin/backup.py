@@ -229,7 +229,13 @@ def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console
             raise BackupFailed(f"the Orthanc of {home} is not empty")
         resources = list(source.resources(manifest))
         with _progress(console) as progress:
-            for resource in progress.track(resources, description="Restoring"):
+            studies: frozenset[str] = frozenset()
+            for resource in progress.track(resources, description="Restoring"):  # the instances first
+                kind, _, name = resource.path.strip("/").partition("/")
+                if kind == "studies":
+                    studies = studies or frozenset(orthanc.study_ids())
+                    if name not in studies:
+                        continue  # it came, or went, while it was copied: the backup holds no instance of it
                 _restore_resource(orthanc, resource, source)
         if (found := len(orthanc.instance_ids())) != manifest.instances:
             raise BackupFailed(f"Orthanc holds {found} instances after {manifest.instances} were restored")

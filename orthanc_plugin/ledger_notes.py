@@ -99,8 +99,11 @@ def forget_workers(db: Connection) -> None:
 def ready_models(db: Connection, *, now: float, silent_seconds: float) -> dict[str, str] | None:
     """The models (name to version) of a worker that is ready and was seen lately; None when there is no such worker."""
     models = db.execute(
-        text("SELECT models FROM workers WHERE state = 'ready' AND seen_at > :since ORDER BY seen_at DESC LIMIT 1"),
-        {"since": now - silent_seconds},
+        text(
+            "SELECT models FROM workers WHERE state = 'ready' AND seen_at BETWEEN :since AND :until"
+            " ORDER BY seen_at DESC LIMIT 1"
+        ),
+        {"since": now - silent_seconds, "until": now + silent_seconds},
     ).scalar()
     return None if models is None else dict(json.loads(models))
 
@@ -108,7 +111,10 @@ def ready_models(db: Connection, *, now: float, silent_seconds: float) -> dict[s
 def workers_seen(db: Connection, *, now: float, silent_seconds: float) -> list[dict[str, Any]]:
     """The workers that were seen lately: ``worker_id``, ``state``, ``problem``, ``busy`` and ``seen_at``."""
     rows = db.execute(
-        text("SELECT worker_id, state, problem, busy, seen_at FROM workers WHERE seen_at > :since ORDER BY worker_id"),
-        {"since": now - silent_seconds},
+        text(
+            "SELECT worker_id, state, problem, busy, seen_at FROM workers"
+            " WHERE seen_at BETWEEN :since AND :until ORDER BY worker_id"
+        ),
+        {"since": now - silent_seconds, "until": now + silent_seconds},  # later: written before the clock was put back
     )
     return [dict(row) for row in rows.mappings()]

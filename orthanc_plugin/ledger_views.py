@@ -17,12 +17,16 @@ _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
 
 
 def reading_order(db: Connection, *, limit: int = 500) -> list[dict[str, Any]]:
-    """The `limit` studies that came last, the most pressing first, then the one that waits longest."""
+    """The `limit` studies that came last, and as many in quarantine: the most pressing first, then the oldest."""
     rows = db.execute(
         text(
             """
-            SELECT * FROM (SELECT * FROM tasks WHERE status <> 'removed' ORDER BY last_instance_at DESC LIMIT :limit)
-                          AS latest
+            SELECT * FROM tasks WHERE study_instance_uid IN (
+                SELECT study_instance_uid FROM (SELECT study_instance_uid FROM tasks WHERE status <> 'removed'
+                                                ORDER BY last_instance_at DESC LIMIT :limit) AS latest
+                UNION
+                SELECT study_instance_uid FROM (SELECT study_instance_uid FROM tasks WHERE status = 'quarantined'
+                                                ORDER BY last_instance_at DESC LIMIT :limit) AS left_to_people)
             ORDER BY priority_rank, received_at
             """
         ),

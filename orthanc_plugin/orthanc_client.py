@@ -34,6 +34,10 @@ class StorageFull(OrthancUnavailable):
     """Orthanc has no room, or cannot write: try again when somebody has made room."""
 
 
+class OrthancFailed(httpx.HTTPStatusError):
+    """Orthanc failed at this request: it may be an accident, or a file that is damaged. A study's own failure."""
+
+
 class ResultRefused(Exception):
     """Orthanc does not take a result, whatever is tried: usually an identifier of the image is invalid."""
 
@@ -137,12 +141,12 @@ class OrthancClient:
         """Whether Orthanc holds all of these instances."""
         return all(self._json("POST", "/tools/lookup", content=uid) for uid in sop_instance_uids)
 
-    def store(self, ds: Dataset) -> None:
-        """Store a result; the same SOP Instance UID again changes nothing.
+    def store(self, ds: Dataset) -> str:
+        """Store a result, and tell Orthanc's name of it; the same SOP Instance UID again changes nothing.
 
         Raises
         ------
-        OrthancUnavailable, ResultRefused
+        OrthancUnavailable, OrthancFailed, ResultRefused
         """
         from pydicom import dcmwrite
 
@@ -152,10 +156,10 @@ class OrthancClient:
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ResultRefused(f"it cannot be written: {type(error).__name__}") from error
         try:
-            self._request("POST", "/instances", content=buffer.getvalue())
+            return str(self._request("POST", "/instances", content=buffer.getvalue()).json()["ID"])
+        except OrthancFailed:
+            raise
         except httpx.HTTPStatusError as error:
-            if _cannot_write(error.response):
-                raise StorageFull("Orthanc cannot write a result") from error
             raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
     def has_attachment(self, sop_instance_uid: str, number: int) -> bool:
@@ -341,6 +345,11 @@ def seconds_of(received: str) -> float:
 def _check(response: httpx.Response, method: str, path: str) -> None:
     if response.status_code in (502, 503, 504, 507):
         raise OrthancUnavailable(f"{method} {path}: HTTP {response.status_code}")
+    if _cannot_write(response):
+        raise StorageFull(f"{method} {path}: Orthanc cannot write")
+    if response.status_code >= 500:
+        message = f"{method} {path}: HTTP {response.status_code}"
+        raise OrthancFailed(message, request=response.request, response=response)
     response.raise_for_status()
 
 

@@ -75,7 +75,8 @@ def complete_at(task: InferenceTask, entries: Sequence[dict[str, Any]], settings
     known = set(task.result.get("concluded", ()))
     new = [received_at(e["received"]).timestamp() for e in entries if is_read(e) and e["sop_instance_uid"] not in known]
     first = min(new, default=task.last_instance_at)
-    return min(task.last_instance_at + settings.quiet_seconds, first + settings.study_deadline_seconds)
+    latest = min(task.last_instance_at, time.time())  # the clock may have been put back since
+    return min(latest + settings.quiet_seconds, first + settings.study_deadline_seconds)
 
 
 def outcome_of(
@@ -86,6 +87,7 @@ def outcome_of(
     report: str | None,
     conclude_at: float | None,
     content: str,
+    patients: int = 1,
 ) -> Outcome:
     """The answer for the ledger.
 
@@ -96,7 +98,9 @@ def outcome_of(
     conclude_at
         When that is; None when it is made.
     content
-        From ``reconciliation.content_digest``.
+        From ``study_content.content_digest``.
+    patients
+        Whose images were read. Of more than one, the worklist says so first.
     """
     study = StudyFindings(task.study_instance_uid, tuple(answers)) if answers else None
     priority = study.leading.priority if study is not None else Priority.NONE
@@ -104,6 +108,9 @@ def outcome_of(
     result = {**_versioned(task.result, entries, priority), "preliminary_report": report, "concluded": concluded}
     if study is not None:
         status, reason, message = TaskStatus.DONE, None, study.priority_reason
+        if patients > 1:
+            reason = "several_patients"
+            message = f"Images of {patients} patients share this Study Instance UID: see each image. {message}"
     else:  # the image that came closest to being read says most about why there is no answer
         nothing = {"reason": Refusal.MODALITY.value, "message": "the study holds no image"}
         closest = max(entries, key=lambda e: list(Refusal).index(Refusal(e["reason"])), default=nothing)

@@ -12,47 +12,46 @@ Segmentation which no report names does not count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 
-from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from dicom_sr import identity
 from dicom_sr.evidence import evidence
 from dicom_sr.heat_map import LONGEST, encode_heat_map
 from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
-from dicom_sr.predecessor import current, follow, latest
+from dicom_sr.predecessor import current
 from dicom_sr.presentation_state import encode_presentation_state
 from dicom_sr.reader import (
     NotOurResult,
-    instance_number,
     is_measurement_report,
-    is_ours,
     is_preliminary_report,
     read_result,
 )
-from dicom_sr.references import Reference, evidence_of
+from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
 from models.findings import ImageFindings, StudyFindings
 from models.rendering import RenderedImage
+from orthanc_plugin.documents import (
+    DueDocument,
+    documents_of,
+    due_document,
+    header_from,
+    is_withdrawn,
+    is_worse,
+    same_content,
+    says_the_same,
+)
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused, Series
 from orthanc_plugin.thumbnail import keep_thumbnail
 
 log = logging.getLogger("hilum.publishing")
-
-# Whose a result is: when one of these was corrected in the image, the result is made anew.
-_PATIENT = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-    "StudyDate",
-)  # fmt: skip
-_NEEDED_FOR_EVIDENCE = (*_PATIENT, "StudyTime", "ReferringPhysicianName", "StudyInstanceUID", "StudyDescription")
 
 
 class ResultWorse(Exception):
@@ -68,35 +67,25 @@ class Published:
     thumbnail: bool
 
 
-@dataclass(frozen=True)
-class _Document:
-    """Which document is due: its identity and what it replaces; `again` when Orthanc holds exactly this one."""
-
-    uid: str
-    predecessors: tuple[Reference, ...]
-    number: int
-    created: datetime
-    again: Dataset | None
-
-    @property
-    def follows(self) -> str:
-        """SOP Instance UID of its direct predecessor; empty for a first document."""
-        return latest(self.predecessors)
-
-
 class StudyResults:
     """The results of one study, those that Orthanc held before and those of this run."""
 
     def __init__(self, orthanc: OrthancClient, series: Sequence[Series], outputs: Sequence[str], wording: Wording):
         self._orthanc, self._outputs, self._wording = orthanc, outputs, wording
-        documents = list(_documents(orthanc, series))
+        documents = list(documents_of(orthanc, series))
         self._reports = [ds for ds in documents if is_measurement_report(ds)]
         self._texts = [ds for ds in documents if is_preliminary_report(ds)]
         self._key_objects = sum(
             len(s.instances) for s in series if s.modality == "KO" and is_own_result("KO", s.manufacturer)
         )
+        self.stored: list[str] = []  # Orthanc's names of what this run stored
         self._evidences: list[Dataset] = []
         self._current: list[Dataset] = []
+
+    @property
+    def patients(self) -> int:
+        """Whose images have results in this run: more than one patient when two studies bear the same UID."""
+        return len({str(one.get("PatientID") or "") for one in self._evidences})
 
     def publish(self, header: Dataset, findings: ImageFindings, image: RenderedImage, received: datetime) -> Published:
         """Store the results of one image, and tell which they are.
@@ -113,7 +102,7 @@ class StudyResults:
         OrthancUnavailable
         """
         before = self._reports_on(findings.sop_instance_uid)
-        if any(_worse(findings, report) for report in before):
+        if any(is_worse(findings, report) for report in before):
             raise ResultWorse(f"image {findings.sop_instance_uid}: a model failed that read it before")
         document, segmentation = self._publish(header, findings, before, received)
         pictured = keep_thumbnail(self._orthanc, document.uid, image, findings)
@@ -141,7 +130,7 @@ class StudyResults:
 
     def has_result(self, sop_instance_uid: str) -> bool:
         """Whether an image has a result that stands."""
-        return any(not _is_withdrawn(report) for report in self._reports_on(sop_instance_uid))
+        return any(not is_withdrawn(report) for report in self._reports_on(sop_instance_uid))
 
     def recall(self, header: Dataset, sop_instance_uid: str) -> ImageFindings | None:
         """What the current result of an image says; None when there is not exactly one that stands."""
@@ -178,19 +167,22 @@ class StudyResults:
         except NotOurResult:
             log.warning("an earlier result cannot be withdrawn", extra={"sop_instance_uid": sop_instance_uid})
             return None
-        self._publish(_header_from(before[-1], findings), findings, before, datetime.now(UTC).astimezone())
+        self._publish(header_from(before[-1], findings), findings, before, datetime.now(UTC).astimezone())
         return findings
 
     def conclude(self, study: StudyFindings, created: datetime) -> str | None:
         """Store what speaks for the whole study; returns the SOP Instance UID of the preliminary report.
 
-        The images have their results by then, so that a report which cannot be made is told in the log and fails
-        nothing.
+        Nothing does where images of several patients bear the same Study Instance UID. The images have their results by
+        then, so that a report which cannot be made is told in the log and fails nothing.
 
         Raises
         ------
         OrthancUnavailable
         """
+        if self.patients > 1:
+            log.error("images of several patients in one study", extra={"study_instance_uid": study.study_instance_uid})
+            return None
         reports = [str(report.SOPInstanceUID) for report in self._current]
         if "key_objects" in self._outputs:
             self._store_optional(
@@ -217,16 +209,16 @@ class StudyResults:
 
     def _publish(
         self, header: Dataset, findings: ImageFindings, before: Sequence[Dataset], received: datetime
-    ) -> tuple[_Document, str | None]:
+    ) -> tuple[DueDocument, str | None]:
         """Store report and Segmentation unless Orthanc holds them; tells the report, and the Segmentation's UID."""
         with encoding(findings.sop_instance_uid):
             light = evidence(header, findings)
-        document = _due(
+        document = due_document(
             before,
             self._reports,
             lambda uid: identity.image_result(findings, "SR", uid).instance,
             received,
-            unchanged=all(_says(report, findings, light) for report in before),
+            unchanged=all(says_the_same(report, findings, light) for report in before),
         )
         segmentation = None
         if findings.segments:
@@ -242,16 +234,19 @@ class StudyResults:
                 predecessors=document.predecessors,
             )
             if results.segmentation is not None and not outlined:
-                self._orthanc.store(results.segmentation)
+                self._store(results.segmentation)
                 reach("segmentation_stored")
             if report is None:
                 report = results.measurement_report
-                self._orthanc.store(report)
+                self._store(report)
                 reach("report_stored")
                 self._reports.append(report)
         self._evidences.append(light)
         self._current.append(report)
         return document, segmentation
+
+    def _store(self, result: Dataset) -> None:
+        self.stored.append(self._orthanc.store(result))
 
     def _store_optional(self, uid: str, encode: Callable[[], Dataset | None]) -> None:
         """Store a result that is not asked of every study; when it cannot be made, that is told and fails nothing."""
@@ -261,7 +256,7 @@ class StudyResults:
             with encoding(uid):
                 result = encode()
             if result is not None:
-                self._orthanc.store(result)
+                self._store(result)
         except (EncodingFailed, ResultRefused):
             log.exception("an optional result is missing", extra={"sop_instance_uid": uid})
 
@@ -272,17 +267,17 @@ class StudyResults:
             return named.instance
 
         before = current(self._texts)
-        document = _due(before, self._texts, instance, created)
+        document = due_document(before, self._texts, instance, created)
         text = self._encode_preliminary_report(study, document)
-        if document.again is not None and not _same_content(document.again, text):  # somebody has edited it
-            document = _due(before, self._texts, instance, created, unchanged=False)
+        if document.again is not None and not same_content(document.again, text):  # somebody has edited it
+            document = due_document(before, self._texts, instance, created, unchanged=False)
             text = self._encode_preliminary_report(study, document)
         if document.again is None:
-            self._orthanc.store(text)
+            self._store(text)
             reach("text_stored")
         return document.uid
 
-    def _encode_preliminary_report(self, study: StudyFindings, document: _Document) -> Dataset:
+    def _encode_preliminary_report(self, study: StudyFindings, document: DueDocument) -> Dataset:
         with encoding(study.study_instance_uid):
             return encode_text_report(
                 self._evidences,
@@ -293,100 +288,3 @@ class StudyResults:
                 number=document.number,
                 predecessors=document.predecessors,
             )
-
-
-def _due(
-    before: Sequence[Dataset],
-    others: Sequence[Dataset],
-    instance_after: Callable[[str], str],
-    received: datetime,
-    *,
-    unchanged: bool = True,
-) -> _Document:
-    """The document that shall speak now; `others` have the Instance Numbers that are taken."""
-    predecessors, again = follow(before, instance_after, unchanged=unchanged)
-    uid = instance_after(latest(predecessors))
-    if again:
-        return _Document(uid, predecessors, instance_number(before[0]), _content_time(before[0]) or received, before[0])
-    taken = {instance_number(ds) for ds in others}
-    number = next(n for n in range(1, len(taken) + 2) if n not in taken)
-    return _Document(uid, predecessors, number, datetime.now(UTC).astimezone() if predecessors else received, None)
-
-
-def _worse(findings: ImageFindings, before: Dataset) -> bool:
-    """Whether a model failed now that answered in the current result, in the same version."""
-    failed = {run.model for run in findings.runs if run.failure}
-    try:
-        answered = {run.model for run in read_result(before).runs if not run.failure} if failed else set()
-    except NotOurResult:  # of an older version
-        return False
-    return bool(failed & answered)
-
-
-def _is_withdrawn(report: Dataset) -> bool:
-    try:
-        return read_result(report).withdrawn
-    except NotOurResult:
-        return False
-
-
-def _says(report: Dataset, findings: ImageFindings, light: Dataset) -> bool:
-    """Whether a report holds these findings, of this patient: somebody may have edited one of them."""
-    try:
-        held = read_result(report)
-    except NotOurResult:
-        return False
-    whose = all(_text(report, name) == _text(light, name) for name in _PATIENT)
-    unsigned = (_text(report, "VerificationFlag"), _text(report, "PreliminaryFlag")) == ("UNVERIFIED", "PRELIMINARY")
-    return whose and unsigned and held == replace(findings, segments=(), saliency=())
-
-
-def _same_content(document: Dataset, made: Dataset) -> bool:
-    """Whether a stored document is what would be made now."""
-    buffer = BytesIO()
-    dcmwrite(buffer, made, enforce_file_format=True)
-    buffer.seek(0)
-    return bool(document == dcmread(buffer))
-
-
-def _header_from(report: Dataset, findings: ImageFindings) -> Dataset:
-    """Of an image whose own header may not be readable, what its measurement report holds of it."""
-    header = Dataset()
-    header.SpecificCharacterSet = "ISO_IR 192"
-    for keyword in _NEEDED_FOR_EVIDENCE:
-        if keyword in report:
-            header.add(report[keyword])
-    for reference in evidence_of(report):
-        if reference.sop_instance_uid == findings.sop_instance_uid:
-            header.SeriesInstanceUID = reference.series_instance_uid
-    header.SOPClassUID, header.SOPInstanceUID = findings.sop_class_uid, findings.sop_instance_uid
-    return header
-
-
-def _content_time(document: Dataset) -> datetime | None:
-    """When a document of ours was made, if it says so."""
-    text = f"{_text(document, 'ContentDate')}{_text(document, 'ContentTime')}"[:14]
-    try:
-        if offset := _text(document, "TimezoneOffsetFromUTC"):
-            return datetime.strptime(f"{text}{offset}", "%Y%m%d%H%M%S%z")
-        return datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
-    except ValueError:
-        return None
-
-
-def _text(ds: Dataset, keyword: str) -> str:
-    return str(ds.get(keyword) or "")
-
-
-def _documents(orthanc: OrthancClient, series: Sequence[Series]) -> Iterator[Dataset]:
-    """Our documents among the series of a study."""
-    for one in series:
-        if one.modality == "SR" and is_own_result(one.modality, one.manufacturer):
-            for instance in one.instances:
-                try:
-                    document = dcmread(BytesIO(orthanc.fetch(instance).content))
-                except InvalidDicomError:
-                    log.exception("a document is damaged", extra={"series_instance_uid": one.series_instance_uid})
-                    continue
-                if is_ours(document):
-                    yield document

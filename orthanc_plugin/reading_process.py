@@ -327,7 +327,7 @@ def main() -> int:
     from models.inference import load_models
     from orthanc_plugin.credentials import load_credentials
     from orthanc_plugin.isolation import IntakeProcess, IsolationFailed
-    from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable, StorageFull
+    from orthanc_plugin.orthanc_client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
     from orthanc_plugin.publishing import ResultWorse
     from orthanc_plugin.study import Reader, process_study
 
@@ -346,6 +346,7 @@ def main() -> int:
     expected: dict[type[Exception], tuple[str, str]] = {
         StorageFull: ("storage_full", "Orthanc has no room for results"),
         OrthancUnavailable: ("orthanc_unavailable", "Orthanc did not answer"),
+        OrthancFailed: ("orthanc_error", "Orthanc failed at a request; a file of the study may be damaged"),
         IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
         ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
     }

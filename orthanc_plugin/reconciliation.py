@@ -27,12 +27,12 @@ from sqlalchemy import Connection
 
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME
 from orthanc_plugin import tasks
-from orthanc_plugin.health import LAST_RECONCILIATION
+from orthanc_plugin.health import LAST_RECONCILIATION, ORPHANS
 from orthanc_plugin.kept_answer import KeptAnswer, kept_answer
 from orthanc_plugin.ledger import Ledger, StatementRejected
 from orthanc_plugin.ledger_statements import run
 from orthanc_plugin.orthanc_client import OrthancClient, Series, received_of, seconds_of
-from orthanc_plugin.study_content import content_digest, images_and_results
+from orthanc_plugin.study_content import content_digest, images_and_results, images_digest
 from orthanc_plugin.tasks import Arrival, Standing, TaskStatus, Urgency
 
 __all__ = ["ORPHANS", "PLACE", "Report", "content_digest", "reconcile"]
@@ -40,7 +40,6 @@ __all__ = ["ORPHANS", "PLACE", "Report", "content_digest", "reconcile"]
 log = logging.getLogger("hilum.reconciliation")
 
 PLACE = "reconciliation"  # fact of the ledger: how far each walk has come; a restored archive starts anew
-ORPHANS = "orphans"  # fact: JSON list of studies that hold results of ours and no image, as of the last full round
 
 _SLICE_SECONDS = (1.0, 0.6, 0.4)  # of Orthanc's time in one call: feed, studies, rows
 _PAGE = 1000
@@ -243,6 +242,8 @@ class _Slice:
                 self._remove(uid, before)
         elif before is None or before.status is TaskStatus.REMOVED:
             self._take_up(uid, series, before, urgency)
+        elif before.status is TaskStatus.QUARANTINED:
+            self._try_anew(uid, before, series)
         elif before.status in _AT_REST and before.content != (content := content_digest(series)):
             self._mend(self._arrival(uid, images) or Arrival(uid), before, content, urgency)
         return tuple(instance for one in series for instance in one.instances)
@@ -276,6 +277,21 @@ class _Slice:
             )
         self._found["results_gone" if gone else "changed"] += 1
         log.warning("results are gone" if gone else "a study changed unnoticed", extra={"study_instance_uid": uid})
+
+    def _try_anew(self, uid: str, before: Standing, series: Sequence[Series]) -> None:
+        """Have a quarantined study tried once more when it holds other images than when it was met here last.
+
+        One of them may have come unnoticed and be its cure; that costs a hopeless study one round of attempts more.
+        """
+        images, known = images_digest(series), before.content.partition("/")[0]
+        if images == known:
+            return
+        with self._ledger.write() as db:
+            if tasks.standing(db, [uid]).get(uid) == before:
+                tasks.request_again(db, uid, now=self._now, urgency=Urgency.BACKGROUND)
+                values = {"uid": uid, "content": f"{images}/"}
+                run(db, "UPDATE tasks SET content = :content WHERE study_instance_uid = :uid", **values)
+                self._found["changed"] += 1
 
     def _take_up(self, uid: str, series: Sequence[Series], before: Standing | None, urgency: Urgency) -> None:
         """Give a study its row: the one that it had, where Orthanc keeps it, or one in the queue."""

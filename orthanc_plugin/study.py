@@ -7,7 +7,6 @@ averaged over images. An image has its results at once, the study its report whe
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,17 +118,19 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     else:
         entries, answers = _read_images(job)
     withdrawn = _withdraw(entries, answers, results)
-    at = complete_at(task, entries, reader.settings)
-    due = None if task.conclude or at <= time.time() else at
-    report = task.result.get("preliminary_report")
-    if due is None:
+    due, report = None, task.result.get("preliminary_report")
+    if not answers and not withdrawn:
         report = None
-        if answers or withdrawn:
-            study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread(entries))
-            arrived = [received_at(entry["received"]) for entry in entries if is_read(entry)]
-            report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
-    content = content_digest(held, reader.orthanc.series_of_study(task.study_instance_uid))
-    outcome = outcome_of(task, entries, answers, report=report, conclude_at=due, content=content)
+    elif task.conclude:
+        study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread(entries))
+        arrived = [received_at(entry["received"]) for entry in entries if is_read(entry)]
+        report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
+    else:  # in a pass of its own, for an image may have come while these were read
+        due = complete_at(task, entries, reader.settings)
+    content = content_digest(held, results.stored)
+    outcome = outcome_of(
+        task, entries, answers, report=report, conclude_at=due, content=content, patients=results.patients
+    )
     outcome.result["looked_at"] = looked_at
     if due is None:
         keep_answer(reader.orthanc, task, outcome)

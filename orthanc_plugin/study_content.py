@@ -12,15 +12,16 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin.orthanc_client import Series
 
 
-def content_digest(looked_at: Sequence[Series], held_now: Sequence[Series] | None = None) -> str:
+def content_digest(series: Sequence[Series], stored: Iterable[str] = ()) -> str:
     """What Orthanc held of a study when it was answered: its images and, apart from them, our results.
 
     Parameters
     ----------
-    looked_at
-        The study before it was read: an image that came later is no part of the answer.
-    held_now
-        The study after its results were stored; the same when nothing was.
+    series
+        The study before it was read: an image that came later is no part of the answer, nor is a result that another
+        worker stored meanwhile.
+    stored
+        Orthanc's names of the results that were stored since.
 
     Returns
     -------
@@ -28,9 +29,8 @@ def content_digest(looked_at: Sequence[Series], held_now: Sequence[Series] | Non
         ``<number>-<digest>/<number>-<digest>`` of Orthanc's names, which are digests of the patient's ID and the UIDs.
         Objects of others that only accompany images do not enter it.
     """
-    images, _ = images_and_results(looked_at)
-    _, results = images_and_results(looked_at if held_now is None else held_now)
-    return f"{_digest(images)}/{_digest(results)}"
+    images, results = images_and_results(series)
+    return f"{_digest(images)}/{_digest({*results, *stored})}"
 
 
 def images_digest(series: Sequence[Series]) -> str:

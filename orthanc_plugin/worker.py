@@ -199,15 +199,17 @@ class Worker:
         failures = 0
         while not self.stopping.is_set() or self._in_hand:
             try:
-                if not self._usable.is_set():
+                away = not self._usable.is_set()
+                if away:
                     migrate(self._ledger)
                     require_archive(self._ledger, self.settings.archive_id_file)
+                self._beat()
+                if away:  # only now: the leases of what is in hand may have run out meanwhile
                     if self._told:
                         log.warning("the ledger can be used again")
                     self._told = ""
                     self._usable.set()
                     self.rang.set()
-                self._beat()
                 failures = 0
             except (LedgerUnavailable, LedgerUnusable) as error:
                 self._ledger_failed(error)

@@ -24,7 +24,7 @@ from orthanc_plugin.isolation import IntakeProcess
 from orthanc_plugin.orthanc_client import OrthancClient, Series, StoredInstance
 from orthanc_plugin.settings import REPOSITORY, Settings
 from orthanc_plugin.study import Reader, process_study
-from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
+from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus, Urgency
 
 from .case import PASSED_OVER, READ, Case
 
@@ -87,8 +87,12 @@ class Archive:
     def has_instances(self, sop_instance_uids: Iterable[str]) -> bool:
         return set(sop_instance_uids) <= {str(ds.SOPInstanceUID) for ds in self.results}
 
-    def store(self, ds: Dataset) -> None:
+    def store(self, ds: Dataset) -> str:
         self.results.append(ds)
+        return str(len(self.results))
+
+    def keep_with_study(self, _study_instance_uid: str, _number: int, _content: bytes) -> None:
+        """Nothing is asked for it."""
 
     def has_attachment(self, _sop_instance_uid: str, _number: int) -> bool:
         return True
@@ -113,7 +117,10 @@ class Runner:
 
     def _process(self, archive: Archive, before: dict[str, Any]) -> Outcome:
         reader = replace(self.reader, orthanc=cast("OrthancClient", archive))
-        task = InferenceTask("the case's study", fence=1, generation=1, attempts=1, result=before)
+        task = InferenceTask(
+            "the case's study", fence=1, generation=1, attempts=0, failures=0, first_failed_at=None, result=before,
+            conclude=False, received_at=1.0, last_instance_at=1.0, urgency=Urgency.ROUTINE,
+        )  # fmt: skip
         return process_study(task, reader)
 
 

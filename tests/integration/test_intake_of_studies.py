@@ -11,6 +11,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from running_node import Node
 
+from dicom_sr.reader import is_measurement_report
+from dicom_sr.references import evidence_of
 from models.hanging import Hanging, hanging_of
 from models.phantom import chest
 from orthanc_plugin import modality
@@ -155,3 +157,16 @@ def test_a_huge_header_costs_no_memory_and_no_worker(hilum_node: Node) -> None:
     row = send(hilum_node, ds)
     assert (row["status"], row["reason"]) == ("not_processed", "unreadable_pixels")
     assert send(hilum_node, image())["status"] == "done"
+
+
+def test_two_patients_under_one_study_uid_keep_their_results_apart_and_share_no_report(hilum_node: Node) -> None:
+    study = uuid.uuid4().hex
+    one, other = image(study=study, patient_id="ONE"), image(SECOND.pixels, study=study, patient_id="OTHER")
+    row = send(hilum_node, one, other)
+    assert (row["status"], row["reason"]) == ("done", "several_patients")
+    assert row["message"].startswith("Images of 2 patients share this Study Instance UID")
+    objects = hilum_node.objects(str(one.StudyInstanceUID))
+    reports = [ds for ds in objects if is_measurement_report(ds)]
+    about = {reference.sop_instance_uid: ds.PatientID for ds in reports for reference in evidence_of(ds)}
+    assert (about[one.SOPInstanceUID], about[other.SOPInstanceUID]) == ("ONE", "OTHER")
+    assert len(reports) == len([ds for ds in objects if ds.Modality == "SR"]), "no preliminary report mixes patients"
