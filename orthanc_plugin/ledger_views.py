@@ -18,21 +18,11 @@ _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
 
 def reading_order(db: Connection, *, limit: int = 500) -> list[dict[str, Any]]:
     """The `limit` studies that came last, and as many in quarantine: the most pressing first, then the oldest."""
-    rows = db.execute(
-        text(
-            """
-            SELECT * FROM tasks WHERE study_instance_uid IN (
-                SELECT study_instance_uid FROM (SELECT study_instance_uid FROM tasks WHERE status <> 'removed'
-                                                ORDER BY last_instance_at DESC LIMIT :limit) AS latest
-                UNION
-                SELECT study_instance_uid FROM (SELECT study_instance_uid FROM tasks WHERE status = 'quarantined'
-                                                ORDER BY last_instance_at DESC LIMIT :limit) AS left_to_people)
-            ORDER BY priority_rank, received_at
-            """
-        ),
-        {"limit": limit},
-    )
-    return [_with_result(row) for row in rows.mappings()]
+    latest = "SELECT * FROM tasks WHERE status <> 'removed' ORDER BY last_instance_at DESC LIMIT :limit"
+    left_to_people = "SELECT * FROM tasks WHERE status = 'quarantined' ORDER BY last_instance_at DESC LIMIT :limit"
+    found = [row for sql in (latest, left_to_people) for row in db.execute(text(sql), {"limit": limit}).mappings()]
+    rows = {row["study_instance_uid"]: row for row in found}.values()
+    return [_with_result(row) for row in sorted(rows, key=lambda row: (row["priority_rank"], row["received_at"]))]
 
 
 def of_study(db: Connection, study_instance_uid: str) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def test_many_images_pass_one_process_without_descriptors_or_memory_left_behind(
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         for _ in range(20):
             process.take_in(file_of(plain()), Policy())
-        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
         assert pid_of(process) == pid
     assert gone(pid)
 
@@ -154,7 +154,7 @@ def test_closing_gives_every_descriptor_back() -> None:
     assert_reads(process)
     process.close()
     del process
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_a_refusal_comes_back_with_its_code_and_evidence_and_ends_nothing() -> None:
@@ -333,7 +333,7 @@ def test_a_process_that_does_not_start_is_no_fault_of_the_image(
     assert_reads(process)
     process.close()
     del process
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_a_missing_program_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

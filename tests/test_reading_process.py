@@ -76,7 +76,7 @@ def test_studies_pass_one_process_and_come_back_as_they_were_answered(reader: Re
         )
         assert type(answer.status) is TaskStatus  # type: ignore[union-attr]
     assert reader.lives()
-    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # noqa: PTH208
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_process_that_does_not_start_says_why_and_leaves_nothing_behind(comman
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with pytest.raises(NotReady, match=why):
         ReadingProcess(MEMORY_MB, wanted, command)
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_a_broken_bundle_is_named(folder: Path) -> None:
