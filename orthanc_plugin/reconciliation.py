@@ -145,7 +145,8 @@ class _Slice:
             tasks.set_fact(db, LAST_RECONCILIATION, repr(float(self._now)))
         report = Report(**self._found, behind=not caught_up or place.rounds == 0)
         if set(self._found) - {"looked_at"}:
-            log.warning("Orthanc and the ledger differed", extra=asdict(report))
+            counts = (f"{name} {count}" for name, count in sorted(self._found.items()))
+            log.warning("Orthanc and the ledger differed: %s", ", ".join(counts))
         return report
 
     def _begin(self) -> _Place:
@@ -279,19 +280,21 @@ class _Slice:
         log.warning("results are gone" if gone else "a study changed unnoticed", extra={"study_instance_uid": uid})
 
     def _try_anew(self, uid: str, before: Standing, series: Sequence[Series]) -> None:
-        """Have a quarantined study tried once more when it holds other images than when it was met here last.
+        """Have a quarantined study tried once more when an image came unnoticed, which may be its cure.
 
-        One of them may have come unnoticed and be its cure; that costs a hopeless study one round of attempts more.
+        When it is met here for the first time, that is told by the number of images that the plugin announced.
         """
         images, known = images_digest(series), before.content.partition("/")[0]
         if images == known:
             return
+        announced = not known and len(images_and_results(series)[0]) <= before.generation
         with self._ledger.write() as db:
             if tasks.standing(db, [uid]).get(uid) == before:
-                tasks.request_again(db, uid, now=self._now, urgency=Urgency.BACKGROUND)
+                if not announced:
+                    tasks.request_again(db, uid, now=self._now, urgency=Urgency.BACKGROUND)
+                    self._found["changed"] += 1
                 values = {"uid": uid, "content": f"{images}/"}
                 run(db, "UPDATE tasks SET content = :content WHERE study_instance_uid = :uid", **values)
-                self._found["changed"] += 1
 
     def _take_up(self, uid: str, series: Sequence[Series], before: Standing | None, urgency: Urgency) -> None:
         """Give a study its row: the one that it had, where Orthanc keeps it, or one in the queue."""

@@ -84,6 +84,10 @@ class _Candidate:
         )
 
     @property
+    def patient(self) -> str:
+        return str(self.taken.header.get("PatientID") or "")
+
+    @property
     def uid(self) -> str:
         return str(self.taken.header.SOPInstanceUID)
 
@@ -243,6 +247,8 @@ def _fetch(instance: str, reader: Reader) -> StoredInstance:
 
 def _refuse_copy(candidate: _Candidate, read_before: list[_Candidate]) -> None:
     for other in read_before:
+        if candidate.uid != other.uid and candidate.patient != other.patient:
+            continue  # the same picture under another patient's name: which of them is right is not ours to say
         if shared := relation(candidate.taken.key, other.taken.key):
             evidence = (*candidate.taken.selection.evidence, Evidence("pixels", f"{shared} as {other.uid}"))
             raise ImageRefused(Refusal.COPY, f"{shared} as another image of this study, which was read", evidence)

@@ -159,12 +159,16 @@ def test_a_huge_header_costs_no_memory_and_no_worker(hilum_node: Node) -> None:
     assert send(hilum_node, image())["status"] == "done"
 
 
-def test_two_patients_under_one_study_uid_keep_their_results_apart_and_share_no_report(hilum_node: Node) -> None:
+@pytest.mark.parametrize("pixels", [SECOND.pixels, FIRST.pixels], ids=["two pictures", "one picture"])
+def test_two_patients_under_one_study_uid_keep_their_results_apart_and_share_no_report(
+    hilum_node: Node, pixels: Any
+) -> None:
     study = uuid.uuid4().hex
-    one, other = image(study=study, patient_id="ONE"), image(SECOND.pixels, study=study, patient_id="OTHER")
+    one, other = image(study=study, patient_id="ONE"), image(pixels, study=study, patient_id="OTHER")
     row = send(hilum_node, one, other)
     assert (row["status"], row["reason"]) == ("done", "several_patients")
     assert row["message"].startswith("Images of 2 patients share this Study Instance UID")
+    assert (row["patient_name"], row["patient_id"]) == ("Several patients", "")
     objects = hilum_node.objects(str(one.StudyInstanceUID))
     reports = [ds for ds in objects if is_measurement_report(ds)]
     about = {reference.sop_instance_uid: ds.PatientID for ds in reports for reference in evidence_of(ds)}
