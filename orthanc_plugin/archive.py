@@ -11,9 +11,7 @@ import secrets
 from pathlib import Path
 
 from orthanc_plugin.ledger import Ledger, LedgerUnavailable, LedgerUnusable
-from orthanc_plugin.ledger_notes import belong_to, get_fact
-
-_FACT = "archive"
+from orthanc_plugin.ledger_notes import ARCHIVE, belong_to, get_fact
 
 
 class LedgerOfAnotherArchive(LedgerUnusable):
@@ -64,7 +62,7 @@ def require_archive(ledger: Ledger, file: Path) -> None:
     """
     archive = load_archive_id(file)
     with ledger.read() as db:
-        owner = get_fact(db, _FACT)
+        owner = get_fact(db, ARCHIVE)
     if owner == archive:
         return
     with ledger.write() as db:
@@ -73,5 +71,5 @@ def require_archive(ledger: Ledger, file: Path) -> None:
         except LedgerUnusable as error:
             raise LedgerOfAnotherArchive(
                 f"{ledger.name} belongs to another archive: give this node a ledger_url of its own, "
-                f"or, if it is the same archive in a new folder, write {get_fact(db, _FACT)} into {file}"
+                f"or, if it is the same archive in a new folder, write {get_fact(db, ARCHIVE)} into {file}"
             ) from error

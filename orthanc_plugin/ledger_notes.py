@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger import LedgerUnusable
 
-_ARCHIVE = "archive"
+ARCHIVE = "archive"
 
 
 def get_fact(db: Connection, name: str) -> str | None:
@@ -41,9 +41,9 @@ def belong_to(db: Connection, archive: str) -> None:
     """
     db.execute(
         text("INSERT INTO facts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"),
-        {"name": _ARCHIVE, "value": archive},
+        {"name": ARCHIVE, "value": archive},
     )
-    if get_fact(db, _ARCHIVE) != archive:
+    if get_fact(db, ARCHIVE) != archive:
         raise LedgerUnusable("this ledger belongs to another archive: give each Orthanc a ledger_url of its own")
 
 

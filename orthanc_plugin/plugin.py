@@ -25,7 +25,7 @@ from orthanc_plugin.ledger import open_ledger
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.supervisor import Supervisor, worker_python
-from orthanc_plugin.tasks import Arrival
+from orthanc_plugin.task_states import Arrival, text_of
 from orthanc_plugin.viewer.serving import load_site
 from orthanc_plugin.worklist.rows import THUMBNAIL_ATTACHMENT
 
@@ -52,22 +52,13 @@ def on_stored_instance(dicom: Any, _instance_id: str) -> None:
             orthanc.DicomToJsonFormat.HUMAN, orthanc.DicomToJsonFlags.NONE, _LONGEST_VALUE
         )
         tags = json.loads(content)
-        modality, made_by = _text(tags, "Modality"), (_text(tags, "Manufacturer"), _text(tags, "ManufacturerModelName"))
+        modality, made_by = (
+            text_of(tags, "Modality"),
+            (text_of(tags, "Manufacturer"), text_of(tags, "ManufacturerModelName")),
+        )
         if modality in ACCOMPANYING_MODALITIES or is_own_result(modality, *made_by):
             return
-        ARRIVALS.record(
-            Arrival(
-                study_instance_uid=_text(tags, "StudyInstanceUID"),
-                patient_name=_text(tags, "PatientName"),
-                patient_id=_text(tags, "PatientID"),
-                patient_birth_date=_text(tags, "PatientBirthDate"),
-                patient_sex=_text(tags, "PatientSex"),
-                accession_number=_text(tags, "AccessionNumber"),
-                study_date=_text(tags, "StudyDate"),
-                study_time=_text(tags, "StudyTime"),
-                study_description=_text(tags, "StudyDescription"),
-            )
-        )
+        ARRIVALS.record(Arrival.from_tags(tags))
     except Exception:  # the image is stored whatever happens here; reconciliation finds it
         log.exception("a stored instance could not be put into the ledger")
 
@@ -157,11 +148,6 @@ def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: by
     else:
         output.SetHttpHeader("Content-Type", mime)
         output.SendHttpStatus(status, body.decode("utf-8"), len(body))
-
-
-def _text(tags: dict[str, Any], keyword: str) -> str:
-    value = tags.get(keyword)
-    return value.strip() if isinstance(value, str) else ""
 
 
 WORKER_AUTHORIZATION = _worker_authorization()

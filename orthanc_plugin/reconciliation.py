@@ -329,17 +329,7 @@ class _Slice:
             except httpx.HTTPStatusError:  # its file is damaged: reading it will give the reason
                 return Arrival(uid)
             if tags:
-                return Arrival(
-                    study_instance_uid=uid,
-                    patient_name=_text(tags, "PatientName"),
-                    patient_id=_text(tags, "PatientID"),
-                    patient_birth_date=_text(tags, "PatientBirthDate"),
-                    patient_sex=_text(tags, "PatientSex"),
-                    accession_number=_text(tags, "AccessionNumber"),
-                    study_date=_text(tags, "StudyDate"),
-                    study_time=_text(tags, "StudyTime"),
-                    study_description=_text(tags, "StudyDescription"),
-                )
+                return replace(Arrival.from_tags(tags), study_instance_uid=uid)
         return None
 
     def _came(self, images: Sequence[str]) -> tuple[float, float]:
@@ -384,8 +374,3 @@ def _set_times(db: Connection, uid: str, first: float, last: float) -> None:
         first=first,
         last=last,
     )
-
-
-def _text(tags: dict[str, Any], keyword: str) -> str:
-    value = tags.get(keyword)
-    return value.strip() if isinstance(value, str) else ""

@@ -5,6 +5,7 @@ The rule: whatever may name a patient is left out of the printed form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -60,6 +61,27 @@ class Arrival:
     study_date: str = field(default="", repr=False)
     study_time: str = field(default="", repr=False)
     study_description: str = field(default="", repr=False)
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, Any]) -> Arrival:
+        """From the attributes of an image by their keywords, as Orthanc gives them; what is no text counts as empty."""
+        return cls(
+            study_instance_uid=text_of(tags, "StudyInstanceUID"),
+            patient_name=text_of(tags, "PatientName"),
+            patient_id=text_of(tags, "PatientID"),
+            patient_birth_date=text_of(tags, "PatientBirthDate"),
+            patient_sex=text_of(tags, "PatientSex"),
+            accession_number=text_of(tags, "AccessionNumber"),
+            study_date=text_of(tags, "StudyDate"),
+            study_time=text_of(tags, "StudyTime"),
+            study_description=text_of(tags, "StudyDescription"),
+        )
+
+
+def text_of(tags: Mapping[str, Any], keyword: str) -> str:
+    """The text of an attribute without the spaces around it; empty where it has none."""
+    value = tags.get(keyword)
+    return value.strip() if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)

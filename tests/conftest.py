@@ -11,6 +11,7 @@ from running_node import SHARED, Node, start_node
 
 from orthanc_plugin import node
 from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger import Ledger, migrate, open_ledger
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,13 @@ def shared_data() -> Path:
     if os.environ.get("HILUM_WITHOUT_SHARED") or not SHARED.is_dir():
         pytest.skip("no real radiographs here: ../shared/data is absent")
     return SHARED
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """A new ledger on each database; whoever asks has a fixture `postgres`."""
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    made = open_ledger(tmp_path / "ledger.sqlite") if server is None else open_ledger(server.new_database())
+    migrate(made)
+    yield made
+    made.close()

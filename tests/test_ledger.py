@@ -48,16 +48,6 @@ def sqlite(tmp_path: Path) -> Iterator[Ledger]:
     ledger.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """A new ledger on each database."""
-    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    made = open_ledger(tmp_path / "ledger.sqlite") if server is None else open_ledger(server.new_database())
-    migrate(made)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def first_schema(tmp_path: Path) -> Path:
     """The file of a node that ran the first version."""

@@ -49,16 +49,6 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """A new ledger on each database."""
-    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    made = open_ledger(tmp_path / "ledger.sqlite") if server is None else open_ledger(server.new_database())
-    migrate(made)
-    yield made
-    made.close()
-
-
 def change(ledger: Ledger, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
     """Call a function of `tasks` in a transaction of its own."""
     with ledger.write() as db:
