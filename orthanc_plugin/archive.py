@@ -6,12 +6,12 @@ database by mistake would each call the other's studies deleted.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from orthanc_plugin.ledger import Ledger, LedgerUnavailable, LedgerUnusable
 from orthanc_plugin.ledger_notes import ARCHIVE, belong_to, get_fact
+from orthanc_plugin.made_once import make_once
 
 
 class LedgerOfAnotherArchive(LedgerUnusable):
@@ -27,16 +27,7 @@ def load_archive_id(file: Path) -> str:
         When the file can be neither read nor made.
     """
     try:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
-            draft.write_text(secrets.token_hex(16) + "\n", "utf-8")
-            try:
-                os.link(draft, file)  # the first of several processes wins, and nobody sees half a name
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
+        make_once(file, secrets.token_hex(16) + "\n")
         name = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise LedgerUnavailable(

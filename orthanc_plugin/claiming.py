@@ -22,7 +22,9 @@ CLOCK_SLACK_SECONDS = 60.0  # by which the clocks of two machines may differ
 _TURN = "background_claimed_at"  # the fact that holds when a background task last went before live ones
 
 
-def claim(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> InferenceTask | None:
+def claim(
+    db: Connection, worker_id: str, *, now: float, lease_seconds: float, abandoned_limit: int
+) -> InferenceTask | None:
     """Take the task whose turn it is; None when nothing is due.
 
     A task whose worker fell silent is queued again behind those that wait; the one under which `abandoned_limit`
@@ -32,15 +34,24 @@ def claim(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: 
     _date_anew(db, now=now)
     turn = get_fact(db, _TURN)
     if turn is None or not now - BACKGROUND_TURN_SECONDS < float(turn) <= now:
-        task = _claim_first(db, _OVERDUE_BACKGROUND, now=now, lease_seconds=lease_seconds)
+        task = _claim_first(db, _OVERDUE_BACKGROUND, worker_id, now=now, lease_seconds=lease_seconds)
         if task is not None:
             set_fact(db, _TURN, repr(float(now)))
             return task
     for choice in (_LIVE, _BACKGROUND):
-        task = _claim_first(db, choice, now=now, lease_seconds=lease_seconds)
+        task = _claim_first(db, choice, worker_id, now=now, lease_seconds=lease_seconds)
         if task is not None:
             return task
     return None
+
+
+def end_leases(db: Connection, worker_id: str) -> int:
+    """End the leases of a worker that is known to be dead, so that nobody waits for them; how many there were."""
+    return run(
+        db,
+        "UPDATE tasks SET lease_until = 0 WHERE status = 'running' AND holder = :worker_id",
+        worker_id=worker_id,
+    ).rowcount
 
 
 def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> None:
@@ -98,12 +109,14 @@ _OVERDUE_BACKGROUND = """
 """
 
 
-def _claim_first(db: Connection, choice: str, *, now: float, lease_seconds: float) -> InferenceTask | None:
+def _claim_first(
+    db: Connection, choice: str, worker_id: str, *, now: float, lease_seconds: float
+) -> InferenceTask | None:
     row = run(
         db,
         """
         UPDATE tasks SET status = 'running', fence = fence + 1, claimed_generation = generation,
-                         lease_until = :lease_until, due_order = NULL, written_at = :now
+                         lease_until = :lease_until, holder = :worker_id, due_order = NULL, written_at = :now
         WHERE study_instance_uid = ({choice}) AND status IN ('queued', 'answered')
         RETURNING study_instance_uid, fence, generation, answered_generation, attempts, failures, first_failed_at,
                   result, received_at, last_instance_at, urgency
@@ -111,6 +124,7 @@ def _claim_first(db: Connection, choice: str, *, now: float, lease_seconds: floa
         now=now,
         shift=SHIFT_SECONDS[Urgency.BACKGROUND],
         lease_until=now + lease_seconds,
+        worker_id=worker_id,
     ).one_or_none()
     if row is None:
         return None

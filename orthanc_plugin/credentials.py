@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from orthanc_plugin.made_once import make_once
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,11 @@ def load_credentials(path: Path) -> Credentials:
 
     Raises
     ------
-    PermissionError
-        When others than the owner can read the file.
+    OSError
+        PermissionError when others than the owner can read the file.
     """
-    if not path.exists():
-        made = Credentials("hilum", secrets.token_urlsafe(18), "hilum-worker", secrets.token_urlsafe(24))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(made), file, indent=1)
-        draft.rename(path)
+    made = Credentials("hilum", secrets.token_urlsafe(18), "hilum-worker", secrets.token_urlsafe(24))
+    make_once(path, json.dumps(asdict(made), indent=1))
     if path.stat().st_mode & 0o077:
         raise PermissionError(f"{path} can be read by others: chmod 600 it, and change the passwords")
     return Credentials(**json.loads(path.read_text("utf-8")))

@@ -132,5 +132,11 @@ _NOTHING_IS_LOST = Migration(
     ),
 )
 
-MIGRATIONS = (_FIRST, _NOTHING_IS_LOST)
+_HOLDER = Migration(
+    3,
+    up=("ALTER TABLE tasks ADD COLUMN holder TEXT NOT NULL DEFAULT ''",),  # worker_id of the last claim
+    down=("ALTER TABLE tasks DROP COLUMN holder",),
+)
+
+MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER)
 SCHEMA_VERSION = MIGRATIONS[-1].version

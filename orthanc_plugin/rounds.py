@@ -31,21 +31,20 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
     found_work
         Called when something was put into the queue.
     """
-    credentials = load_credentials(settings.credentials)
-    user, password = credentials.worker_user, credentials.worker_password
-    with OrthancClient(settings.http_url, user, password) as orthanc:
-        while not stop.is_set():
-            started, pause = time.monotonic(), settings.reconcile_seconds
-            try:
-                require_archive(ledger, settings.archive_id_file)
+    while not stop.is_set():
+        started, pause = time.monotonic(), settings.reconcile_seconds
+        try:
+            require_archive(ledger, settings.archive_id_file)
+            accounts = load_credentials(settings.credentials)
+            with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
-                if report.missed or report.changed or report.results_gone:
-                    found_work()
-                if report.behind:
-                    pause = max(_SHORTEST_SECONDS, time.monotonic() - started)
-            except (LedgerError, OrthancUnavailable) as error:
-                log.warning("not compared: %s", error)
-                pause = min(pause, _AWAY_SECONDS)
-            except Exception:  # it must be tried again whatever one study holds
-                log.exception("not compared")
-            stop.wait(pause)
+            if report.missed or report.changed or report.results_gone:
+                found_work()
+            if report.behind:
+                pause = max(_SHORTEST_SECONDS, time.monotonic() - started)
+        except (LedgerError, OrthancUnavailable) as error:
+            log.warning("not compared: %s", error)
+            pause = min(pause, _AWAY_SECONDS)
+        except Exception:  # it must be tried again whatever one study holds
+            log.exception("not compared")
+        stop.wait(pause)

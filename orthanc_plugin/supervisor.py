@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from typing import IO
 
 log = logging.getLogger("hilum.supervisor")
 
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 60.0
 _NICENESS = 10  # taking images goes before reading them; what the worker starts inherits it
 _STEADY_SECONDS = 5.0  # a worker that lived this long has earned a prompt restart
 _STOP_SECONDS = 15.0  # in which the worker gives its tasks back; without that, they wait for the end of their lease
@@ -36,6 +38,7 @@ class Supervisor:
 
     def __init__(self, python: Path, log_file: Path) -> None:
         self._python, self._log_file = python, log_file
+        self._worker_id = new_worker_id()  # of one after the other: the next may take what a dead one had in hand
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="supervisor", daemon=True)
@@ -86,7 +89,7 @@ class Supervisor:
     def _run_once(self) -> int:
         with self._output() as output:
             self._process = subprocess.Popen(
-                [self._python, "-m", "orthanc_plugin.worker"],
+                [self._python, "-m", "orthanc_plugin.worker", self._worker_id],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -104,6 +107,11 @@ class Supervisor:
             return self._log_file.open("ab")
         except OSError:  # a worker without a log is better than none
             return Path(os.devnull).open("ab")
+
+
+def new_worker_id() -> str:
+    """A name that no other worker has, which says on which machine it runs."""
+    return f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 def worker_python() -> Path:

@@ -25,7 +25,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.claiming import claim
+from orthanc_plugin.claiming import claim, end_leases
 from orthanc_plugin.ledger_notes import (
     belong_to,
     forget_workers,
@@ -65,6 +65,7 @@ __all__ = [
     "belong_to",
     "claim",
     "count_by_status",
+    "end_leases",
     "enqueue",
     "fail",
     "forget_workers",

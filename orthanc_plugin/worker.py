@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import stat
 import sys
 import threading
@@ -33,6 +32,7 @@ from orthanc_plugin.reading_process import COMMAND, Abandoned, NotReady, Reading
 from orthanc_plugin.retry_policy import OUTAGES, next_try, pause_seconds
 from orthanc_plugin.rounds import keep_reconciled
 from orthanc_plugin.settings import Settings, load_settings
+from orthanc_plugin.supervisor import new_worker_id
 from orthanc_plugin.tasks import ClaimLost, Failure, InferenceTask, Outcome
 
 log = logging.getLogger("hilum.worker")
@@ -68,6 +68,9 @@ class Worker:
 
     Parameters
     ----------
+    worker_id
+        Its name in the ledger. Whoever gives two workers one name, one after the other, vouches that the first is dead:
+        the second takes its tasks at once.
     command
         The reading process, see ``reading_process``.
     """
@@ -77,6 +80,7 @@ class Worker:
         self.rang, self.stopping = threading.Event(), threading.Event()
         self._ledger = open_ledger(settings.ledger_address)
         self._usable, self._told = threading.Event(), ""  # of the ledger: that it can be used, and why it cannot
+        self._inherited = False  # whether the leases of a worker that had this name were ended
         self._finish_by = float("inf")
         self._in_hand: set[_InHand] = set()
         self._versions: dict[str, str] | None = None
@@ -137,7 +141,11 @@ class Worker:
         try:
             task = self._write(
                 lambda db: tasks.claim(
-                    db, now=time.time(), lease_seconds=settings.lease_seconds, abandoned_limit=_ABANDONED_LIMIT
+                    db,
+                    self.worker_id,
+                    now=time.time(),
+                    lease_seconds=settings.lease_seconds,
+                    abandoned_limit=_ABANDONED_LIMIT,
                 )
             )
         except (LedgerUnavailable, LedgerUnusable) as error:
@@ -203,6 +211,9 @@ class Worker:
                 if away:
                     migrate(self._ledger)
                     require_archive(self._ledger, self.settings.archive_id_file)
+                if not self._inherited:
+                    self._write(lambda db: tasks.end_leases(db, self.worker_id))
+                    self._inherited = True
                 self._beat()
                 if away:  # only now: the leases of what is in hand may have run out meanwhile
                     if self._told:
@@ -367,11 +378,11 @@ def listen(worker: Worker) -> None:
 
 
 def main(command: Sequence[str] = COMMAND) -> int:
-    """Run one worker beside the plugin that started it, or by hand (``python -m orthanc_plugin.worker``)."""
+    """Run one worker: beside the plugin, which gives it its name, or by hand (``python -m orthanc_plugin.worker``)."""
     start_logging()
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # before any thread is there: only this one waits for them
-    worker = Worker(load_settings(), f"{socket.gethostname()}-{os.getpid()}", command)
+    worker = Worker(load_settings(), sys.argv[1] if len(sys.argv) > 1 else new_worker_id(), command)
     worker.start()
     threading.Thread(target=listen, args=[worker], name="plugin", daemon=True).start()
     ending = signal.sigwait(endings)

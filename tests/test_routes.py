@@ -57,7 +57,7 @@ def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]
     with ledger.write() as db:
         for uid in ("1.2.3", "1.2.4"):
             tasks.enqueue(db, Arrival(uid), now=1.0)
-            claimed = tasks.claim(db, now=2.0, lease_seconds=60, abandoned_limit=3)
+            claimed = tasks.claim(db, "w", now=2.0, lease_seconds=60, abandoned_limit=3)
             assert claimed is not None
             if uid == "1.2.3":
                 result = {"version": 1, "images": [PICTURED, REFUSED], "history": []}

@@ -66,7 +66,7 @@ def enqueue(ledger: Ledger, now: float, uid: str = "1.2.3", urgency: Urgency = U
 
 def claim_any(ledger: Ledger, now: float, abandoned_limit: int = 3) -> InferenceTask | None:
     task: InferenceTask | None = change(
-        ledger, tasks.claim, now=now, lease_seconds=LEASE, abandoned_limit=abandoned_limit
+        ledger, tasks.claim, "w", now=now, lease_seconds=LEASE, abandoned_limit=abandoned_limit
     )
     return task
 
@@ -704,7 +704,7 @@ def test_a_claim_passes_over_a_row_that_another_transaction_has_in_hand(postgres
     enqueue(ledger, 1, "1.1")
     enqueue(ledger, 2, "1.2")
     with ledger.write() as db:
-        first = tasks.claim(db, now=3, lease_seconds=LEASE, abandoned_limit=3)
+        first = tasks.claim(db, "w", now=3, lease_seconds=LEASE, abandoned_limit=3)
         second = claim_any(ledger, 3)
     assert first is not None
     assert second is not None
@@ -718,7 +718,7 @@ def contend(where: str, seed: int) -> None:
     while True:
         try:
             task: InferenceTask | None = change(
-                ledger, tasks.claim, now=time.time(), lease_seconds=0.4, abandoned_limit=10_000
+                ledger, tasks.claim, "w", now=time.time(), lease_seconds=0.4, abandoned_limit=10_000
             )
             if task is None:
                 time.sleep(0.01)
@@ -813,7 +813,7 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         tasks.enqueue(db, STUDY, now=SWEPT)
         # 17 to be concluded and the new one, then 12 of the sweep; later 3 of dead workers, and overdue ones
         for now in (SWEPT + 10,) * 30 + (SWEPT + 1000,) * 5:
-            task = tasks.claim(db, now=now, lease_seconds=LEASE, abandoned_limit=3)
+            task = tasks.claim(db, "w", now=now, lease_seconds=LEASE, abandoned_limit=3)
             assert task is not None
             tasks.heartbeat(db, task, now=now, lease_seconds=LEASE)
             tasks.answer(db, task, DONE, now=now, conclude_at=None)

@@ -27,6 +27,7 @@ from orthanc_plugin import tasks, worker
 from orthanc_plugin.ledger import Ledger, LedgerError, migrate, open_ledger
 from orthanc_plugin.retry_policy import OUTAGES, next_try, pause_seconds
 from orthanc_plugin.settings import REPOSITORY, Settings
+from orthanc_plugin.supervisor import new_worker_id
 from orthanc_plugin.tasks import TRANSITIONS, Arrival, Failure, TaskStatus
 from orthanc_plugin.worker import Worker
 
@@ -346,6 +347,19 @@ def worker_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.close()  # type: ignore[union-attr]
 
 
+def test_a_worker_takes_at_once_what_a_dead_one_of_its_name_had_in_hand_and_nothing_else(
+    folder: Path,
+) -> None:
+    site = Site(folder / "home", lease_seconds=60.0)
+    site.send("ok.1", "ok.2")
+    for holder in ("here", "elsewhere"):
+        with site.ledger.write() as db:
+            assert tasks.claim(db, holder, now=time.time(), lease_seconds=60.0, abandoned_limit=20)
+    with site.at_work():
+        assert site.wait_for("ok.1")["status"] == "done"
+        assert (site.row("ok.2")["status"], site.row("ok.2")["holder"]) == ("running", "elsewhere")
+
+
 def test_a_killed_worker_leaves_no_process_behind_and_its_study_to_the_next(site: Site, folder: Path) -> None:
     site.send("parent")
     with worker_process(site) as process:
@@ -452,6 +466,8 @@ def test_pauses_double_and_stay_below_a_minute() -> None:
 
 
 def test_workers_of_one_machine_have_names_of_their_own(site: Site) -> None:
-    with worker_process(site) as process:
+    with worker_process(site):
         site.wait(lambda: site.worker().get("state"))
-        assert site.worker()["worker_id"] == f"{socket.gethostname()}-{process.pid}"
+        name = str(site.worker()["worker_id"])
+    assert name.startswith(f"{socket.gethostname()}-")
+    assert name != new_worker_id() != new_worker_id()

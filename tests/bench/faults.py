@@ -58,7 +58,8 @@ def tables(score: Score) -> list[Table]:
         became.add_row(f"quarantined before the replay: {reason}", str(studies))
     became.add_row("documents replaced by later ones", str(sum(one.superseded for one in score.found)))
     for name, values in (
-        (f"s from a kill until the study goes on (lease {score.lease_seconds:g} s)", score.recovery_seconds),
+        (f"s from a kill until the study goes on (lease {score.lease_seconds:g} s)", score.all_recovery_seconds),
+        *((f"the same, {what} killed", seconds) for what, seconds in sorted(score.recovery_seconds.items())),
         ("s from a start of Orthanc to a ready worker", score.ready_seconds),
     ):
         if figures := summary(values):

@@ -150,7 +150,7 @@ def _questions(ledger: Ledger, settings: Settings, client: httpx.Client) -> dict
         try:
             with ledger.write() as db:
                 now, lease = time.time(), settings.lease_seconds
-                tasks.claim(db, now=now, lease_seconds=lease, abandoned_limit=20)
+                tasks.claim(db, "w", now=now, lease_seconds=lease, abandoned_limit=20)
                 raise _RolledBack
         except _RolledBack:
             pass

@@ -19,9 +19,10 @@ class Recovery:
     """The studies that wait since a kill."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.seconds: list[float] = []
+        self.seconds: dict[str, list[float]] = {}  # for what was struck last
         self._ledger = ledger
         self._fences: dict[str, int] = {}
+        self._struck = ""
         self._since: float | None = None  # None: what was killed has not been started again
 
     @property
@@ -29,11 +30,13 @@ class Recovery:
         """Whether no study waits."""
         return not self._fences
 
-    def strike(self, now: float, *, until_restart: bool = False) -> None:
+    def strike(self, now: float, what: str, *, until_restart: bool = False) -> None:
         """Something dies now; what waits from an earlier kill waits from now on.
 
         Parameters
         ----------
+        what
+            A role, or a fail-point.
         until_restart
             The clock does not run before `restarted` is called.
         """
@@ -43,7 +46,7 @@ class Recovery:
                     self._fences.setdefault(row.study_instance_uid, row.fence)
         except LedgerError:
             pass  # a second fault at the same time: those that waited before are still known
-        self._since = None if until_restart else now
+        self._since, self._struck = None if until_restart else now, what
 
     def restarted(self, now: float) -> None:
         """What was killed has been started again."""
@@ -62,4 +65,4 @@ class Recovery:
             waits = row.status in ("queued", "running") and row.fence == self._fences[row.study_instance_uid]
             if not waits:
                 del self._fences[row.study_instance_uid]
-                self.seconds.append(max(0.0, now - self._since))
+                self.seconds.setdefault(self._struck, []).append(max(0.0, now - self._since))

@@ -132,7 +132,7 @@ class Run:
     def _kill(self, role: str) -> None:
         pids = self._node.pids()[role]
         if pids:
-            self._recovery.strike(time.monotonic())
+            self._recovery.strike(time.monotonic(), role)
             self.score.kills[role] += victims.kill(self._rng.choice(pids))
 
     def has_work_in_hand(self) -> bool:
@@ -142,13 +142,13 @@ class Run:
 
     def kill_orthanc(self) -> None:
         """It is started again by the next `go_on`."""
-        self._recovery.strike(time.monotonic(), until_restart=True)
+        self._recovery.strike(time.monotonic(), "orthanc", until_restart=True)
         self._node.kill_orthanc()
         self.score.kills["orthanc"] += 1
 
     def _kill_postgresql(self) -> None:
         assert self._node.server is not None
-        self._recovery.strike(time.monotonic(), until_restart=True)
+        self._recovery.strike(time.monotonic(), "postgresql", until_restart=True)
         self._node.server.kill()
         self.score.kills["postgresql"] += 1
         self.go_on(self._rng.uniform(0.1, 3.0))
@@ -200,7 +200,7 @@ class Run:
         now = time.monotonic()
         for name in self._log.new():
             self.score.failpoints[name] += 1
-            self._recovery.strike(now, until_restart=name in _IN_ORTHANC)
+            self._recovery.strike(now, name, until_restart=name in _IN_ORTHANC)
         if self._node.has_ended():
             time.sleep(self._rng.uniform(0.1, 1.5))
             with suppress(OSError, node.NodeFailed):  # the disk is full now, or the port not yet free: once more

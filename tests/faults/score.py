@@ -32,7 +32,7 @@ class Score:
         Attempts to send an image that had to be repeated.
     recovery_seconds
         For each study that was in hand at a kill: until a worker had it in hand again or it was answered. Counted from
-        the last kill before that, or where the run itself starts something again, from that start.
+        the last kill before that, by what died then, or where the run itself starts something again, from that start.
     ready_seconds
         From each start of Orthanc to a worker that is ready.
     """
@@ -51,13 +51,18 @@ class Score:
     never_acknowledged: int = 0
     quarantined_before_replay: Counter[str] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
-    recovery_seconds: list[float] = field(default_factory=list)
+    recovery_seconds: dict[str, list[float]] = field(default_factory=dict)
     ready_seconds: list[float] = field(default_factory=list)
 
     @property
     def all_kills(self) -> int:
         """Processes that died, whoever killed them."""
         return self.kills.total() + self.failpoints.total()
+
+    @property
+    def all_recovery_seconds(self) -> list[float]:
+        """Whatever had died."""
+        return [seconds for each in self.recovery_seconds.values() for seconds in each]
 
     def count(self, fate: Fate) -> int:
         """Studies of this fate."""
@@ -86,7 +91,10 @@ class Score:
             "fates": {fate.name.lower(): self.count(fate) for fate in Fate},
             "quarantined_before_replay": dict(self.quarantined_before_replay),
             "superseded_documents": sum(one.superseded for one in self.found),
-            "recovery_seconds": summary(self.recovery_seconds),
+            "recovery_seconds": {
+                "all": summary(self.all_recovery_seconds),
+                **{what: summary(seconds) for what, seconds in sorted(self.recovery_seconds.items())},
+            },
             "ready_seconds": summary(self.ready_seconds),
             "broken_promises": [
                 f"{one.study_instance_uid}: {one.fate.name.lower()}: {one.why}" for one in self.broken()

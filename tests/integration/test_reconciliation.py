@@ -106,7 +106,7 @@ def row(ledger: Ledger, uid: str) -> dict[str, Any]:
 def answer(ledger: Ledger, orthanc: OrthancClient, *, status: TaskStatus = TaskStatus.DONE, results: int = 2) -> str:
     """Do what a worker does with the study whose turn it is."""
     with ledger.write() as db:
-        task = tasks.claim(db, now=NOW, lease_seconds=30, abandoned_limit=20)
+        task = tasks.claim(db, "w", now=NOW, lease_seconds=30, abandoned_limit=20)
     assert task is not None
     uid = task.study_instance_uid
     held = orthanc.series_of_study(uid)
@@ -224,7 +224,7 @@ def test_a_quarantined_study_is_left_to_a_person_until_it_holds_other_images(
 ) -> None:
     def give_up() -> None:
         with ledger.write() as db:
-            task = tasks.claim(db, now=NOW + 1000, lease_seconds=30, abandoned_limit=9)
+            task = tasks.claim(db, "w", now=NOW + 1000, lease_seconds=30, abandoned_limit=9)
             assert task is not None
             tasks.fail(db, task, Failure("reader_died", "it died"), now=NOW, retry_at=None, counted=True)
 
@@ -334,8 +334,8 @@ def test_a_lost_ledger_is_rebuilt_from_orthanc_alone(ledger: Ledger, orthanc: Or
     migrate(new)
     assert differs(compare(new, orthanc)) == {"rebuilt": 3, "missed": 1}
     # what the ledger alone knew: how often it was claimed, and when it was written
-    of_the_ledger = {"generation", "claimed_generation", "answered_generation", "fence", "not_before", "written_at",
-                     "due_order", "completed_at", "urgency"}  # fmt: skip
+    of_the_ledger = {"generation", "claimed_generation", "answered_generation", "fence", "holder", "not_before",
+                     "written_at", "due_order", "completed_at", "urgency"}  # fmt: skip
     for uid in done | refused:
         after = row(new, uid)
         assert {k: v for k, v in after.items() if k not in of_the_ledger} == {
