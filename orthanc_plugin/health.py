@@ -16,8 +16,6 @@ from typing import Any
 from orthanc_plugin.archive import LedgerOfAnotherArchive
 from orthanc_plugin.ledger import LedgerError, LedgerUnusable
 
-LAST_RECONCILIATION = "last_reconciliation"  # fact of the ledger: when, in seconds since 1970
-ORPHANS = "orphans"  # fact of the ledger: JSON list of studies with results of ours and no image
 WORKER_SILENT_SECONDS = 15.0  # it reports every five
 _START_SECONDS = 30.0  # in which a worker is expected to speak up for the first time
 _WAITING_LIMIT_SECONDS = 600.0
@@ -58,6 +56,8 @@ class Vitals:
         Code that it reported; empty when it is well.
     running_seconds
         Since the plugin started.
+    complete
+        Whether every study of Orthanc has been compared with the ledger at least once.
     unrecorded
         Studies that wait in memory for the ledger.
     oldest_waiting_seconds
@@ -74,6 +74,7 @@ class Vitals:
     worker_seen: bool
     worker_problem: str
     running_seconds: float
+    complete: bool = True
     unrecorded: int = 0
     quarantined: int = 0
     oldest_waiting_seconds: float | None = None
@@ -85,6 +86,10 @@ _WORKER_PROBLEMS = {
     "models_unusable": (
         "The models cannot be loaded, so nothing is read.",
         "See worker.log; check the setting bundles and the folders below models/.",
+    ),
+    "reader_dies": (
+        "The process that reads studies dies before it is ready, so nothing is read.",
+        "See worker.log for how it died; the machine may be out of memory, see the setting memory_mb.",
     ),
     "orthanc_unavailable": (
         "The worker cannot reach Orthanc, so nothing is read.",
@@ -199,6 +204,15 @@ def _of_studies(vitals: Vitals) -> list[Problem]:
                 "waiting_long",
                 f"The oldest study has waited for {oldest / 60:.0f} min.",
                 "If nothing else is wrong, more come than this node can read: see the setting workers.",
+                stops=False,
+            )
+        )
+    if not vitals.complete and vitals.worker_seen:
+        found.append(
+            Problem(
+                "comparing",
+                "The worklist is being made from what Orthanc holds, and is not complete yet.",
+                "Nothing: studies appear here as they are found. Until then look in Orthanc for one that is missing.",
                 stops=False,
             )
         )

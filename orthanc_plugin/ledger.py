@@ -90,7 +90,8 @@ class Ledger:
     @property
     def name(self) -> str:
         """What messages call it: the file, or the server and database."""
-        where = f"{self.url.host or 'local socket'}/{self.url.database}"
+        port = f":{self.url.port}" if self.url.port else ""
+        where = f"{self.url.host or 'local socket'}{port}/{self.url.database}"
         return str(self.path) if self.path else f"PostgreSQL {where}"
 
     @contextmanager

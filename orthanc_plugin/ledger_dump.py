@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, inspect, text
 
 from orthanc_plugin.ledger import Ledger, LedgerUnusable, migrate
+from orthanc_plugin.ledger_notes import PLACE
 from orthanc_plugin.ledger_schema import SCHEMA_VERSION
-from orthanc_plugin.reconciliation import PLACE
 
 _TABLES = {"tasks": "study_instance_uid", "facts": "name"}  # with what their rows are ordered by
 _ROWS_AT_ONCE = 500

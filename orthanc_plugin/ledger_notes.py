@@ -9,7 +9,12 @@ from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger import LedgerUnusable
 
-ARCHIVE = "archive"
+# Names of facts
+ARCHIVE = "archive"  # the archive whose images the tasks are about
+PLACE = "reconciliation"  # how far each walk has come; a restored archive starts anew
+LAST_RECONCILIATION = "last_reconciliation"  # when, in seconds since 1970
+ALL_COMPARED = "all_compared"  # when every study of Orthanc had been looked at; none before that
+ORPHANS = "orphans"  # JSON list of studies with results of ours and no image
 
 
 def get_fact(db: Connection, name: str) -> str | None:

@@ -51,6 +51,10 @@ class NotReady(Exception):
     """The process does not come as far as taking a task; the message says why."""
 
 
+class ModelsUnusable(NotReady):
+    """The process itself says that it cannot read, and why."""
+
+
 class Abandoned(Exception):
     """The answer is not wanted any more, and the process has been ended."""
 
@@ -157,7 +161,7 @@ class ReadingProcess:
         try:
             message = json.loads(self._next_line(_START_SECONDS, unwanted))
             if "unusable" in message:
-                raise NotReady(str(message["unusable"]))
+                raise ModelsUnusable(str(message["unusable"]))
             return {str(name): str(version) for name, version in message["ready"].items()}
         except _Exceeded as limit:
             raise NotReady(f"loading the models {limit}") from None

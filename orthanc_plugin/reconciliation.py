@@ -27,19 +27,15 @@ from sqlalchemy import Connection
 
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME
 from orthanc_plugin import tasks
-from orthanc_plugin.health import LAST_RECONCILIATION, ORPHANS
 from orthanc_plugin.kept_answer import KeptAnswer, kept_answer
 from orthanc_plugin.ledger import Ledger, StatementRejected
+from orthanc_plugin.ledger_notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, PLACE
 from orthanc_plugin.ledger_statements import run
 from orthanc_plugin.orthanc_client import OrthancClient, Series, received_of, seconds_of
 from orthanc_plugin.study_content import content_digest, images_and_results, images_digest
 from orthanc_plugin.tasks import Arrival, Standing, TaskStatus, Urgency
 
-__all__ = ["ORPHANS", "PLACE", "Report", "content_digest", "reconcile"]
-
 log = logging.getLogger("hilum.reconciliation")
-
-PLACE = "reconciliation"  # fact of the ledger: how far each walk has come; a restored archive starts anew
 
 _SLICE_SECONDS = (1.0, 0.6, 0.4)  # of Orthanc's time in one call: feed, studies, rows
 _PAGE = 1000
@@ -196,6 +192,7 @@ class _Slice:
             log.info("every study of Orthanc was looked at once")
         with self._ledger.write() as db:
             tasks.set_fact(db, ORPHANS, json.dumps(sorted(set(place.orphans))))
+            tasks.set_fact(db, ALL_COMPARED, repr(float(self._now)))
         return self._note(replace(place, study="", orphans=(), rounds=place.rounds + 1))
 
     def _walk_rows(self, place: _Place, seconds: float) -> _Place:

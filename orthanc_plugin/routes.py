@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from orthanc_plugin import health, tasks
 from orthanc_plugin.ledger import Ledger, LedgerError
-from orthanc_plugin.ledger_notes import workers_seen
+from orthanc_plugin.ledger_notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
@@ -160,14 +160,15 @@ def _status(site: Site, db: Connection | None, now: float, error: LedgerError | 
             worker_seen=bool(workers),
             worker_problem=next((w["problem"] for w in workers if w["problem"]), ""),
             running_seconds=time.monotonic() - site.started_at,
+            complete=db is None or tasks.get_fact(db, ALL_COMPARED) is not None,
             unrecorded=unrecorded,
             quarantined=studies.get(tasks.TaskStatus.QUARANTINED, 0),
             oldest_waiting_seconds=oldest,
-            orphans=len(json.loads(tasks.get_fact(db, health.ORPHANS) or "[]")) if db else 0,
+            orphans=len(json.loads(tasks.get_fact(db, ORPHANS) or "[]")) if db else 0,
             clock_jump_seconds=site.clock.jump_seconds(),
         )
     )
-    reconciled = tasks.get_fact(db, health.LAST_RECONCILIATION) if db else None
+    reconciled = tasks.get_fact(db, LAST_RECONCILIATION) if db else None
     return {
         "state": health.state(found, models),
         "version": site.version,

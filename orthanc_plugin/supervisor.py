@@ -1,6 +1,6 @@
 """Keeps one worker process alive beside the plugin: starts it, wakes it, and starts it again when it dies.
 
-The rule: models never run inside Orthanc. A crash or an out-of-memory kill costs a worker, not the PACS.
+The rule: models never run inside Orthanc. A crash, an out-of-memory kill or a hang costs a worker, not the PACS.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import select
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ log = logging.getLogger("hilum.supervisor")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 60.0
 _NICENESS = 10  # taking images goes before reading them; what the worker starts inherits it
 _STEADY_SECONDS = 5.0  # a worker that lived this long has earned a prompt restart
+_SILENT_SECONDS = 90.0  # a worker that does not beat for so long hangs; longer than any wait for its ledger
 _STOP_SECONDS = 15.0  # in which the worker gives its tasks back; without that, they wait for the end of their lease
 
 
@@ -87,18 +89,28 @@ class Supervisor:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _run_once(self) -> int:
-        with self._output() as output:
-            self._process = subprocess.Popen(
-                [self._python, "-m", "orthanc_plugin.worker", self._worker_id],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
-        log.info("worker started", extra={"pid": self._process.pid})
-        code = self._process.wait()
+        beats, beat = os.pipe()
+        with os.fdopen(beats, "rb", buffering=0) as heard:
+            try:
+                with self._output() as output:
+                    process = subprocess.Popen(
+                        [self._python, "-m", "orthanc_plugin.worker_process", self._worker_id, str(beat)],
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=output,
+                        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                        pass_fds=[beat],
+                    )
+            finally:
+                os.close(beat)
+            self._process = process
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+            log.info("worker started", extra={"pid": process.pid})
+            if _falls_silent(heard):
+                log.error("worker hangs, it is killed", extra={"pid": process.pid, "silent_seconds": _SILENT_SECONDS})
+                process.kill()
+            code = process.wait()
         self._process = None
         return code
 
@@ -107,6 +119,17 @@ class Supervisor:
             return self._log_file.open("ab")
         except OSError:  # a worker without a log is better than none
             return Path(os.devnull).open("ab")
+
+
+def _falls_silent(heard: IO[bytes]) -> bool:
+    """Listen to a worker; True when it lives and says nothing, False when it has ended."""
+    # a thread of Orthanc may have a file number that select(2) does not take
+    waiting = select.poll()
+    waiting.register(heard, select.POLLIN)
+    while waiting.poll(_SILENT_SECONDS * 1000):
+        if not heard.read(64):
+            return False
+    return True
 
 
 def new_worker_id() -> str:

@@ -11,10 +11,6 @@ leases of all tasks in hand and says that the worker lives; and one that compare
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,12 +23,10 @@ from orthanc_plugin import tasks
 from orthanc_plugin.archive import require_archive
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.ledger import LedgerUnavailable, LedgerUnusable, StatementRejected, migrate, open_ledger
-from orthanc_plugin.logs import start_logging
-from orthanc_plugin.reading_process import COMMAND, Abandoned, NotReady, ReadingProcess
+from orthanc_plugin.reading_process import COMMAND, Abandoned, ModelsUnusable, NotReady, ReadingProcess
 from orthanc_plugin.retry_policy import OUTAGES, next_try, pause_seconds
 from orthanc_plugin.rounds import keep_reconciled
-from orthanc_plugin.settings import Settings, load_settings
-from orthanc_plugin.supervisor import new_worker_id
+from orthanc_plugin.settings import Settings
 from orthanc_plugin.tasks import ClaimLost, Failure, InferenceTask, Outcome
 
 log = logging.getLogger("hilum.worker")
@@ -71,12 +65,20 @@ class Worker:
     worker_id
         Its name in the ledger. Whoever gives two workers one name, one after the other, vouches that the first is dead:
         the second takes its tasks at once.
+    beat
+        Called every few seconds, by which whoever started this knows that it does not hang.
     command
         The reading process, see ``reading_process``.
     """
 
-    def __init__(self, settings: Settings, worker_id: str, command: Sequence[str] = COMMAND) -> None:
-        self.settings, self.worker_id, self.command = settings, worker_id, command
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: str,
+        command: Sequence[str] = COMMAND,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings, self.worker_id, self.command, self._tell_alive = settings, worker_id, command, beat
         self.rang, self.stopping = threading.Event(), threading.Event()
         self._ledger = open_ledger(settings.ledger_address)
         self._usable, self._told = threading.Event(), ""  # of the ledger: that it can be used, and why it cannot
@@ -116,7 +118,7 @@ class Worker:
     def ready(self, versions: dict[str, str]) -> None:
         """A reading process has these models in memory."""
         self._versions = versions
-        self.solved("models_unusable")
+        self.solved("models_unusable", "reader_dies")
         self._news.set()
 
     def problem(self, code: str) -> None:
@@ -206,6 +208,7 @@ class Worker:
         """Prepare the ledger whenever it can be used again, and from then on tell it every few seconds that we live."""
         failures = 0
         while not self.stopping.is_set() or self._in_hand:
+            self._tell_alive()
             try:
                 away = not self._usable.is_set()
                 if away:
@@ -273,7 +276,10 @@ class _Seat:
                 return
             except NotReady as error:
                 log.error("nothing is read: %s", error)
-                self._worker.problem("models_unusable")
+                if isinstance(error, ModelsUnusable):
+                    self._worker.problem("models_unusable")
+                elif self._troubles:  # one that was killed is no problem yet
+                    self._worker.problem("reader_dies")
                 self._pause()
             except Exception:  # the worker goes on, whatever it meets
                 log.exception("a reader failed")
@@ -363,33 +369,3 @@ class _Seat:
     def _pause(self) -> None:
         self._troubles += 1
         self._worker.stopping.wait(pause_seconds(self._troubles, 1.0))
-
-
-def listen(worker: Worker) -> None:
-    """Each byte on standard input means new work; its end means that the plugin has gone, and ends the worker.
-
-    A worker that somebody started by hand has no such pipe: it looks for work by itself and runs until it is ended.
-    """
-    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-        return
-    while os.read(sys.stdin.fileno(), 4096):
-        worker.rang.set()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def main(command: Sequence[str] = COMMAND) -> int:
-    """Run one worker: beside the plugin, which gives it its name, or by hand (``python -m orthanc_plugin.worker``)."""
-    start_logging()
-    endings = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # before any thread is there: only this one waits for them
-    worker = Worker(load_settings(), sys.argv[1] if len(sys.argv) > 1 else new_worker_id(), command)
-    worker.start()
-    threading.Thread(target=listen, args=[worker], name="plugin", daemon=True).start()
-    ending = signal.sigwait(endings)
-    log.info("ending: %s", signal.Signals(ending).name)
-    worker.stop()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

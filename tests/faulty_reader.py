@@ -104,6 +104,8 @@ if __name__ == "__main__":
     prepare()
     if (FOLDER / "stuck").exists():
         time.sleep(600)
+    if (FOLDER / "dying").exists():
+        os.abort()
     if (FOLDER / "broken").exists():
         sys.exit(refuse("bundle lungs: its weights are damaged"))
     serve(read, {"lungs": "1.0"}, {OrthancAway: ("orthanc_unavailable", "Orthanc did not answer")})

@@ -26,7 +26,7 @@ INSIDE_ORTHANC = (
     "orthanc_plugin.ledger_notes",
     "orthanc_plugin.ledger_views",
     "orthanc_plugin.failpoints",
-    "orthanc_plugin.worker",
+    "orthanc_plugin.worker_process",
     "orthanc_plugin.logs",
     "orthanc_plugin.worklist.rows",
     "orthanc_plugin.worklist.page",

@@ -13,6 +13,7 @@ import pytest
 
 from orthanc_plugin import health, routes, tasks
 from orthanc_plugin.ledger import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger_notes import ALL_COMPARED, LAST_RECONCILIATION
 from orthanc_plugin.routes import Request, Response, Site
 from orthanc_plugin.settings import load_settings
 from orthanc_plugin.tasks import Arrival, Failure, Outcome, TaskStatus
@@ -191,12 +192,18 @@ def test_following_a_link_changes_nothing(site: Site) -> None:
 
 def test_the_status_tells_what_is_wrong_and_what_waits(site: Site) -> None:
     with site.ledger.write() as db:
-        tasks.set_fact(db, health.LAST_RECONCILIATION, "123.5")
+        tasks.set_fact(db, LAST_RECONCILIATION, "123.5")
+        tasks.set_fact(db, ALL_COMPARED, "123.5")
     status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
     assert [problem["code"] for problem in status["problems"]] == ["quarantined", "waiting_long"]
     assert (status["state"], status["models"], status["last_reconciliation"]) == ("ready", {"m": "1"}, 123.5)
     assert status["oldest_waiting_seconds"] > 1e9
     assert status["disk_free_mb"] > 0
+
+
+def test_a_worklist_that_is_still_being_rebuilt_says_so(site: Site) -> None:
+    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    assert [problem["code"] for problem in status["problems"]] == ["quarantined", "waiting_long", "comparing"]
 
 
 def test_a_worker_that_cannot_load_its_models_is_named(site: Site) -> None:

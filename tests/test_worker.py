@@ -297,16 +297,19 @@ def test_a_database_server_that_dies_costs_nothing_but_time(folder: Path) -> Non
     assert len(attempts(folder, "slow.1")) == 1
 
 
-def test_models_that_cannot_be_used_are_named_and_tried_again_until_they_can(site: Site, folder: Path) -> None:
-    (folder / "broken").touch()
+@pytest.mark.parametrize(("what", "problem"), [("broken", "models_unusable"), ("dying", "reader_dies")])
+def test_what_keeps_a_reading_process_from_starting_is_named_and_tried_again_until_it_does(
+    site: Site, folder: Path, what: str, problem: str
+) -> None:
+    (folder / what).touch()
     site.send("ok.1")
     with site.at_work():
         reported = site.wait(lambda: (w := site.worker()).get("problem") and w)
-        assert (reported["problem"], reported["state"]) == ("models_unusable", "starting")
+        assert (reported["problem"], reported["state"]) == (problem, "starting")
         time.sleep(1.0)
         row = site.row("ok.1")
         assert (row["status"], row["fence"]) == ("queued", 0)  # nobody claims what nobody can read
-        (folder / "broken").unlink()
+        (folder / what).unlink()
         assert site.wait_for("ok.1")["status"] == "done"
         site.wait(lambda: site.worker()["problem"] == "")
 
@@ -327,7 +330,7 @@ _BY_ITSELF = """
 import sys
 sys.path[:0] = [{repository!r}, {tests!r}]
 import faulty_reader
-from orthanc_plugin.worker import main
+from orthanc_plugin.worker_process import main
 sys.exit(main(faulty_reader.COMMAND))
 """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROLES = ("orthanc", "worker", "reader", "intake")
 _PROGRAMS = {
-    b"orthanc_plugin.worker": "worker",
+    b"orthanc_plugin.worker_process": "worker",
     b"orthanc_plugin.reading_process": "reader",
     b"orthanc_plugin.isolation": "intake",
 }

@@ -28,10 +28,11 @@ from orthanc_plugin.backup_folder import BackupFailed, BackupFolder
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import Ledger, LedgerUnusable, migrate, open_ledger
 from orthanc_plugin.ledger_dump import dump, load
+from orthanc_plugin.ledger_notes import PLACE
 from orthanc_plugin.modality import Exposure, radiograph
 from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable, received_of
 from orthanc_plugin.plain_orthanc import plain_orthanc
-from orthanc_plugin.reconciliation import PLACE, reconcile
+from orthanc_plugin.reconciliation import reconcile
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.tasks import Arrival
 

@@ -21,6 +21,7 @@ from orthanc_plugin import reconciliation, tasks
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.kept_answer import keep_answer
 from orthanc_plugin.ledger import Ledger, migrate, open_ledger
+from orthanc_plugin.ledger_notes import ALL_COMPARED, ORPHANS, PLACE
 from orthanc_plugin.modality import Exposure, radiograph, send
 from orthanc_plugin.orthanc_client import OrthancClient
 from orthanc_plugin.plain_orthanc import plain_orthanc
@@ -287,7 +288,7 @@ def test_results_without_an_image_are_reported_and_left_alone(ledger: Ledger, or
     put(orthanc, result(source, 1))
     assert compare(ledger, orthanc).orphans > 0
     with ledger.read() as db:
-        assert tasks.get_fact(db, reconciliation.ORPHANS) == f'["{uid}"]'
+        assert tasks.get_fact(db, ORPHANS) == f'["{uid}"]'
         assert tasks.of_study(db, uid) == []
     assert orthanc.series_of_study(uid), "nothing is deleted in Orthanc"
 
@@ -373,6 +374,8 @@ def test_a_large_archive_is_walked_in_slices(
         report = compare(ledger, orthanc)
         missed, calls = missed + report.missed, calls + 1
         assert calls < 100
+        with ledger.read() as db:
+            assert (tasks.get_fact(db, ALL_COMPARED) is None) == report.behind
         if not report.behind:
             break
     assert (missed, calls > 1) == (12, True)
@@ -382,7 +385,7 @@ def test_another_index_under_the_same_ledger_starts_every_walk_anew(ledger: Ledg
     compare(ledger, orthanc)
     with ledger.write() as db:
         ahead = replace(reconciliation._Place(10**9, rounds=3), study="ffff", row="9")
-        tasks.set_fact(db, reconciliation.PLACE, reconciliation.json.dumps(asdict(ahead)))
+        tasks.set_fact(db, PLACE, reconciliation.json.dumps(asdict(ahead)))
     put(orthanc, image("after"))
     assert compare(ledger, orthanc).missed == 1
 

@@ -65,7 +65,7 @@ def test_a_worker_started_by_hand_does_the_work_too(tmp_path: Path) -> None:
             "HILUM_HTTP_PORT": str(settings.http_port),
             "HILUM_DICOM_PORT": str(settings.dicom_port),
         }
-        command = [sys.executable, "-m", "orthanc_plugin.worker"]
+        command = [sys.executable, "-m", "orthanc_plugin.worker_process"]
         own = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         with node.http(settings, load_credentials(settings.credentials)) as client:
             running = Node(settings, load_credentials(settings.credentials), client)
