@@ -106,7 +106,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that gave no record: where it stands, and why."""
+    """A row, or a part of one, that was not used: where it stands, and why."""
 
     row: str
     reason: str
