@@ -18,9 +18,9 @@ from orthanc_plugin.settings import REPOSITORY
 from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.data import data_digest, network_mask, read_structures, split_patients, split_sides
-from training.evaluation import mean_interval
 from training.lung_evidence import Outliner, TrainingFailed, dice_of, fit_plausibility
 from training.lung_fields import segmentation_loss
+from training.metrics.intervals import mean_interval
 from training.negatives import KINDS, spoil, spoil_as
 
 

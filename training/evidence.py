@@ -20,16 +20,11 @@ from tqdm import tqdm
 from models.bundle import write_bundle
 from training.card import Card, metadata, plot_intervals, plot_reliability, write_card
 from training.data import NIH_COLUMNS, FindingRecord
-from training.evaluation import (
-    Interval,
-    auroc,
-    calibration_error,
-    mean_interval,
-    operating_points,
-    platt,
-    sensitivity_specificity,
-    shortcut_scores,
-)
+from training.metrics.calibration import calibration_error, platt
+from training.metrics.intervals import Interval, mean_interval
+from training.metrics.operating import operating_points, sensitivity_specificity
+from training.metrics.scores import auroc
+from training.metrics.shortcuts import shortcut_scores
 
 INPUT_SIZE = 320
 CELLS = 19  # side of a map

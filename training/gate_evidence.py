@@ -27,7 +27,6 @@ from models.pixel_gate import CLASSES, GateContract, interpret, margin
 from models.refusal import ImageRefused
 from models.rendering import network_input, render
 from training.card import Card, metadata, plot_roc, plot_shares, write_card
-from training.evaluation import FloatArray, Interval, auroc, mean_interval, platt
 from training.gate_samples import (
     INPUT_SIZE,
     MADE,
@@ -39,6 +38,9 @@ from training.gate_samples import (
     make,
     natural_pictures,
 )
+from training.metrics.calibration import platt
+from training.metrics.intervals import FloatArray, Interval, mean_interval
+from training.metrics.scores import auroc
 from training.turning import turn
 
 REFUSED_ADULTS = 0.003  # share of the calibrating fold's adults that the threshold refuses

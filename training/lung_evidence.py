@@ -27,8 +27,8 @@ from models.rendering import RenderedImage, network_input
 from models.structures import cardiothoracic_ratio, check_likeness, check_lungs, clean
 from training.card import Card, metadata, plot_histograms, plot_outlines, write_card
 from training.data import BoolArray, FloatArray
-from training.evaluation import Interval, mean_interval
 from training.lung_samples import SEGMENTS, Samples
+from training.metrics.intervals import Interval, mean_interval
 from training.negatives import KINDS, spoil_as
 
 BASELINE_DICE = 0.952  # a U-Net of 275k parameters at 160 px on 80 unseen images of the same set
