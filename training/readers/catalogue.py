@@ -13,12 +13,14 @@ from training.data import DataMissing
 from training.readers import chexpert, covid19, masks, nih, plain, rsna, siim_acr
 from training.readers.records import DataSet
 
-READERS: Mapping[str, Callable[[Path], DataSet]] = MappingProxyType(
+READERS: Mapping[str, Callable[..., DataSet]] = MappingProxyType(
     {module.NAME: module.read for module in (nih, chexpert, siim_acr, covid19, rsna, masks, plain)}
 )
 
+_TABLES_TELL_ALL = {module.NAME for module in (nih, chexpert, covid19, rsna)}
 
-def read_data_set(name: str, folder: Path) -> DataSet:
+
+def read_data_set(name: str, folder: Path, *, need_images: bool = True) -> DataSet:
     """Read a data set as it was downloaded.
 
     Parameters
@@ -27,6 +29,9 @@ def read_data_set(name: str, folder: Path) -> DataSet:
         One of `READERS`.
     folder
         Where the download was unpacked; of ``plain``, the table or its folder.
+    need_images
+        Whether a row whose image is not there is left out. Where the tables leave to the images' headers what they say
+        of a patient, it always is.
 
     Raises
     ------
@@ -39,4 +44,4 @@ def read_data_set(name: str, folder: Path) -> DataSet:
         raise ValueError(f"no reader is called {name!r}: {', '.join(READERS)}")
     if not folder.exists():
         raise DataMissing(f"{folder} is not there: unpack the data set {name} and name its folder")
-    return READERS[name](folder)
+    return READERS[name](folder, need_images=need_images) if name in _TABLES_TELL_ALL else READERS[name](folder)

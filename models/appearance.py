@@ -1,0 +1,362 @@
+"""The appearance for COVID-19 pneumonia, from opacities, lungs and findings, by published criteria.
+
+The rule: every criterion is given with what was measured, the threshold and the outcome; what nobody looked for is a
+limitation of the appearance, never a criterion that is not met; and no probability is made up for a class.
+
+The criteria are those of Litmanovich et al. (J Thorac Imaging 2020;35:354-360, table 1):
+
+- typical: lower-lung predominant opacities that are multifocal, bilateral and peripheral, or rounded;
+- indeterminate: not typical, and unilateral, central or upper-lung predominant;
+- atypical: pneumothorax, pleural effusion, pulmonary oedema, lobar consolidation, solitary nodule or mass, diffuse tiny
+  nodules, or a cavity, whatever the opacities look like;
+- negative: no opacity.
+
+The table gives no numbers. Predominant is taken as "more of the opaque area than elsewhere", so that peripheral and
+central, lower and upper complement each other and every set of opacities has a class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from models.findings import BoolMask, Finding, FindingState, ModelIdentity
+from models.opacities import LungFields, Opacity, measure
+
+_PRESENT, _ABSENT = FindingState.PRESENT, FindingState.ABSENT
+_OPEN, _UNSEEN = FindingState.UNDETERMINED, FindingState.NOT_EVALUATED
+
+
+class AppearanceClass(StrEnum):
+    """The four classes, named as findings; and why there is none."""
+
+    TYPICAL = "covid_typical"
+    INDETERMINATE = "covid_indeterminate"
+    ATYPICAL = "covid_atypical"
+    NEGATIVE = "covid_negative"
+    UNDETERMINED = "undetermined"  # something that decides lies between its operating points, or models disagree
+    NOT_EVALUATED = "not_evaluated"  # something that decides was not looked for
+
+
+CLASSES = tuple(AppearanceClass)[:4]
+
+# At least two opacities are multifocal; and two round ones are rounded opacities, where a single one may be a nodule.
+SEVERAL = 2
+# A centre in the outer half of the lung is peripheral, one in the inner half central.
+OUTER_HALF = 0.5
+# Predominant: of the area of all opacities.
+PREDOMINANT = 0.5
+# Of an ellipse whose axes are as 2 to 3, 0.92; as 1 to 2, 0.80.
+ROUND = 0.9
+# Of a lung field. A lobe projects on a third of it and more, a middle lobe on about a quarter.
+LOBAR = 0.25
+
+# Findings that make the appearance atypical by being there. No model knows the last two yet.
+_ATYPICAL_FINDINGS = ("pneumothorax", "effusion", "edema", "diffuse_nodules", "cavity")
+_NODULES = ("nodule", "mass")
+_NODULE_OR_MASS = "lung_lesion"  # of CheXpert: either
+# Opacities by another name: "no opacity" does not hold beside one of them.
+_OTHER_OPACITIES = ("consolidation", "infiltration", "pneumonia")
+
+# This has no weights of its own; what it does is decided by its constants and by `version`.
+IDENTITY = ModelIdentity(
+    name="covid_appearance",
+    version="1.0.0",
+    weights_digest=hashlib.sha256(b"").hexdigest(),
+    config_digest=hashlib.sha256(
+        json.dumps([SEVERAL, OUTER_HALF, PREDOMINANT, ROUND, LOBAR, _ATYPICAL_FINDINGS]).encode()
+    ).hexdigest(),
+)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One line of the table, as this image has it.
+
+    Parameters
+    ----------
+    key
+        E.g. ``lower_lung``.
+    speaks_for
+        The class in whose line of the table it stands.
+    state
+        Present when met, absent when not met.
+    value
+        What was measured, in `unit`; a finding's probability. None when there is nothing to measure.
+    threshold
+        Of the value; None where the state alone decides.
+    sense
+        How the value must compare with the threshold: ``>=``, ``>`` , ``<=`` or ``<``.
+    unit
+        UCUM: ``1`` for a share or probability, ``{opacities}``, ``{lungs}``.
+    reason
+        Why it was not evaluated, a code as in ``Finding.reason``; or what is remarkable about its state.
+    """
+
+    key: str
+    speaks_for: str
+    state: FindingState
+    value: float | None = None
+    threshold: float | None = None
+    sense: str = ">="
+    unit: str = "1"
+    reason: str | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """None when that is not known."""
+        return {FindingState.PRESENT: True, FindingState.ABSENT: False}.get(self.state)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What the criteria make of one image.
+
+    Parameters
+    ----------
+    reason
+        Why there is no class, as a code: ``opacity_undetermined``, ``atypical_undetermined``, ``findings_disagree``,
+        ``no_lungs``, ``no_regions``, or the reason for which opacity was not evaluated. None when there is one.
+    possible
+        The classes that remain, when undetermined.
+    criteria
+        Every line of the table, met or not.
+    limitations
+        Keys of the criteria that were not evaluated and could have made it another class.
+    opacities
+        As measured; empty where there is none or they could not be measured.
+    opacity_probability
+        Of the finding ``lung_opacity``: what a typical or an indeterminate appearance presupposes, and no probability
+        of the class. A class has none.
+    """
+
+    label: AppearanceClass
+    criteria: tuple[Criterion, ...]
+    reason: str | None = None
+    possible: tuple[AppearanceClass, ...] = ()
+    limitations: tuple[str, ...] = ()
+    opacities: tuple[Opacity, ...] = ()
+    opacity_probability: float | None = None
+
+    def findings(self, model: str = IDENTITY.name) -> tuple[Finding, ...]:
+        """The four classes as findings, without probabilities; a class is absent only where nothing leaves it open."""
+        unseen = {c.speaks_for: c.reason for c in reversed(self.criteria) if c.key in self.limitations}
+        return tuple(self._finding(label, unseen, model) for label in CLASSES)
+
+    def _finding(self, label: AppearanceClass, unseen: Mapping[str, str | None], model: str) -> Finding:
+        if self.label is AppearanceClass.NOT_EVALUATED:
+            return Finding(label.value, _UNSEEN, reason=self.reason, model=model)
+        if label is self.label:
+            return Finding(label.value, _PRESENT, model=model)
+        if label in self.possible:
+            return Finding(label.value, _OPEN, model=model)
+        if label in unseen:
+            return Finding(label.value, _UNSEEN, reason=unseen[label], model=model)
+        return Finding(label.value, _ABSENT, model=model)
+
+
+def derive(findings: Iterable[Finding], lungs: LungFields | None, mask: BoolMask | None = None) -> Appearance:
+    """Apply the criteria to one image.
+
+    Parameters
+    ----------
+    findings
+        Of the image; one that is missing was not evaluated. ``lung_opacity`` carries the boxes.
+    lungs
+        ``models.opacities.lung_fields`` of the same image; None where they were not found.
+    mask
+        Opacities outlined, shape (rows, columns) of the stored image; without it the boxes stand for them.
+    """
+    known = {finding.key: finding for finding in findings}
+    opacity = known.get("lung_opacity") or Finding("lung_opacity", _UNSEEN, reason="no_model")
+    opacities, unmeasured = _measured(opacity, lungs, mask)
+    distribution = _distribution(opacity, opacities, unmeasured)
+    atypical = _atypical(known, opacity, opacities, unmeasured)
+    absence = _absence(opacity, known)
+    appearance = Appearance(
+        AppearanceClass.NOT_EVALUATED,
+        (*distribution, *atypical, *absence),
+        opacities=opacities,
+        opacity_probability=opacity.probability,
+    )
+    if opacity.state is _UNSEEN:
+        return replace(appearance, reason=opacity.reason or "unstated")
+    if any(criterion.met for criterion in atypical):
+        return replace(appearance, label=AppearanceClass.ATYPICAL)
+    possible, reason = _by_opacity(opacity, unmeasured, distribution, absence)
+    if not possible:
+        return replace(appearance, reason=reason)
+    if any(criterion.state is _OPEN for criterion in atypical):
+        possible, reason = (*possible, AppearanceClass.ATYPICAL), reason or "atypical_undetermined"
+    limitations = tuple(criterion.key for criterion in atypical if criterion.state is _UNSEEN)
+    if possible == (AppearanceClass.INDETERMINATE,) and _may_be_rounded(distribution):
+        limitations = ("rounded", *limitations)
+    if len(possible) > 1:
+        undetermined = AppearanceClass.UNDETERMINED
+        return replace(appearance, label=undetermined, reason=reason, possible=possible, limitations=limitations)
+    return replace(appearance, label=possible[0], limitations=limitations)
+
+
+def _measured(
+    opacity: Finding, lungs: LungFields | None, mask: BoolMask | None
+) -> tuple[tuple[Opacity, ...], str | None]:
+    """The opacities, and why they could not be measured."""
+    if opacity.state is _ABSENT:
+        return (), None
+    if opacity.state is not _PRESENT:
+        return (), "opacity_undetermined" if opacity.state is _OPEN else opacity.reason or "unstated"
+    if lungs is None:
+        return (), "no_lungs"
+    opacities = measure(lungs, opacity.regions, mask)
+    return opacities, None if opacities else "no_regions"
+
+
+def _distribution(opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None) -> tuple[Criterion, ...]:
+    """How many opacities there are and where they lie: what is typical, then what is indeterminate."""
+    typical, indeterminate = AppearanceClass.TYPICAL, AppearanceClass.INDETERMINATE
+    area = sum(o.area for o in opacities)
+    outer = round(sum(o.area for o in opacities if o.from_wall <= OUTER_HALF) / area, 6) if area else None
+    lower = round(sum(o.area * o.lower for o in opacities) / area, 6) if area else None
+    inner, upper = (None if share is None else round(1 - share, 6) for share in (outer, lower))
+    count, sides = float(len(opacities)), float(len({o.side for o in opacities}))
+    lines = (
+        Criterion("multifocal", typical, _ABSENT, count, SEVERAL, unit="{opacities}"),
+        Criterion("bilateral", typical, _ABSENT, sides, 2, unit="{lungs}"),
+        Criterion("peripheral", typical, _ABSENT, outer, PREDOMINANT),
+        Criterion("lower_lung", typical, _ABSENT, lower, PREDOMINANT),
+        Criterion("unilateral", indeterminate, _ABSENT, sides or None, 1, "<=", "{lungs}"),
+        Criterion("central", indeterminate, _ABSENT, inner, 1 - PREDOMINANT, ">"),
+        Criterion("upper_lung", indeterminate, _ABSENT, upper, 1 - PREDOMINANT, ">"),
+    )
+    if unmeasured:
+        nothing = replace(_rounded(()), value=None)
+        return tuple(replace(c, state=_UNSEEN, value=None, reason=unmeasured) for c in (*lines, nothing))
+    if opacity.state is _ABSENT:
+        return tuple(replace(c, reason="no_opacity") for c in (*lines, _rounded(())))
+    return (*(replace(c, state=_PRESENT if _holds(c) else _ABSENT) for c in lines), _rounded(opacities))
+
+
+def _rounded(opacities: Sequence[Opacity]) -> Criterion:
+    """Boxes can tell that opacities are too elongated to be round, and not that they are round."""
+    round_ = [o for o in opacities if o.roundness >= ROUND]
+    line = Criterion("rounded", AppearanceClass.TYPICAL, _ABSENT, float(len(round_)), SEVERAL, unit="{opacities}")
+    if not _holds(line):
+        return line
+    if all(o.outlined for o in round_):
+        return replace(line, state=_PRESENT)
+    return replace(line, state=_UNSEEN, reason="no_outline")
+
+
+def _holds(line: Criterion) -> bool:
+    if line.value is None or line.threshold is None:
+        return False
+    if line.sense == "<=":
+        return line.value <= line.threshold
+    return line.value > line.threshold if line.sense == ">" else line.value >= line.threshold
+
+
+def _atypical(
+    known: Mapping[str, Finding], opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
+) -> tuple[Criterion, ...]:
+    return (
+        *(_as_criterion(key, AppearanceClass.ATYPICAL, known.get(key)) for key in _ATYPICAL_FINDINGS),
+        _solitary_nodule(known),
+        _lobar(known.get("consolidation"), opacity, opacities, unmeasured),
+    )
+
+
+def _as_criterion(key: str, speaks_for: str, finding: Finding | None) -> Criterion:
+    if finding is None:
+        return Criterion(key, speaks_for, _UNSEEN, reason="no_model")
+    return Criterion(key, speaks_for, finding.state, finding.probability, finding.threshold, reason=finding.reason)
+
+
+def _solitary_nodule(known: Mapping[str, Finding]) -> Criterion:
+    """A nodule or a mass; more than one box around either says that it is not the only one."""
+    key, atypical = "solitary_nodule_or_mass", AppearanceClass.ATYPICAL
+    given = [known[name] for name in (*_NODULES, _NODULE_OR_MASS) if name in known]
+    states = {finding.key: finding.state for finding in given}
+    for state in (_PRESENT, _OPEN):
+        if called := [finding for finding in given if finding.state is state]:
+            line = _as_criterion(key, atypical, max(called, key=lambda f: f.probability or 0.0))
+            count = max(len(finding.regions) for finding in called)
+            return _not_solitary(line, count) if state is _PRESENT and count > 1 else line
+    seen = states.get(_NODULE_OR_MASS) is _ABSENT or all(states.get(name) is _ABSENT for name in _NODULES)
+    if not seen:
+        unseen = next((f.reason for f in given if f.state is _UNSEEN and f.key in _NODULES), "no_model")
+        return Criterion(key, atypical, _UNSEEN, reason=unseen)
+    nearest = max((f for f in given if f.state is _ABSENT), key=lambda f: f.probability or 0.0)
+    return _as_criterion(key, atypical, nearest)
+
+
+def _lobar(
+    consolidation: Finding | None, opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
+) -> Criterion:
+    """Consolidation, and a single opacity that is as large as a lobe."""
+    largest = max((o.of_lung for o in opacities), default=None)
+    line = Criterion("lobar_consolidation", AppearanceClass.ATYPICAL, _ABSENT, largest, LOBAR)
+    as_finding = _as_criterion(line.key, line.speaks_for, consolidation)
+    if as_finding.state is _ABSENT:
+        return as_finding
+    if unmeasured:
+        return replace(line, state=_UNSEEN, reason=unmeasured)
+    if opacity.state is _ABSENT and as_finding.state is _PRESENT:
+        return replace(line, state=_UNSEEN, reason="findings_disagree")
+    if len(opacities) > 1:
+        return _not_solitary(line, len(opacities))
+    return replace(line, state=as_finding.state, reason=as_finding.reason) if _holds(line) else line
+
+
+def _not_solitary(line: Criterion, count: int) -> Criterion:
+    """Not met, for there is more than one."""
+    return replace(
+        line, state=_ABSENT, value=float(count), threshold=1, sense="<=", unit="{opacities}", reason="not_solitary"
+    )
+
+
+def _absence(opacity: Finding, known: Mapping[str, Finding]) -> tuple[Criterion, ...]:
+    """No opacity, nor anything that is one by another name."""
+    negative = AppearanceClass.NEGATIVE
+    turned = {_PRESENT: _ABSENT, _ABSENT: _PRESENT}
+    called = [known[key] for key in _OTHER_OPACITIES if key in known and known[key].state is _PRESENT]
+    surest = max(called, key=lambda finding: finding.probability or 0.0, default=None)
+    others = Criterion("no_other_opacity", negative, _PRESENT, float(len(called)), 0, "<=", "{opacities}")
+    return (
+        Criterion(
+            "no_opacity", negative, turned.get(opacity.state, opacity.state), opacity.probability, opacity.threshold,
+            "<", reason=opacity.reason,
+        ),
+        others if surest is None else replace(others, state=_ABSENT, reason=surest.key),
+    )  # fmt: skip
+
+
+def _by_opacity(
+    opacity: Finding, unmeasured: str | None, distribution: Iterable[Criterion], absence: Sequence[Criterion]
+) -> tuple[tuple[AppearanceClass, ...], str | None]:
+    """The classes that the opacities leave, findings that make an appearance atypical aside; none, and why."""
+    typical, indeterminate, negative = (
+        AppearanceClass.TYPICAL,
+        AppearanceClass.INDETERMINATE,
+        AppearanceClass.NEGATIVE,
+    )
+    if opacity.state is _OPEN:
+        return (typical, indeterminate, negative), "opacity_undetermined"
+    if opacity.state is _ABSENT:
+        if all(criterion.met for criterion in absence):
+            return (negative,), None
+        return (typical, indeterminate, negative), "findings_disagree"
+    if unmeasured:
+        return (), unmeasured
+    met = {criterion.key for criterion in distribution if criterion.met}
+    if "lower_lung" in met and ({"multifocal", "bilateral", "peripheral"} <= met or "rounded" in met):
+        return (typical,), None
+    return (indeterminate,), None
+
+
+def _may_be_rounded(distribution: Iterable[Criterion]) -> bool:
+    """Whether outlines could have made it typical."""
+    state = {criterion.key: criterion.state for criterion in distribution}
+    return state["rounded"] is _UNSEEN and state["lower_lung"] is _PRESENT
