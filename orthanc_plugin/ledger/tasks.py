@@ -108,7 +108,7 @@ def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = 
             study_time = coalesce(nullif(excluded.study_time, ''), tasks.study_time),
             study_description = coalesce(nullif(excluded.study_description, ''), tasks.study_description)
         """,
-        **asdict(arrival),
+        **vars(arrival),  # asdict would copy each value, while a C-STORE waits
         now=now,
     )
     request_again(db, arrival.study_instance_uid, now=now, urgency=urgency)

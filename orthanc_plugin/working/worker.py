@@ -79,7 +79,7 @@ class Worker:
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings, self.worker_id, self.command, self._tell_alive = settings, worker_id, command, beat
-        self.rang, self.stopping = threading.Event(), threading.Event()
+        self.rang, self.heard, self.stopping = threading.Event(), threading.Event(), threading.Event()
         self._ledger = open_ledger(settings.ledger_address)
         self._usable, self._told = threading.Event(), ""  # of the ledger: that it can be used, and why it cannot
         self._inherited = False  # whether the leases of a worker that had this name were ended
@@ -132,6 +132,11 @@ class Worker:
         with self._lock:
             for code in codes:
                 self._problems.pop(code, None)
+
+    def look(self) -> None:
+        """A reader is about to look for work: what rings from now on is news to it."""
+        self.rang.clear()
+        self.heard.set()
 
     # -- the ledger
 
@@ -293,7 +298,7 @@ class _Seat:
                 log.warning("a reading process died while it had nothing to do", extra={"pid": process.pid})
                 self._pause()
                 return
-            worker.rang.clear()
+            worker.look()
             held = worker.claim()
             if held is None:
                 worker.rang.wait(_POLL_SECONDS)

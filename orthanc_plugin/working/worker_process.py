@@ -19,6 +19,8 @@ from orthanc_plugin.working.worker import Worker
 
 log = logging.getLogger("hilum.worker")
 
+_DEAF_SECONDS = 0.5  # at most, without noticing that the plugin has gone
+
 
 def listen(worker: Worker) -> None:
     """Each byte on standard input means new work; its end means that the plugin has gone, and ends the worker.
@@ -28,7 +30,9 @@ def listen(worker: Worker) -> None:
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
     while os.read(sys.stdin.fileno(), 4096):
+        worker.heard.clear()
         worker.rang.set()
+        worker.heard.wait(_DEAF_SECONDS)  # while nobody looks for work, not every image need wake this process
     os.kill(os.getpid(), signal.SIGTERM)
 
 
