@@ -53,7 +53,7 @@ class Plan:
     seed: int
     ledger: str = "sqlite"
     disk_mb: int = 0
-    calm: float = 0.8
+    calm: float = 0.5
 
 
 def run(plan: Plan, tell: Callable[[Score], None] = lambda _score: None) -> Score:
