@@ -1,7 +1,7 @@
 """From the bytes of an instance to a rendered radiograph, or to a refusal with a code: nothing else can come of them.
 
 The rule: every byte is hostile until this module has returned. It runs in a process of its own
-(``orthanc_plugin.isolation``), for a decoder may crash, hang or ask for all memory.
+(``orthanc_plugin.reading.intake_process``), for a decoder may crash, hang or ask for all memory.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orthanc_plugin import node, tasks
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import LedgerError, open_ledger
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import LedgerError, open_ledger
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 
 console = Console(highlight=False, stderr=False)
@@ -119,7 +120,7 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
 
 def send(settings: Settings, options: argparse.Namespace) -> int:
     """Send files and folders by C-STORE."""
-    from orthanc_plugin import modality
+    from orthanc_plugin.commands import modality
 
     host = "127.0.0.1"
     outcomes = list(modality.send_files(options.paths, host, settings.dicom_port, settings.ae_title))
@@ -132,21 +133,21 @@ def send(settings: Settings, options: argparse.Namespace) -> int:
 
 def demo(settings: Settings, options: argparse.Namespace) -> int:
     """Send studies as a modality would and show what comes back."""
-    from orthanc_plugin.demo import run_demo
+    from orthanc_plugin.commands.demo import run_demo
 
     return run_demo(settings, console, limit=options.real)
 
 
 def predict(settings: Settings, options: argparse.Namespace) -> int:
     """Read files without any server."""
-    from orthanc_plugin.predict import predict_files
+    from orthanc_plugin.commands.predict import predict_files
 
     return predict_files(settings, options.paths, as_json=options.json, masks=options.masks)
 
 
 def show(settings: Settings, options: argparse.Namespace) -> int:
     """Print what results say, as a person reads them."""
-    from orthanc_plugin.show import show as show_results
+    from orthanc_plugin.commands.show import show as show_results
 
     return show_results(settings, options.names, console)
 
@@ -181,21 +182,21 @@ def retry(settings: Settings, options: argparse.Namespace) -> int:
 
 def backup(settings: Settings, options: argparse.Namespace) -> int:
     """Copy images, results, ledger and settings into a folder while the node runs."""
-    from orthanc_plugin import backup as copying
+    from orthanc_plugin.commands import backup as copying
 
     return copying.backup(settings, options.folder, console, with_credentials=options.with_credentials)
 
 
 def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Make a node from a backup."""
-    from orthanc_plugin import backup as copying
+    from orthanc_plugin.commands import backup as copying
 
     return copying.restore(settings, options.folder, console, check=options.check)
 
 
 def verify(settings: Settings, options: argparse.Namespace) -> int:
     """Check DICOM objects against the standard, its templates and IHE AI Results."""
-    from orthanc_plugin.verify import verify_files
+    from orthanc_plugin.commands.verify import verify_files
 
     return verify_files(options.paths, as_json=options.json, settings=settings)
 

@@ -16,18 +16,19 @@ from typing import Any
 import orthanc
 
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
-from orthanc_plugin import __version__, routes
-from orthanc_plugin.arrivals import Arrivals
+from orthanc_plugin import __version__
+from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.health import ClockWatch, FreeSpace
-from orthanc_plugin.ledger import open_ledger
+from orthanc_plugin.hosting import routes
+from orthanc_plugin.hosting.arrivals import Arrivals
+from orthanc_plugin.hosting.health import ClockWatch, FreeSpace
+from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
-from orthanc_plugin.supervisor import Supervisor, worker_python
-from orthanc_plugin.task_states import Arrival, text_of
 from orthanc_plugin.viewer.serving import load_site
-from orthanc_plugin.worklist.rows import THUMBNAIL_ATTACHMENT
+from orthanc_plugin.working.supervisor import Supervisor, worker_python
 
 # PS3.4 table B.2-1: Refused, Out of Resources; a sender keeps the image and tries again
 _STORED, _OUT_OF_RESOURCES = 0x0000, 0xA700
@@ -119,7 +120,7 @@ def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
     """The thumbnail that Orthanc keeps with a measurement report; None when there is none, or the report is gone."""
     try:
         instance = orthanc.LookupInstance(sop_instance_uid)
-        content: bytes = orthanc.RestApiGet(f"/instances/{instance}/attachments/{THUMBNAIL_ATTACHMENT}/data")
+        content: bytes = orthanc.RestApiGet(f"/instances/{instance}/attachments/{attachments.THUMBNAIL}/data")
     except orthanc.OrthancException:
         return None
     return content

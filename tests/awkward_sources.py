@@ -41,7 +41,7 @@ from models.findings import (
     View,
 )
 from models.phantom import Pathology, Phantom, chest
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LUNGS = ModelIdentity("lung_fields", "0.1.0", "a" * 64, "b" * 64)

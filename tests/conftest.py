@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from running_node import SHARED, Node, start_node
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import Ledger, migrate, open_ledger
+from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orthanc_plugin.child_process import start_child
-from orthanc_plugin.reading_process import prepare, refuse, serve
-from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus
+from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus
+from orthanc_plugin.working.reading_process import prepare, refuse, serve
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 FOLDER = Path(os.environ.get("FAULTS", "."))

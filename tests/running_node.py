@@ -15,7 +15,7 @@ import httpx
 from pydicom import Dataset, dcmread
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import Credentials
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 

@@ -12,21 +12,36 @@ from orthanc_plugin.settings import REPOSITORY
 
 OURS = ("orthanc_plugin", "models", "dicom_sr", "training")
 HEAVY = {"torch", "monai", "highdicom", "openvino"}
+# What a package of the node may import beside itself; the modules beside the packages are the base.
+MAY_IMPORT: dict[str, set[str]] = {
+    "base": set(),
+    "ledger": {"base"},
+    "archive": {"base", "ledger"},
+    "reading": {"base", "ledger", "archive"},
+    "working": {"base", "ledger", "archive", "reading"},
+    "worklist": set(),
+    "viewer": set(),
+    "hosting": {"base", "ledger", "worklist", "viewer"},
+    "commands": {"base", "ledger", "archive", "reading", "working", "worklist", "viewer", "hosting"},
+}
+# They put the packages together: they may import any, and nothing imports them.
+ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}
 # What the Orthanc process loads: a crash or a slow import here is the PACS's.
 INSIDE_ORTHANC = (
     "orthanc_plugin.plugin",
-    "orthanc_plugin.routes",
+    "orthanc_plugin.hosting.routes",
     "orthanc_plugin.settings",
-    "orthanc_plugin.supervisor",
-    "orthanc_plugin.tasks",
-    "orthanc_plugin.arrivals",
-    "orthanc_plugin.archive",
-    "orthanc_plugin.health",
-    "orthanc_plugin.ledger",
-    "orthanc_plugin.ledger_notes",
-    "orthanc_plugin.ledger_views",
+    "orthanc_plugin.working.supervisor",
+    "orthanc_plugin.ledger.tasks",
+    "orthanc_plugin.hosting.arrivals",
+    "orthanc_plugin.ledger.ownership",
+    "orthanc_plugin.hosting.health",
+    "orthanc_plugin.ledger.database",
+    "orthanc_plugin.ledger.notes",
+    "orthanc_plugin.ledger.views",
+    "orthanc_plugin.archive.attachments",
     "orthanc_plugin.failpoints",
-    "orthanc_plugin.worker_process",
+    "orthanc_plugin.working.worker_process",
     "orthanc_plugin.logs",
     "orthanc_plugin.worklist.rows",
     "orthanc_plugin.worklist.page",
@@ -50,8 +65,9 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     for statement in tree.body if top_level_only else ast.walk(tree):
         if isinstance(statement, ast.Import):
             found.update(alias.name for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom) and statement.module:
-            found.add(statement.module)
+        elif isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, f"{path}: imports name the whole module"
+            found.add(str(statement.module))
             found.update(f"{statement.module}.{alias.name}" for alias in statement.names)
     return found
 
@@ -71,6 +87,7 @@ def reached_from(module: str, seen: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("module", INSIDE_ORTHANC)
 def test_the_orthanc_process_never_loads_a_model_library(module: str) -> None:
+    assert module in map(module_name, source_files())
     loaded = {name.split(".")[0] for name in reached_from(module, set())}
     assert not loaded & HEAVY, f"{module} leads to {sorted(loaded & HEAVY)}: do that in the worker process"
 
@@ -93,6 +110,28 @@ def test_imports_go_one_way(path: Path) -> None:
         assert "orthanc" not in packages, f"{module}: only plugin.py imports orthanc"
     if module.startswith("training"):
         assert "orthanc_plugin" not in packages, f"{module}: training knows models, not the node"
+
+
+def package_of(name: str) -> str:
+    """The package of the node in which a module, or a name that is imported from one, lives."""
+    part = name.removeprefix("orthanc_plugin").removeprefix(".").partition(".")[0]
+    return part if part in MAY_IMPORT else "base"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "orthanc_plugin").rglob("*.py")), ids=module_name)
+def test_packages_of_the_node_import_one_way(path: Path) -> None:
+    module = module_name(path)
+    names = {name for name in imports(path) if name.split(".")[0] == "orthanc_plugin"}
+    assert not names & ENTRANCES, f"{module}: nothing imports {sorted(ENTRANCES)}"
+    # ``from orthanc_plugin import x`` names the root as well, which is no module of the base
+    met = {package_of(name) for name in names - {"orthanc_plugin"}} - {package_of(module)}
+    if module not in ENTRANCES:
+        assert met <= MAY_IMPORT[package_of(module)], f"{module} may not import {sorted(met)}"
+
+
+def test_every_package_of_the_node_has_its_line() -> None:
+    folders = {path.parent.name for path in (REPOSITORY / "orthanc_plugin").glob("*/__init__.py")}
+    assert folders == set(MAY_IMPORT) - {"base"}
 
 
 def test_the_project_speaks_of_itself_alone() -> None:

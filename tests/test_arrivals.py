@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import tasks
-from orthanc_plugin.archive import LedgerOfAnotherArchive, load_archive_id
-from orthanc_plugin.arrivals import Arrivals
-from orthanc_plugin.ledger import Ledger, LedgerUnavailable, open_ledger
-from orthanc_plugin.tasks import Arrival
+from orthanc_plugin.hosting.arrivals import Arrivals
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, LedgerUnavailable, open_ledger
+from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive, load_archive_id
+from orthanc_plugin.ledger.tasks import Arrival
 
 
 def wait(question: Any) -> None:

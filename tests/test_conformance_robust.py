@@ -26,9 +26,9 @@ from dicom_sr.reader import NotOurResult
 from dicom_sr.report.wording import load_wording
 from dicom_sr.text_report import encode_text_report
 from models.findings import StudyFindings
+from orthanc_plugin.commands.show import show_objects
+from orthanc_plugin.commands.verify import verify_files
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.show import show_objects
-from orthanc_plugin.verify import verify_files
 
 # Objects are broken here on purpose, and pydicom says so.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -43,7 +43,7 @@ from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
 from models.findings import Finding, FindingState, ModelIdentity, ModelRun, Priority, StudyFindings
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 # Objects are broken here on purpose, and pydicom says so.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

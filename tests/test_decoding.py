@@ -43,7 +43,7 @@ from transfer_syntaxes import (
 
 from models.decoding import decode
 from models.refusal import ImageRefused, Refusal
-from orthanc_plugin import modality
+from orthanc_plugin.commands import modality
 
 
 def name(value: Any) -> str:

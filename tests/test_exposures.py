@@ -17,7 +17,7 @@ from models.exposures import COPY_AT_THE_SAME_TIME, ExposureKey, exposure_key, l
 from models.hanging import Hanging
 from models.phantom import chest
 from models.rendering import render, render_picture
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 PHANTOM = chest(1, rows=480, columns=400).pixels
 

@@ -53,6 +53,6 @@ def test_several_places_may_be_named() -> None:
 
 
 def test_each_place_is_reached_in_exactly_one_line_of_the_node() -> None:
-    source = "\n".join(path.read_text("utf-8") for path in sorted((REPOSITORY / "orthanc_plugin").glob("*.py")))
+    source = "\n".join(path.read_text("utf-8") for path in sorted((REPOSITORY / "orthanc_plugin").rglob("*.py")))
     reached = re.findall(r"\breach\(\"(\w+)\"\)", source)
     assert sorted(reached) == sorted(POINTS)

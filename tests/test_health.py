@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orthanc_plugin.archive import LedgerOfAnotherArchive
-from orthanc_plugin.health import ClockWatch, FreeSpace, Vitals, problems, state
-from orthanc_plugin.ledger import LedgerUnavailable, LedgerUnusable
+from orthanc_plugin.hosting.health import ClockWatch, FreeSpace, Vitals, problems, state
+from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable
+from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.redaction import copy_lines
 
 WELL = Vitals(

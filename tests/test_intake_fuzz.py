@@ -37,8 +37,8 @@ from transfer_syntaxes import SYNTAXES, can_hold, instance, stored_values
 from models.intake import Intake, NotTakenIn
 from models.refusal import Refusal
 from models.selection import Policy
-from orthanc_plugin.isolation import IntakeProcess
-from orthanc_plugin.modality import encode_as
+from orthanc_plugin.commands.modality import encode_as
+from orthanc_plugin.reading.intake_process import IntakeProcess
 
 CASES = 5000
 SECONDS = 20.0  # for one image; generous, for a busy machine must not look like a hang

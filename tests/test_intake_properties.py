@@ -42,7 +42,7 @@ from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
 from models.rendering import Frame, RenderedImage, network_input, render
 from models.selection import Policy, Selection, select
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 PHANTOM = chest(5, rows=120, columns=100)
 SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

@@ -16,7 +16,7 @@ import pytest
 from postgres_server import PostgresServer, binaries, postgres_server
 from sqlalchemy import Connection, event, text
 
-from orthanc_plugin.ledger import (
+from orthanc_plugin.ledger.database import (
     Ledger,
     LedgerError,
     LedgerUnavailable,
@@ -25,8 +25,8 @@ from orthanc_plugin.ledger import (
     migrate,
     open_ledger,
 )
-from orthanc_plugin.ledger_notes import belong_to, get_fact, set_fact
-from orthanc_plugin.ledger_schema import SCHEMA_VERSION
+from orthanc_plugin.ledger.notes import belong_to, get_fact, set_fact
+from orthanc_plugin.ledger.schema import SCHEMA_VERSION
 
 FIRST_SCHEMA = Path(__file__).parent / "ledger_v1.sql"
 SECRET = "Secret^Patient"
@@ -421,7 +421,7 @@ def test_a_read_only_file_is_said_and_passes(tmp_path: Path) -> None:
 def test_a_ledger_that_another_process_holds_is_waited_for_and_then_given_up(
     sqlite: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orthanc_plugin.ledger._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("orthanc_plugin.ledger.database._BUSY_SECONDS", 0.2)
     assert sqlite.path is not None
     hurried = open_ledger(sqlite.path)
     with sqlite.write() as db:

@@ -9,8 +9,8 @@ from threading import Barrier
 
 import pytest
 
-from orthanc_plugin.archive import load_archive_id
 from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger.ownership import load_archive_id
 
 _CALLERS = 8
 

@@ -14,9 +14,9 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from running_node import free_port
 
 from models.phantom import chest
-from orthanc_plugin import modality
-from orthanc_plugin.demo import phantom_studies
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.demo import phantom_studies
+from orthanc_plugin.commands.modality import Exposure
 
 PIXELS = chest(1, rows=120, columns=100).pixels
 

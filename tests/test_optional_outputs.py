@@ -397,7 +397,7 @@ def two_images() -> tuple[list[Dataset], StudyFindings, list[Dataset]]:
 
 
 def radiograph_of_the_same_study() -> Dataset:
-    from orthanc_plugin.modality import Exposure, radiograph
+    from orthanc_plugin.commands.modality import Exposure, radiograph
 
     return radiograph(chest(2, rows=300, columns=260).pixels, Exposure(seed="second", study="one"))
 

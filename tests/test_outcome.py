@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.outcome import complete_at
+from orthanc_plugin.ledger.tasks import InferenceTask, TaskStatus, Urgency
+from orthanc_plugin.reading.outcome import complete_at
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.tasks import InferenceTask, TaskStatus, Urgency
 
 NOW = float(int(time.time()))
 

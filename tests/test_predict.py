@@ -15,7 +15,7 @@ from pydicom import dcmwrite
 
 from models.inference import NIH_FINDINGS
 from models.phantom import chest
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 
 

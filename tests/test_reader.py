@@ -32,7 +32,7 @@ from models.findings import (
     View,
 )
 from models.phantom import chest
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MODELS = (

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from faulty_reader import COMMAND, SECRET
 
-from orthanc_plugin import reading_process
-from orthanc_plugin.reading_process import Abandoned, NotReady, ReadingProcess
+from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import REPOSITORY
-from orthanc_plugin.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
+from orthanc_plugin.working import reading_process
+from orthanc_plugin.working.reading_process import Abandoned, NotReady, ReadingProcess
 
 MEMORY_MB = 300
 
@@ -232,7 +232,7 @@ def test_it_ends_with_the_thread_that_made_it(folder: Path) -> None:
 _LOADED = "import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
 
 
-@pytest.mark.parametrize("module", ["orthanc_plugin.worker_process", "orthanc_plugin.reading_process"])
+@pytest.mark.parametrize("module", ["orthanc_plugin.working.worker_process", "orthanc_plugin.working.reading_process"])
 def test_the_worker_loads_nothing_heavy(module: str) -> None:
     command = [sys.executable, "-c", _LOADED.format(module=module)]
     loaded = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()

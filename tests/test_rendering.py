@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread, dcmwrite
 from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
 from models.rendering import Frame, RenderedImage, network_input, render, render_picture
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 PHANTOM = chest(1, rows=240, columns=200)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import health, routes, tasks
-from orthanc_plugin.ledger import LedgerUnavailable, migrate, open_ledger
-from orthanc_plugin.ledger_notes import ALL_COMPARED, LAST_RECONCILIATION
-from orthanc_plugin.routes import Request, Response, Site
+from orthanc_plugin.hosting import health, routes
+from orthanc_plugin.hosting.routes import Request, Response, Site
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
+from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus
 from orthanc_plugin.settings import load_settings
-from orthanc_plugin.tasks import Arrival, Failure, Outcome, TaskStatus
 
 PICTURED: dict[str, Any] = {
     "sop_instance_uid": "1.2.3.1", "status": "done", "view": "PA", "reason": None, "models": {"m": "1"},

@@ -17,7 +17,7 @@ from models.phantom import chest
 from models.pixel_gate import CLASSES, GateAnswer
 from models.refusal import ImageRefused, Refusal
 from models.selection import Policy, select
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 
 PIXELS = chest(1, rows=64, columns=64).pixels

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, load_settings
 

@@ -19,8 +19,8 @@ from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
 from models.findings import StudyFindings
+from orthanc_plugin.commands.show import show
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.show import show
 
 
 def printed(names: list[str], home: Path) -> tuple[int, str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import supervisor
-from orthanc_plugin.supervisor import Supervisor
+from orthanc_plugin.working import supervisor
+from orthanc_plugin.working.supervisor import Supervisor
 
 _FAKE = """#!{python}
 import os, sys, time

@@ -21,10 +21,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from postgres_server import PostgresServer, binaries, postgres_server
 from sqlalchemy import event, text
 
-from orthanc_plugin import tasks
-from orthanc_plugin.claiming import BACKGROUND_TURN_SECONDS, CLOCK_SLACK_SECONDS
-from orthanc_plugin.ledger import Ledger, LedgerUnavailable, migrate, open_ledger
-from orthanc_plugin.tasks import (
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.claiming import BACKGROUND_TURN_SECONDS, CLOCK_SLACK_SECONDS
+from orthanc_plugin.ledger.database import Ledger, LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger.tasks import (
     TRANSITIONS,
     Arrival,
     ClaimLost,
@@ -285,14 +285,6 @@ def test_a_study_is_read_once_more_on_request(ledger: Ledger) -> None:
     assert (task.generation, task.conclude) == (2, False)
 
 
-def test_a_request_that_is_not_fresh_keeps_what_failed(ledger: Ledger) -> None:
-    enqueue(ledger, 1)
-    fail(ledger, claim(ledger, 1), 2, retry_at=50)
-    change(ledger, tasks.request_again, "1.2.3", now=5, fresh=False)
-    task = claim(ledger, 5)
-    assert (task.attempts, task.failures, task.first_failed_at) == (1, 1, 2)
-
-
 def test_a_lower_request_does_not_hold_up_a_study_that_waits(ledger: Ledger) -> None:
     enqueue(ledger, 1)
     enqueue(ledger, 2, "1.9")
@@ -508,14 +500,12 @@ class Walk(RuleBasedStateMachine):
             model.not_before, model.urgency = self.now, urgency
         model.ask_again(self.now, urgency)
 
-    @rule(uid=st.sampled_from(UIDS), urgency=URGENCIES, fresh=st.booleans())
-    def a_study_is_asked_for_again(self, uid: str, urgency: Urgency, fresh: bool) -> None:
-        known = change(self.ledger, tasks.request_again, uid, now=self.now, urgency=urgency, fresh=fresh)
+    @rule(uid=st.sampled_from(UIDS), urgency=URGENCIES)
+    def a_study_is_asked_for_again(self, uid: str, urgency: Urgency) -> None:
+        known = change(self.ledger, tasks.request_again, uid, now=self.now, urgency=urgency)
         assert known == (uid in self.models)
         if known:
-            abandoned = self.models[uid].abandoned
             self.models[uid].ask_again(self.now, urgency)
-            self.models[uid].abandoned = 0 if fresh else abandoned
 
     @rule()
     def a_worker_claims(self) -> None:

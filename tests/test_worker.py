@@ -23,13 +23,14 @@ from postgres_server import binaries, postgres_server
 from sqlalchemy import text
 from test_reading_process import gone, task
 
-from orthanc_plugin import tasks, worker
-from orthanc_plugin.ledger import Ledger, LedgerError, migrate, open_ledger
-from orthanc_plugin.retry_policy import OUTAGES, next_try, pause_seconds
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, LedgerError, migrate, open_ledger
+from orthanc_plugin.ledger.tasks import TRANSITIONS, Arrival, Failure, TaskStatus
 from orthanc_plugin.settings import REPOSITORY, Settings
-from orthanc_plugin.supervisor import new_worker_id
-from orthanc_plugin.tasks import TRANSITIONS, Arrival, Failure, TaskStatus
-from orthanc_plugin.worker import Worker
+from orthanc_plugin.working import worker
+from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
+from orthanc_plugin.working.supervisor import new_worker_id
+from orthanc_plugin.working.worker import Worker
 
 # Every change of state, as the database itself saw it.
 _WITNESS = (
@@ -330,7 +331,7 @@ _BY_ITSELF = """
 import sys
 sys.path[:0] = [{repository!r}, {tests!r}]
 import faulty_reader
-from orthanc_plugin.worker_process import main
+from orthanc_plugin.working.worker_process import main
 sys.exit(main(faulty_reader.COMMAND))
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.findings import Caution, Priority
-from orthanc_plugin.tasks import TaskStatus
+from orthanc_plugin.ledger.tasks import TaskStatus
 from orthanc_plugin.worklist import page, rows
 
 READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242,
@@ -222,15 +222,18 @@ def test_every_priority_can_lead() -> None:
 def test_a_quarantined_study_says_why_and_where_and_can_be_tried_again_without_a_script() -> None:
     row = rows.worklist_row(
         task(status="quarantined", result={}, reason="reader_died", message="the process died on <it>", attempts=5,
-             trace="orthanc_plugin/study.py:12 process_study\nmodels/inference.py:7 run")
+             trace="orthanc_plugin/reading/study.py:12 process_study\nmodels/inference.py:7 run")
     )  # fmt: skip
     html = page.render_rows([row], READY, 200.0)
     for text in ("Quarantined", "<code>reader_died</code> the process died on &lt;it&gt;", "5 failed attempts",
-                 "orthanc_plugin/study.py:12 process_study\nmodels/inference.py:7 run",
+                 "orthanc_plugin/reading/study.py:12 process_study\nmodels/inference.py:7 run",
                  '<form method="post" action="/hilum/api/retry">', 'name="study_instance_uid" value="1.2.3"',
                  "<button>Try again</button>"):  # fmt: skip
         assert text in html, text
-    assert rows.to_json(row)["trace"] == ["orthanc_plugin/study.py:12 process_study", "models/inference.py:7 run"]
+    assert rows.to_json(row)["trace"] == [
+        "orthanc_plugin/reading/study.py:12 process_study",
+        "models/inference.py:7 run",
+    ]
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "answered", "done", "not_processed"])

@@ -34,8 +34,8 @@ from pydicom.uid import (
 )
 
 from models.phantom import chest
-from orthanc_plugin import modality
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.modality import Exposure
 
 Pixels = npt.NDArray[Any]
 

@@ -12,8 +12,6 @@ from urllib.parse import quote
 
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
-# User-defined attachment of a measurement report in which Orthanc keeps its thumbnail; Orthanc's own end at 1023.
-THUMBNAIL_ATTACHMENT = 1024
 _PRIORITIES = ("critical", "urgent", "routine", "none")
 _STATE_RANK = {"present": 0, "undetermined": 1, "absent": 2, "not_evaluated": 3}
 

@@ -39,8 +39,8 @@ from rich.table import Table
 
 from models.decoding import decode
 from models.phantom import chest
-from orthanc_plugin import modality
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.modality import Exposure
 
 Pixels = npt.NDArray[Any]
 

@@ -51,7 +51,7 @@ from models.findings import (
     StudyFindings,
     View,
 )
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 
 ROWS, COLUMNS = 3000, 2500

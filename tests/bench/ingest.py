@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from orthanc_plugin import node
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands import node
+from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import Settings, load_settings
 from tests.faults import victims
 from tests.running_node import free_port, start_node

@@ -24,9 +24,9 @@ from models.decoding import decode
 from models.intake import parse, take_in
 from models.rendering import DECODING_THREADS, network_input, render
 from models.selection import Policy, select
-from orthanc_plugin import modality
-from orthanc_plugin.isolation import IntakeProcess
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.modality import Exposure
+from orthanc_plugin.reading.intake_process import IntakeProcess
 from tests.bench.decoders import noisy_radiograph
 
 BASELINE = "plain way: dcmread, pixel_array, VOI LUT in double precision"

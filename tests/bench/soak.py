@@ -21,10 +21,11 @@ from rich.table import Table
 from scipy import stats
 from sqlalchemy import Connection
 
-from orthanc_plugin import node, tasks
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import Ledger, open_ledger
-from orthanc_plugin.ledger_views import count_by_status, oldest_waiting, reading_order
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, open_ledger
+from orthanc_plugin.ledger.views import count_by_status, oldest_waiting, reading_order
 from orthanc_plugin.settings import Settings
 from tests.faults import victims
 from tests.faults.modality import Modality

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from orthanc_plugin import node
+from orthanc_plugin.archive.client import OrthancClient
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import Ledger, open_ledger
-from orthanc_plugin.orthanc_client import OrthancClient
+from orthanc_plugin.ledger.database import Ledger, open_ledger
 from orthanc_plugin.settings import Settings, load_settings
 from tests.faults import victims
 from tests.faults.answer_dropper import AnswerDropper

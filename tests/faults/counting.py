@@ -19,10 +19,10 @@ from pydicom.uid import SegmentationStorage
 from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_preliminary_report, read_study
 from dicom_sr.references import evidence_of
-from orthanc_plugin.ledger import Ledger
-from orthanc_plugin.ledger_views import of_study
-from orthanc_plugin.orthanc_client import OrthancClient
-from orthanc_plugin.task_states import TaskStatus
+from orthanc_plugin.archive.client import OrthancClient
+from orthanc_plugin.ledger.database import Ledger
+from orthanc_plugin.ledger.task_states import TaskStatus
+from orthanc_plugin.ledger.views import of_study
 from tests.faults.studies import Study
 
 _UNDER_WAY = {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.ANSWERED}

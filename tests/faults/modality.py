@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from orthanc_plugin.modality import send
+from orthanc_plugin.commands.modality import send
 from tests.faults.studies import Study, make_study
 
 _PAUSE_SECONDS = 0.5  # before what was not acknowledged is sent again

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, text
 
-from orthanc_plugin.ledger import Ledger, LedgerError
+from orthanc_plugin.ledger.database import Ledger, LedgerError
 
 _IN_HAND = text("SELECT study_instance_uid, fence FROM tasks WHERE status = 'running'")
 _NOW = text("SELECT study_instance_uid, fence, status FROM tasks WHERE study_instance_uid IN :uids").bindparams(

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.failpoints import POINTS
-from orthanc_plugin.ledger import LedgerError
-from orthanc_plugin.ledger_views import count_by_status
+from orthanc_plugin.ledger.database import LedgerError
+from orthanc_plugin.ledger.views import count_by_status
 from tests.faults import victims
 from tests.faults.broken_node import BrokenNode, broken_node
 from tests.faults.counting import Fate, look_at
@@ -53,7 +53,7 @@ class Plan:
     seed: int
     ledger: str = "sqlite"
     disk_mb: int = 0
-    calm: float = 0.8
+    calm: float = 0.5
 
 
 def run(plan: Plan, tell: Callable[[Score], None] = lambda _score: None) -> Score:

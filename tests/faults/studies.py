@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
 from models.phantom import chest
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 PIXELS = 128  # rows and columns: a file of 18 KB, which the models read in a tenth of a second
 # Views of the images of one study; TR is a transverse CT image.

@@ -12,10 +12,10 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from dicom_sr.reader import is_measurement_report, is_preliminary_report
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
+from orthanc_plugin.commands.modality import send
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger_views import of_study
-from orthanc_plugin.modality import send
+from orthanc_plugin.ledger.views import of_study
 from tests.faults.broken_node import BrokenNode, broken_node
 from tests.faults.counting import Fate, Found, look_at
 from tests.faults.studies import Study, make_study

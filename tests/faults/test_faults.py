@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.failpoints import POINTS
 from tests.faults.broken_node import BrokenNode, broken_node
 from tests.faults.counting import Fate

@@ -12,9 +12,9 @@ from pathlib import Path
 
 ROLES = ("orthanc", "worker", "reader", "intake")
 _PROGRAMS = {
-    b"orthanc_plugin.worker_process": "worker",
-    b"orthanc_plugin.reading_process": "reader",
-    b"orthanc_plugin.isolation": "intake",
+    b"orthanc_plugin.working.worker_process": "worker",
+    b"orthanc_plugin.working.reading_process": "reader",
+    b"orthanc_plugin.reading.intake_process": "intake",
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmwrite
 
-from orthanc_plugin.modality import Exposure, radiograph
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 from .pictures import Picture, frontal
 

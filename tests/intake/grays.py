@@ -8,7 +8,7 @@ import numpy as np
 from pydicom import Dataset
 
 from models.refusal import Refusal
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands.modality import Exposure
 
 from .case import READ, Group, Maker, instance, stored, written
 from .pictures import Picture, framed, frontal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from models.refusal import Refusal
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands.modality import Exposure
 
 from .case import READ, Group, silent, stored
 from .pictures import hip

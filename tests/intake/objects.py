@@ -8,7 +8,7 @@ from pydicom.uid import UID
 
 from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from models.refusal import Refusal
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands.modality import Exposure
 
 from .case import PASSED_OVER, READ, Group, Maker, instance, silent, stored, written
 from .pictures import frontal, page

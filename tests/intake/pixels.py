@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from models.refusal import Refusal
-from orthanc_plugin.modality import Exposure, encode_as
+from orthanc_plugin.commands.modality import Exposure, encode_as
 
 from .case import READ, Group, Maker, instance, silent, stored, written
 from .pictures import Picture, ct_slice, framed, frontal, hip, ill, noise, page, photograph, wedge

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from models.refusal import Refusal
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY
 
 from .case import READ, Group, instance, written

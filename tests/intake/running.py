@@ -1,4 +1,4 @@
-"""Runs a case through the node's own flow: ``orthanc_plugin.study.process_study`` with the active bundles.
+"""Runs a case through the node's own flow: ``orthanc_plugin.reading.study.process_study`` with the active bundles.
 
 The rule: only the archive is replaced, by one in memory; selection, the isolated intake process, the pixel gate, the
 models, the study logic and the encoding of results are the node's.
@@ -20,11 +20,11 @@ from pydicom.errors import InvalidDicomError
 from dicom_sr.report.wording import load_wording
 from models.inference import load_models
 from models.refusal import Refusal
-from orthanc_plugin.isolation import IntakeProcess
-from orthanc_plugin.orthanc_client import OrthancClient, Series, StoredInstance
+from orthanc_plugin.archive.client import OrthancClient, Series, StoredInstance
+from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus, Urgency
+from orthanc_plugin.reading.intake_process import IntakeProcess
+from orthanc_plugin.reading.study import Reader, process_study
 from orthanc_plugin.settings import REPOSITORY, Settings
-from orthanc_plugin.study import Reader, process_study
-from orthanc_plugin.tasks import InferenceTask, Outcome, TaskStatus, Urgency
 
 from .case import PASSED_OVER, READ, Case
 

@@ -31,7 +31,7 @@ _INTRODUCTION = """\
 
 {cases} named inputs that a node in a hospital meets, each a study of real DICOM bytes, and what Hilum makes of them:
 {read} files are read, {refused} are refused with a code, {passed} are objects beside images and passed over. Made by
-`./hilum intake-table`, which sends every input through the node's own flow (`orthanc_plugin/study.py`: the
+`./hilum intake-table`, which sends every input through the node's own flow (`orthanc_plugin/reading/study.py`: the
 isolated intake process, selection, rendering, the pixel gate, the models, the study logic, the encoding of results); a
 test holds this document against the code. Most pictures are computed chests; inputs marked \\* are made from real
 radiographs that are not part of this repository.

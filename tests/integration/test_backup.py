@@ -21,20 +21,21 @@ from rich.console import Console
 from running_node import Node, free_port, start_node
 
 from models.phantom import chest
-from orthanc_plugin import backup as copying
-from orthanc_plugin import modality, node, tasks
-from orthanc_plugin.archive import load_archive_id
-from orthanc_plugin.backup_folder import BackupFailed, BackupFolder
+from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, received_of
+from orthanc_plugin.commands import backup as copying
+from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder
+from orthanc_plugin.commands.modality import Exposure, radiograph
+from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import Ledger, LedgerUnusable, migrate, open_ledger
-from orthanc_plugin.ledger_dump import dump, load
-from orthanc_plugin.ledger_notes import PLACE
-from orthanc_plugin.modality import Exposure, radiograph
-from orthanc_plugin.orthanc_client import OrthancClient, OrthancUnavailable, received_of
-from orthanc_plugin.plain_orthanc import plain_orthanc
-from orthanc_plugin.reconciliation import reconcile
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, LedgerUnusable, migrate, open_ledger
+from orthanc_plugin.ledger.dump import dump, load
+from orthanc_plugin.ledger.notes import PLACE
+from orthanc_plugin.ledger.ownership import load_archive_id
+from orthanc_plugin.ledger.tasks import Arrival
 from orthanc_plugin.settings import Settings, load_settings
-from orthanc_plugin.tasks import Arrival
+from orthanc_plugin.working.reconciliation import reconcile
 
 PIXELS = chest(1).pixels[:64, :64]
 Contents = dict[str, Any]

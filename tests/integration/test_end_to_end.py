@@ -24,9 +24,9 @@ from running_node import Node
 
 from dicom_sr.conformance.check import check, check_together
 from models.phantom import Pathology, chest
-from orthanc_plugin import modality
-from orthanc_plugin.demo import real_radiograph
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.demo import real_radiograph
+from orthanc_plugin.commands.modality import Exposure
 
 pytestmark = pytest.mark.node
 

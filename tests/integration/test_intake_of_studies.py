@@ -15,8 +15,8 @@ from dicom_sr.reader import is_measurement_report
 from dicom_sr.references import evidence_of
 from models.hanging import Hanging, hanging_of
 from models.phantom import chest
-from orthanc_plugin import modality
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.modality import Exposure
 
 pytestmark = pytest.mark.node
 

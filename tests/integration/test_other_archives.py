@@ -35,7 +35,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 from running_node import Node, free_port
 
-from orthanc_plugin import modality
+from orthanc_plugin.commands import modality
 
 pytestmark = pytest.mark.node
 

@@ -21,9 +21,9 @@ from dicom_sr.report.wording import load_wording
 from models.findings import Caution, ImageFindings, ModelRun, Priority, StudyFindings
 from models.hanging import AS_STORED
 from models.rendering import render
-from orthanc_plugin.modality import Exposure, radiograph
-from orthanc_plugin.orthanc_client import OrthancClient
-from orthanc_plugin.publishing import ResultWorse, StudyResults
+from orthanc_plugin.archive.client import OrthancClient
+from orthanc_plugin.commands.modality import Exposure, radiograph
+from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
 
 pytestmark = pytest.mark.node
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -16,19 +16,20 @@ from pydicom import Dataset, dcmwrite
 from running_node import Node, free_port, start_node
 
 from models.phantom import chest
-from orthanc_plugin import node as node_module
-from orthanc_plugin import reconciliation, tasks
+from orthanc_plugin.archive.client import OrthancClient
+from orthanc_plugin.archive.kept_answer import keep_answer
+from orthanc_plugin.archive.study_content import content_digest
+from orthanc_plugin.commands import node as node_module
+from orthanc_plugin.commands.modality import Exposure, radiograph, send
+from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.kept_answer import keep_answer
-from orthanc_plugin.ledger import Ledger, migrate, open_ledger
-from orthanc_plugin.ledger_notes import ALL_COMPARED, ORPHANS, PLACE
-from orthanc_plugin.modality import Exposure, radiograph, send
-from orthanc_plugin.orthanc_client import OrthancClient
-from orthanc_plugin.plain_orthanc import plain_orthanc
-from orthanc_plugin.reconciliation import Report, reconcile
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
+from orthanc_plugin.ledger.notes import ALL_COMPARED, ORPHANS, PLACE
+from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.study_content import content_digest
-from orthanc_plugin.tasks import Arrival, Failure, Outcome, TaskStatus, Urgency
+from orthanc_plugin.working import reconciliation
+from orthanc_plugin.working.reconciliation import Report, reconcile
 
 NOW = 2_000_000_000.0
 PIXELS = chest(1).pixels[:64, :64]

@@ -23,13 +23,14 @@ from running_node import Node, free_port
 from models.findings import ImageFindings, SaliencyMap, View
 from models.phantom import chest
 from models.rendering import RenderedImage
-from orthanc_plugin import modality, tasks
-from orthanc_plugin.demo import real_radiograph
-from orthanc_plugin.ledger import open_ledger
-from orthanc_plugin.modality import Exposure
-from orthanc_plugin.orthanc_client import OrthancClient, ResultRefused
-from orthanc_plugin.thumbnail import keep_thumbnail, make_thumbnail
-from orthanc_plugin.worklist.rows import THUMBNAIL_ATTACHMENT
+from orthanc_plugin.archive import attachments
+from orthanc_plugin.archive.client import OrthancClient, ResultRefused
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.demo import real_radiograph
+from orthanc_plugin.commands.modality import Exposure
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.reading.thumbnail import keep_thumbnail, make_thumbnail
 
 pytestmark = pytest.mark.node
 
@@ -142,12 +143,12 @@ def test_the_same_study_again_changes_nothing(hilum_node: Node) -> None:
     before = hilum_node.http.get(url).content
     with client(hilum_node) as orthanc:
         report = report_of(hilum_node.wait_for(str(ds.StudyInstanceUID)))
-        orthanc.attach(report, THUMBNAIL_ATTACHMENT, b"marked")
+        orthanc.attach(report, attachments.THUMBNAIL, b"marked")
         send(hilum_node, ds)
         time.sleep(2 * hilum_node.settings.quiet_seconds)
         assert hilum_node.wait_for(str(ds.StudyInstanceUID))["images"][0]["thumbnail"] == url
         assert hilum_node.http.get(url).content == b"marked", "what is there is not made again"
-        orthanc.attach(report, THUMBNAIL_ATTACHMENT, before)  # attaching over it is allowed too
+        orthanc.attach(report, attachments.THUMBNAIL, before)  # attaching over it is allowed too
     assert hilum_node.http.get(url).content == before
 
 
@@ -172,7 +173,7 @@ def test_a_stranger_sees_none_and_a_user_only_those_of_results(hilum_node: Node)
         assert stranger.get(url).status_code == 401
     study = quote(str(ds.StudyInstanceUID))
     with client(hilum_node) as orthanc:
-        orthanc.attach(str(ds.SOPInstanceUID), THUMBNAIL_ATTACHMENT, b"of another program")
+        orthanc.attach(str(ds.SOPInstanceUID), attachments.THUMBNAIL, b"of another program")
     for other in (str(ds.SOPInstanceUID), "1.2.3", ""):
         assert hilum_node.http.get(f"/hilum/thumbnails/{other}?study_instance_uid={study}").status_code == 404, other
     assert hilum_node.http.get(url.partition("?")[0]).status_code == 404, "the study is part of the question"
@@ -199,12 +200,12 @@ def test_whatever_is_in_its_way_is_told_and_not_raised(hilum_node: Node, caplog:
     sound, without_pixels = findings_of(ds), RenderedImage(np.zeros((0, 0), np.float32))
     with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.thumbnail"):
         with pytest.raises(ResultRefused, match="no such instance"):
-            orthanc.attach("1.2.3", THUMBNAIL_ATTACHMENT, b"x")
+            orthanc.attach("1.2.3", attachments.THUMBNAIL, b"x")
         assert keep_thumbnail(orthanc, report, without_pixels, sound), "it has one already"
         assert not keep_thumbnail(orthanc, "1.2.3", image, sound)
         assert not keep_thumbnail(orthanc, str(ds.SOPInstanceUID), without_pixels, sound)
         assert keep_thumbnail(orthanc, str(ds.SOPInstanceUID), image, sound)
-        assert orthanc.has_attachment(str(ds.SOPInstanceUID), THUMBNAIL_ATTACHMENT)
+        assert orthanc.has_attachment(str(ds.SOPInstanceUID), attachments.THUMBNAIL)
     with OrthancClient(f"http://127.0.0.1:{free_port()}", "a", "b") as nobody:
         assert not keep_thumbnail(nobody, report, image, sound)
     with OrthancClient(hilum_node.settings.http_url, "a", "b") as stranger:

@@ -31,8 +31,8 @@ from transfer_syntaxes import LOSSY, SYNTAXES, error_bound
 
 from models.decoding import decode
 from models.phantom import chest
-from orthanc_plugin import modality
-from orthanc_plugin.modality import Exposure
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.modality import Exposure
 
 pytestmark = pytest.mark.node
 

@@ -17,11 +17,11 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import is_measurement_report, read_study
 from dicom_sr.references import predecessors_of
 from models.phantom import chest
-from orthanc_plugin import modality, node
 from orthanc_plugin.cli import main
+from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.modality import Exposure
+from orthanc_plugin.commands.show import show
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.modality import Exposure
-from orthanc_plugin.show import show
 
 pytestmark = pytest.mark.node
 ALL = "pixel_gate lung_fields chest_findings"

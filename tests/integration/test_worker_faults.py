@@ -13,9 +13,9 @@ import pytest
 from running_node import Node, start_node
 
 from models.phantom import chest
-from orthanc_plugin import modality, node
+from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY
 
 pytestmark = pytest.mark.node
@@ -65,7 +65,7 @@ def test_a_worker_started_by_hand_does_the_work_too(tmp_path: Path) -> None:
             "HILUM_HTTP_PORT": str(settings.http_port),
             "HILUM_DICOM_PORT": str(settings.dicom_port),
         }
-        command = [sys.executable, "-m", "orthanc_plugin.worker_process"]
+        command = [sys.executable, "-m", "orthanc_plugin.working.worker_process"]
         own = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         with node.http(settings, load_credentials(settings.credentials)) as client:
             running = Node(settings, load_credentials(settings.credentials), client)

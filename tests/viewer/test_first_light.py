@@ -21,10 +21,10 @@ from running_node import Node
 
 from dicom_sr.segmentation import label
 from models.phantom import Pathology, chest
-from orthanc_plugin import modality
+from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.demo import real_radiograph, run_demo
+from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import Credentials
-from orthanc_plugin.demo import real_radiograph, run_demo
-from orthanc_plugin.modality import Exposure
 from orthanc_plugin.settings import REPOSITORY
 
 pytestmark = [pytest.mark.node, pytest.mark.viewer]

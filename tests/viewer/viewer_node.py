@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from studies import Study, part10
 
-from orthanc_plugin import node
+from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import Credentials, load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 

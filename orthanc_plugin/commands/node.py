@@ -1,0 +1,269 @@
+"""Starts, describes and stops the Orthanc process of this node.
+
+The rule: everything is below ``HILUM_HOME``, and a process is only ever ended by the pid that we wrote down ourselves,
+after checking that it still is our process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from dicom_sr.report.wording import WordingInvalid, load_wording
+from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.settings import REPOSITORY, Settings
+
+_PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
+# No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
+_PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+_STOP_SECONDS = 45.0  # more than the supervisor gives its worker
+
+
+class NodeFailed(Exception):
+    """The node did not start or is not there; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What `./hilum status` tells.
+
+    Parameters
+    ----------
+    state
+        ``ready``, ``starting`` (images are taken, no worker is ready yet), ``impaired`` (a problem stops work: see
+        ``problems`` in the details) or ``stopped``.
+    details
+        The node's own account; empty when it does not answer.
+    """
+
+    state: str
+    details: dict[str, Any]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong: see ``health.Problem``."""
+        return list(self.details.get("problems", ()))
+
+
+def start(settings: Settings) -> subprocess.Popen[bytes]:
+    """Write the configuration and start Orthanc with our plugin.
+
+    Raises
+    ------
+    NodeFailed
+        When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences cannot be used.
+    LedgerUnusable
+        When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
+    """
+    open_ledger(settings.ledger_address).close()
+    try:
+        load_wording(settings.report_language, settings.site_wording)
+    except WordingInvalid as error:
+        raise NodeFailed(str(error)) from error
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (pid := running_pid(settings)) is not None:
+        raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
+    for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
+        _require_free(name, port)
+    for private in (settings.logs, settings.storage):
+        private.mkdir(exist_ok=True)
+        private.chmod(0o700)  # a home that somebody made beforehand may be open to others
+    configuration = settings.home / "orthanc.json"
+    _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
+    with _redacted_log(settings) as log:
+        try:
+            process = subprocess.Popen(
+                ["Orthanc", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(settings),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise NodeFailed("Orthanc is not installed; ./hilum installs it, or: apt install orthanc") from error
+    identity = {"pid": process.pid, "started": _start_ticks(process.pid)}
+    _write_private(settings.home / "node.json", json.dumps(identity))
+    return process
+
+
+def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
+    """Yield the node's state about five times a second until it is ready.
+
+    Raises
+    ------
+    NodeFailed
+        When Orthanc ends, or no worker is ready within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            (settings.home / "node.json").unlink(missing_ok=True)
+            raise NodeFailed(f"Orthanc ended with code {process.returncode}: see {settings.logs / 'orthanc.log'}")
+        state = status(settings).state
+        yield state
+        if state == "ready":
+            return
+        time.sleep(0.2)
+    found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
+    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{found}")
+
+
+def status(settings: Settings) -> NodeStatus:
+    """Ask the node how it is."""
+    if running_pid(settings) is None:
+        return NodeStatus("stopped", {})
+    credentials = load_credentials(settings.credentials)
+    try:
+        with http(settings, credentials) as client:
+            answer = client.get("/hilum/api/status", timeout=5.0)
+    except httpx.TransportError:
+        return NodeStatus("starting", {})
+    if answer.status_code != 200:
+        return NodeStatus("starting", {})
+    details = answer.json()
+    return NodeStatus(details["state"], details)
+
+
+def stop(settings: Settings) -> bool:
+    """End the node and wait until it is gone; False when it was not running."""
+    pid = running_pid(settings)
+    if pid is None:
+        (settings.home / "node.json").unlink(missing_ok=True)
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while running_pid(settings) is not None:
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    (settings.home / "node.json").unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def http(settings: Settings, credentials: Credentials) -> Iterator[httpx.Client]:
+    """A client that is logged in to the node."""
+    auth = (credentials.user, credentials.password)
+    with httpx.Client(base_url=settings.http_url, auth=auth, timeout=30.0, trust_env=False) as client:
+        yield client
+
+
+def running_pid(settings: Settings) -> int | None:
+    """The pid of our Orthanc if it runs; a pid that another process was given since does not count."""
+    try:
+        identity = json.loads((settings.home / "node.json").read_text())
+        pid = int(identity["pid"])
+        return pid if _start_ticks(pid) == identity["started"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def orthanc_configuration(settings: Settings) -> dict[str, Any]:
+    """The configuration of Orthanc; what is not named here is Orthanc's default."""
+    credentials = load_credentials(settings.credentials)
+    storage = settings.storage
+    return {
+        "Name": "Hilum",
+        "StorageDirectory": str(storage),
+        "IndexDirectory": str(storage),
+        "HttpPort": settings.http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {
+            credentials.user: credentials.password,
+            credentials.worker_user: credentials.worker_password,
+        },
+        "HttpCompressionEnabled": False,  # the viewer's files are compressed already
+        "HttpThreadsCount": 16,
+        "DicomPort": settings.dicom_port,
+        "DicomAet": settings.ae_title,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+        "UnknownSopClassAccepted": True,  # refusing is the plugin's task, with a reason
+        "OverwriteInstances": False,
+        "StableAge": 2,
+        "SaveJobs": False,
+        "Locale": "C",
+        "Plugins": [str(_plugin(name)) for name in _PLUGINS],
+        "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
+        "PythonVerbose": False,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
+    }
+
+
+def _redacted_log(settings: Settings) -> IO[bytes]:
+    """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "orthanc_plugin.redaction", str(settings.logs / "orthanc.log")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+    if writer.stdin is None:
+        raise NodeFailed("the log cannot be written")
+    return writer.stdin
+
+
+def _plugin(name: str) -> Path:
+    for folder in _PLUGIN_FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    raise NodeFailed(f"{name} is not installed: apt install orthanc-python orthanc-dicomweb")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Orthanc embeds Python: it is shown our packages and those of the environment that runs this command."""
+    site_packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return {
+        **inherited,
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{site_packages}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HILUM_HOME": str(settings.home),
+        "HILUM_HTTP_PORT": str(settings.http_port),
+        "HILUM_DICOM_PORT": str(settings.dicom_port),
+        "HILUM_PYTHON": sys.executable,
+    }
+
+
+def _require_free(name: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104  (Orthanc listens there; this only asks whether it can)
+        except OSError as error:
+            raise NodeFailed(f"port {port} is in use (another Orthanc?): set {name} to a free port") from error
+
+
+def _start_ticks(pid: int) -> str:
+    """When a process started, in clock ticks since boot (proc(5), field 22 of stat); tells re-used pids apart."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(pid)
+    return fields[19]
+
+
+def _write_private(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.rename(path)

@@ -1,0 +1,265 @@
+"""What the node answers under ``/hilum/``: functions from a request to a response, without Orthanc.
+
+The rule: an answer never shows a stack trace, every page says that the results are the AI's, not reviewed, and nothing
+is changed on behalf of another site.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from sqlalchemy import Connection
+
+from orthanc_plugin.hosting import health
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.worklist import page, rows
+
+_STATIC = Path(page.__file__).with_name("static")
+_MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_TEXT = "text/plain; charset=utf-8"
+# PS3.5 9.1
+_UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
+# A result never changes under its UID, but its study may be deleted: a browser asks again after so many seconds.
+_THUMBNAIL_SECONDS = 3600
+_NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_PAGE_HEADERS = {
+    **_NOT_STORED,
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request.
+
+    Parameters
+    ----------
+    path
+        Without the query, e.g. ``/hilum/api/worklist``.
+    query
+        Conditions of ``/hilum/api/images``; the study of a thumbnail.
+    headers
+        By names in lower case.
+    """
+
+    path: str
+    method: str = "GET"
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Response:
+    """An HTTP answer."""
+
+    status: int
+    mime: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the answers are made from.
+
+    Parameters
+    ----------
+    fetch_thumbnail
+        Gives the JPEG that Orthanc keeps with the instance of a SOP Instance UID; None when there is none.
+    intake
+        Why the way into the ledger is blocked (None when it is not), and how many studies wait in memory.
+    wake
+        Tells the worker that there is work.
+    started_at
+        When the plugin started, by the monotonic clock.
+    """
+
+    settings: Settings
+    ledger: Ledger
+    version: str
+    fetch_thumbnail: Callable[[str], bytes | None]
+    intake: Callable[[], tuple[LedgerError | None, int]]
+    wake: Callable[[], None]
+    free_space: health.FreeSpace
+    clock: health.ClockWatch
+    started_at: float
+
+
+def respond(request: Request, site: Site) -> Response:
+    """Answer a request below ``/hilum``; when the ledger cannot be asked, with what is wrong."""
+    name = request.path.removeprefix("/hilum").strip("/")
+    if name.startswith("static/"):
+        return _static(name.removeprefix("static/"))
+    now = time.time()
+    try:
+        if name == "api/retry":
+            return _retry(request, site, now)
+        if request.method != "GET":
+            return Response(405, _TEXT, b"Only GET is understood here.\n", {**_NOT_STORED, "Allow": "GET"})
+        with site.ledger.read() as db:
+            return _answer(name, request, site, db, now)
+    except LedgerError as error:
+        return _without_ledger(name, site, error, now)
+
+
+def _answer(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
+    if name == "api/status":
+        return _json(_status(site, db, now))
+    if name == "api/images":
+        return _images(db, request.query)
+    if name.startswith("thumbnails/"):
+        report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
+        picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
+        return _thumbnail(report, picture, request.headers.get("if-none-match"))
+    if name in ("", "rows", "api/worklist"):
+        listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
+        if name == "api/worklist":
+            return _json({"rows": [rows.to_json(row) for row in listed], "research_only": rows.DISCLAIMER})
+        return _html(page.render_rows if name == "rows" else page.render_page, listed, _status(site, db, now), now)
+    return Response(404, _TEXT, b"There is no such page. The worklist is at /hilum/\n", _NOT_STORED)
+
+
+def _without_ledger(name: str, site: Site, error: LedgerError, now: float) -> Response:
+    status = _status(site, None, now, error)
+    if name == "api/status":
+        return _json(status)
+    if name == "":
+        return _html(page.render_page, None, status, now)
+    if name == "rows":  # a page that is open keeps its rows, and shows this above them
+        return Response(503, "text/html; charset=utf-8", page.render_problems(status).encode(), dict(_PAGE_HEADERS))
+    if name.startswith("api/"):
+        return _json({"problems": status["problems"]}, 503)
+    return Response(503, _TEXT, b"The ledger does not answer; try again.\n", _NOT_STORED)
+
+
+def _status(site: Site, db: Connection | None, now: float, error: LedgerError | None = None) -> dict[str, Any]:
+    """How the node is; without `db` as far as that is known without the ledger."""
+    silent = health.WORKER_SILENT_SECONDS
+    models = tasks.ready_models(db, now=now, silent_seconds=silent) if db else None
+    workers = workers_seen(db, now=now, silent_seconds=silent) if db else []
+    studies = tasks.count_by_status(db) if db else {}
+    oldest = tasks.oldest_waiting(db, now) if db else None
+    blocked, unrecorded = site.intake()
+    found = health.problems(
+        health.Vitals(
+            ledger_error=error or blocked,
+            free_mb=site.free_space.free_mb(),
+            reserve_mb=site.free_space.reserve_mb,
+            worker_seen=bool(workers),
+            worker_problem=next((w["problem"] for w in workers if w["problem"]), ""),
+            running_seconds=time.monotonic() - site.started_at,
+            complete=db is None or tasks.get_fact(db, ALL_COMPARED) is not None,
+            unrecorded=unrecorded,
+            quarantined=studies.get(tasks.TaskStatus.QUARANTINED, 0),
+            oldest_waiting_seconds=oldest,
+            orphans=len(json.loads(tasks.get_fact(db, ORPHANS) or "[]")) if db else 0,
+            clock_jump_seconds=site.clock.jump_seconds(),
+        )
+    )
+    reconciled = tasks.get_fact(db, LAST_RECONCILIATION) if db else None
+    return {
+        "state": health.state(found, models),
+        "version": site.version,
+        "models": models or {},
+        "studies": studies,
+        "problems": [problem.to_json() for problem in found],
+        "oldest_waiting_seconds": oldest,
+        "disk_free_mb": site.free_space.free_mb(),
+        "last_reconciliation": None if reconciled is None else float(reconciled),
+        "ae_title": site.settings.ae_title,
+        "dicom_port": site.settings.dicom_port,
+    }
+
+
+def _retry(request: Request, site: Site, now: float) -> Response:
+    """Have quarantined studies tried again: the form fields ``study_instance_uid``, or ``all=yes``."""
+    if request.method != "POST":
+        return Response(405, _TEXT, b"Send this as POST.\n", {**_NOT_STORED, "Allow": "POST"})
+    if not _is_ours(request.headers):
+        reason = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
+        return Response(403, _TEXT, reason, _NOT_STORED)
+    fields = parse_qs(request.body.decode("utf-8", "replace"))
+    study = fields.get("study_instance_uid", [""])[0]
+    if not _UID.fullmatch(study) and (study or fields.get("all") != ["yes"]):
+        return Response(400, _TEXT, b"Give study_instance_uid=<UID>, or all=yes.\n", _NOT_STORED)
+    with site.ledger.write() as db:
+        retried = tasks.retry(db, study or None, now=now)
+    if retried:
+        site.wake()
+    if "text/html" in request.headers.get("accept", ""):
+        place = f"/hilum/#study-{quote(study)}" if study else "/hilum/"
+        return Response(303, _TEXT, b"", {**_NOT_STORED, "Location": place})
+    return _json({"retried": retried})
+
+
+def _is_ours(headers: Mapping[str, str]) -> bool:
+    """Whether a request that changes something comes from our own page, or from no page at all.
+
+    A browser adds the user's password to what any other site sends here, but not without saying where it comes from,
+    and it lets no other site add a header of its own (https://fetch.spec.whatwg.org, CORS-safelisted request-header).
+    """
+    if "sec-fetch-site" in headers:
+        return headers["sec-fetch-site"] == "same-origin"
+    if "origin" in headers:
+        return urlsplit(headers["origin"]).netloc == headers.get("host", "")
+    return "x-requested-with" in headers
+
+
+def _html(render: Callable[..., str], *given: Any) -> Response:
+    return Response(200, "text/html; charset=utf-8", render(*given).encode(), dict(_PAGE_HEADERS))
+
+
+def _images(db: Connection, query: Mapping[str, str]) -> Response:
+    try:
+        study = query.get("study_instance_uid")
+        listed = tasks.reading_order(db) if study is None else tasks.of_study(db, study)
+        found = rows.matching_images(listed, query)
+    except ValueError as error:
+        return Response(400, _TEXT, f"{error}\n".encode())
+    return _json({"images": found, "research_only": rows.DISCLAIMER})
+
+
+def _is_report_of(db: Connection, report: str, study: str) -> bool:
+    """Whether the ledger names this measurement report among the results of the study."""
+    if not _UID.fullmatch(report):
+        return False
+    images = [image for task in tasks.of_study(db, study) for image in task["result"].get("images", [])]
+    return any(image.get("measurement_report") == report for image in images)
+
+
+def _thumbnail(report: str, picture: bytes | None, if_none_match: str | None) -> Response:
+    if picture is None:
+        return Response(404, _TEXT, b"There is no picture of this result.\n", _NOT_STORED)
+    tag = f'"{report}"'
+    headers = {
+        "Cache-Control": f"private, max-age={_THUMBNAIL_SECONDS}",
+        "ETag": tag,
+        "X-Content-Type-Options": "nosniff",
+    }
+    given = {value.strip().removeprefix("W/") for value in (if_none_match or "").split(",")}
+    return Response(304, "image/jpeg", b"", headers) if tag in given else Response(200, "image/jpeg", picture, headers)
+
+
+def _static(name: str) -> Response:
+    file = _STATIC / Path(name).name
+    if Path(name).name != name or file.suffix not in _MIME or not file.is_file():
+        return Response(404, _TEXT, b"There is no such file.\n")
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(200, _MIME[file.suffix], file.read_bytes(), headers)
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(status, "application/json", json.dumps(value).encode(), _NOT_STORED)

@@ -1,0 +1,82 @@
+"""What is asked of the tasks: the worklist's rows, counts, and what reconciliation compares. Nothing here writes.
+
+The rule: no question grows slower with the number of studies, except the count of them (one index, no row is read).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, RowMapping, bindparam, text
+
+from orthanc_plugin.ledger.task_states import Standing, TaskStatus
+
+_UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
+
+
+def reading_order(db: Connection, *, limit: int = 500) -> list[dict[str, Any]]:
+    """The `limit` studies that came last, and as many in quarantine: the most pressing first, then the oldest."""
+    latest = "SELECT * FROM tasks WHERE status <> 'removed' ORDER BY last_instance_at DESC LIMIT :limit"
+    left_to_people = "SELECT * FROM tasks WHERE status = 'quarantined' ORDER BY last_instance_at DESC LIMIT :limit"
+    found = [row for sql in (latest, left_to_people) for row in db.execute(text(sql), {"limit": limit}).mappings()]
+    rows = {row["study_instance_uid"]: row for row in found}.values()
+    return [_with_result(row) for row in sorted(rows, key=lambda row: (row["priority_rank"], row["received_at"]))]
+
+
+def of_study(db: Connection, study_instance_uid: str) -> list[dict[str, Any]]:
+    """The task of one study, as `reading_order` gives it; an empty list when there is none."""
+    rows = db.execute(text("SELECT * FROM tasks WHERE study_instance_uid = :uid"), {"uid": study_instance_uid})
+    return [_with_result(row) for row in rows.mappings()]
+
+
+def count_by_status(db: Connection) -> dict[str, int]:
+    """Number of studies in each state; every state is there."""
+    rows = db.execute(text("SELECT status, count(*) AS studies FROM tasks GROUP BY status"))
+    return {**{status.value: 0 for status in TaskStatus}, **{row.status: row.studies for row in rows}}
+
+
+def oldest_waiting(db: Connection, now: float) -> float | None:
+    """For how many seconds the live study that is due longest has been due; None when none is."""
+    due = db.execute(text("SELECT min(not_before) FROM tasks WHERE status = 'queued' AND urgency < 2")).scalar()
+    return None if due is None or due > now else now - due
+
+
+def standing(db: Connection, uids: Sequence[str]) -> dict[str, Standing]:
+    """Where each of these studies stands; those that the ledger does not know are left out."""
+    question = text(
+        """
+        SELECT study_instance_uid, status, content, generation, answered_generation FROM tasks
+        WHERE study_instance_uid IN :uids
+        """
+    ).bindparams(bindparam("uids", expanding=True))
+    found: dict[str, Standing] = {}
+    for start in range(0, len(uids), _UIDS_AT_ONCE):
+        rows = db.execute(question, {"uids": list(uids[start : start + _UIDS_AT_ONCE])})
+        found.update(_standing(row) for row in rows)
+    return found
+
+
+def after(db: Connection, study_instance_uid: str, limit: int) -> list[tuple[str, Standing]]:
+    """The next `limit` studies in the ledger's order of UIDs, which walks through all of them; "" starts it."""
+    rows = db.execute(
+        text(
+            """
+            SELECT study_instance_uid, status, content, generation, answered_generation FROM tasks
+            WHERE study_instance_uid > :uid ORDER BY study_instance_uid LIMIT :limit
+            """
+        ),
+        {"uid": study_instance_uid, "limit": limit},
+    )
+    return [_standing(row) for row in rows]
+
+
+def _standing(row: Row[Any]) -> tuple[str, Standing]:
+    return row.study_instance_uid, Standing(
+        TaskStatus(row.status), row.content, row.generation, row.answered_generation
+    )
+
+
+def _with_result(row: RowMapping) -> dict[str, Any]:
+    return {**row, "result": json.loads(row["result"])}

@@ -1,0 +1,274 @@
+"""Reads one study: every image is looked at, each exposure is read once, and the most pressing answer speaks for all.
+
+The rule: what a study holds is listed whole. An image without a result has a code and the evidence for it; nothing is
+averaged over images. An image has its results at once, the study its report when it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME, is_own_result
+from dicom_sr.report.wording import Wording
+from dicom_sr.results import EncodingFailed
+from models.exposures import relation
+from models.findings import ImageFindings, StudyFindings
+from models.header_terms import plain_code
+from models.inference import Models
+from models.intake import LARGEST_FILE, Intake, NotTakenIn, parse
+from models.reading import Reading, read_intake
+from models.refusal import Evidence, ImageRefused, Refusal
+from orthanc_plugin.archive.client import OrthancClient, ResultRefused, Series, StoredInstance
+from orthanc_plugin.archive.kept_answer import keep_answer
+from orthanc_plugin.archive.study_content import content_digest, images_digest
+from orthanc_plugin.failpoints import reach
+from orthanc_plugin.ledger.tasks import InferenceTask, Outcome
+from orthanc_plugin.reading.intake_process import IntakeProcess, policy_of
+from orthanc_plugin.reading.outcome import (
+    complete_at,
+    is_read,
+    outcome_of,
+    read_entry,
+    received_at,
+    refused_entry,
+    unread,
+)
+from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
+from orthanc_plugin.settings import Settings
+
+# Series of these modalities are looked at image by image; of any other the whole series is refused (intake rules).
+_MAY_HOLD_RADIOGRAPHS = frozenset({"CR", "DX", "RG", "DR", "OT", "SC", "XC", ""})
+# So many rendered images wait in memory for their turn; of a study with more the others are taken in twice.
+_MOST_IN_MEMORY = 4
+
+
+log = logging.getLogger("hilum.study")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a study is read with."""
+
+    settings: Settings
+    orthanc: OrthancClient
+    models: Models
+    intake: IntakeProcess
+    wording: Wording
+
+
+@dataclass
+class _Candidate:
+    """An image that its header lets pass, waiting for its turn."""
+
+    instance: str
+    received: str
+    taken: Intake
+    in_memory: bool
+
+    def turn(self, read_before: set[str]) -> tuple[bool, bool, float, int, str]:
+        """What was read stays read; then originals before what was derived from them, in the order of exposure."""
+        key, header = self.taken.key, self.taken.header
+        number = str(header.get("InstanceNumber") or "")
+        acquired = key.acquired if key.acquired is not None else float("inf")
+        first = self.uid not in read_before
+        return (
+            first,
+            not key.original,
+            acquired,
+            int(number) if number.isdecimal() and len(number) <= 12 else 0,
+            self.uid,
+        )
+
+    @property
+    def patient(self) -> str:
+        return str(self.taken.header.get("PatientID") or "")
+
+    @property
+    def uid(self) -> str:
+        return str(self.taken.header.SOPInstanceUID)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One study at work; `held` is what Orthanc held of it when it was looked at."""
+
+    task: InferenceTask
+    reader: Reader
+    held: list[Series]
+    results: StudyResults
+
+
+def process_study(task: InferenceTask, reader: Reader) -> Outcome:
+    """Read every radiograph of a study and store the results: the whole flow on one screen.
+
+    Raises
+    ------
+    OrthancUnavailable
+        When Orthanc cannot be reached; the task may be tried again.
+    ResultWorse
+        When a model failed on an image that it read before; the other images have their results.
+    """
+    held = reader.orthanc.series_of_study(task.study_instance_uid)
+    results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
+    job = _Job(task, reader, held, results)
+    looked_at = images_digest(held)
+    as_before = task.conclude and task.result.get("looked_at") == looked_at  # no image came unnoticed
+    if as_before and (recalled := _recall(job)) is not None:
+        entries, answers = task.result["images"], recalled
+    else:
+        entries, answers = _read_images(job)
+    withdrawn = _withdraw(entries, answers, results)
+    due, report = None, task.result.get("preliminary_report")
+    if not answers and not withdrawn:
+        report = None
+    elif task.conclude:
+        study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread(entries))
+        arrived = [received_at(entry["received"]) for entry in entries if is_read(entry)]
+        report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
+    else:  # in a pass of its own, for an image may have come while these were read
+        due = complete_at(task, entries, reader.settings)
+    content = content_digest(held, results.stored)
+    outcome = outcome_of(
+        task, entries, answers, report=report, conclude_at=due, content=content, patients=results.patients
+    )
+    outcome.result["looked_at"] = looked_at
+    if due is None:
+        keep_answer(reader.orthanc, task, outcome)
+    return outcome
+
+
+def _read_images(job: _Job) -> tuple[list[dict[str, Any]], list[ImageFindings]]:
+    """Read what can be read, each exposure once; an entry for each image, the findings of those that were read."""
+    entries, candidates = _take_in_all(job)
+    answers: list[ImageFindings] = []
+    read_before: list[_Candidate] = []
+    worse: list[ResultWorse] = []
+    known = {entry["sop_instance_uid"] for entry in job.task.result.get("images", []) if is_read(entry)}
+    # of an image that came twice, perhaps corrected, the later one speaks
+    latest_first = sorted(candidates, key=lambda c: c.received, reverse=True)
+    for candidate in sorted(latest_first, key=lambda c: c.turn(known)):
+        try:
+            _refuse_copy(candidate, read_before)
+            taken, reading = _read(candidate, job.reader)
+            reach("read")
+            entries.append(_publish(candidate, taken, reading, job.results))
+        except ResultWorse as error:
+            worse.append(error)
+            continue
+        except ImageRefused as refusal:
+            entries.append(refused_entry(candidate.uid, refusal))
+            continue
+        read_before.append(candidate)
+        answers.append(reading.findings)
+    if worse:  # after the others have their results
+        raise worse[0]
+    return entries, answers
+
+
+def _recall(job: _Job) -> list[ImageFindings] | None:
+    """What the stored results of the images say; None when somebody took one of them, or an image, away."""
+    held = {instance for series in job.held for instance in series.instances}
+    answers = []
+    for entry in filter(is_read, job.task.result["images"]):
+        if entry["instance"] not in held:
+            return None
+        header = parse(job.reader.orthanc.fetch(entry["instance"]).content)
+        if (findings := job.results.recall(header, entry["sop_instance_uid"])) is None:
+            return None
+        answers.append(findings)
+    return answers
+
+
+def _withdraw(
+    entries: list[dict[str, Any]], answers: list[ImageFindings], results: StudyResults
+) -> list[ImageFindings]:
+    """An image that was read once and is refused now keeps no result that speaks for it."""
+    read = {answer.sop_instance_uid for answer in answers}
+    withdrawn = []
+    for entry in entries:
+        uid, reason = entry["sop_instance_uid"], entry["reason"]
+        if reason is None or not uid or uid in read:
+            continue
+        try:
+            if (findings := results.withdraw(uid, reason)) is not None:
+                withdrawn.append(findings)
+        except (EncodingFailed, ResultRefused):
+            log.exception("an earlier result still speaks", extra={"sop_instance_uid": uid})
+    return withdrawn
+
+
+def _take_in_all(job: _Job) -> tuple[list[dict[str, Any]], list[_Candidate]]:
+    """The entries of what is refused by its header or its series, and the images that may be read."""
+    entries: list[dict[str, Any]] = []
+    candidates: list[_Candidate] = []
+    for series in _image_series(job.held, job.reader.orthanc):
+        if series.modality not in _MAY_HOLD_RADIOGRAPHS:
+            modality = plain_code(series.modality)
+            message = f"a series of {len(series.instances)} {modality} images is not a radiograph"
+            refusal = ImageRefused(Refusal.MODALITY, message, (Evidence("Modality", modality),))
+            entries.append(refused_entry("", refusal))
+            continue
+        for instance in series.instances:
+            try:
+                candidates.append(_take_in(instance, job.reader, in_memory=len(candidates) < _MOST_IN_MEMORY))
+            except NotTakenIn as refusal:
+                entries.append(refused_entry(refusal.sop_instance_uid, refusal))
+    return entries, candidates
+
+
+def _image_series(found: list[Series], orthanc: OrthancClient) -> Iterator[Series]:
+    for series in sorted(found, key=lambda s: s.series_instance_uid):
+        if series.modality in ACCOMPANYING_MODALITIES:
+            continue
+        named_as_ours = is_own_result(series.modality, series.manufacturer)
+        if not named_as_ours or orthanc.model_name(series.instances[0]) != MODEL_NAME:  # a maker of our name
+            yield series
+
+
+def _take_in(instance: str, reader: Reader, *, in_memory: bool) -> _Candidate:
+    stored = _fetch(instance, reader)
+    reach("fetched")
+    taken = reader.intake.take_in(stored.content, policy_of(reader.settings))
+    if not in_memory:
+        taken = taken.without_pixels()
+    return _Candidate(instance, stored.received, taken, in_memory)
+
+
+def _fetch(instance: str, reader: Reader) -> StoredInstance:
+    if (size := reader.orthanc.file_size(instance)) > LARGEST_FILE:
+        message = f"{size} bytes are more than a radiograph holds"
+        raise NotTakenIn(Refusal.UNREADABLE_PIXELS, message, (Evidence("file", f"{size} bytes"),))
+    return reader.orthanc.fetch(instance)
+
+
+def _refuse_copy(candidate: _Candidate, read_before: list[_Candidate]) -> None:
+    for other in read_before:
+        if candidate.uid != other.uid and candidate.patient != other.patient:
+            continue  # the same picture under another patient's name: which of them is right is not ours to say
+        if shared := relation(candidate.taken.key, other.taken.key):
+            evidence = (*candidate.taken.selection.evidence, Evidence("pixels", f"{shared} as {other.uid}"))
+            raise ImageRefused(Refusal.COPY, f"{shared} as another image of this study, which was read", evidence)
+
+
+def _read(candidate: _Candidate, reader: Reader) -> tuple[Intake, Reading]:
+    taken, policy = candidate.taken, policy_of(reader.settings)
+    if not candidate.in_memory:
+        taken = reader.intake.take_in(reader.orthanc.fetch(candidate.instance).content, policy)
+    return taken, read_intake(taken, reader.models, policy)
+
+
+def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: StudyResults) -> dict[str, Any]:
+    """Store the results of one image; returns its entry."""
+    try:
+        published = results.publish(taken.header, reading.findings, taken.image, received_at(candidate.received))
+    except (EncodingFailed, ResultRefused) as error:  # one odd header must not cost the other images their answer
+        log.exception("results could not be made", extra={"study_instance_uid": reading.findings.study_instance_uid})
+        if results.has_result(candidate.uid):
+            raise ResultWorse(f"image {candidate.uid}: its results cannot be made anew") from error
+        message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
+        raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
+    return read_entry(reading, published, candidate.instance, candidate.received)

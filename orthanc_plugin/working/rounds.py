@@ -1,0 +1,50 @@
+"""Has Orthanc and the ledger compared again and again, beside the reading (``reconciliation``).
+
+The rule: it goes on whatever happens, and takes Orthanc's time only in slices.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.ownership import require_archive
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.working.reconciliation import reconcile
+
+log = logging.getLogger("hilum.rounds")
+
+_AWAY_SECONDS = 5.0  # until the next try when Orthanc or the ledger is away
+_SHORTEST_SECONDS = 0.5
+
+
+def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[], None], stop: threading.Event) -> None:
+    """Compare every `reconcile_seconds`, and as long as there is more to look at half of the time.
+
+    Parameters
+    ----------
+    found_work
+        Called when something was put into the queue.
+    """
+    while not stop.is_set():
+        started, pause = time.monotonic(), settings.reconcile_seconds
+        try:
+            require_archive(ledger, settings.archive_id_file)
+            accounts = load_credentials(settings.credentials)
+            with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
+                report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
+            if report.missed or report.changed or report.results_gone:
+                found_work()
+            if report.behind:
+                pause = max(_SHORTEST_SECONDS, time.monotonic() - started)
+        except (LedgerError, OrthancUnavailable) as error:
+            log.warning("not compared: %s", error)
+            pause = min(pause, _AWAY_SECONDS)
+        except Exception:  # it must be tried again whatever one study holds
+            log.exception("not compared")
+        stop.wait(pause)
