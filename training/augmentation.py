@@ -26,6 +26,8 @@ class Augmentation:
         Of gray values 0 to 1.
     border
         Share of pictures with a collimator edge or white border on one side.
+    elastic
+        Standard deviation of a smooth displacement, as a share of the picture (Simard et al., ICDAR 2003).
     """
 
     degrees: float
@@ -38,6 +40,7 @@ class Augmentation:
     noise: float = 0.06
     border: float = 0.25
     log_aspect: float | None = None
+    elastic: float = 0.0
 
 
 def augment(pictures: Tensor, masks: Tensor, how: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,18 +52,32 @@ def augment(pictures: Tensor, masks: Tensor, how: Augmentation) -> tuple[Tensor,
         Changed copies.
     grid
         The affine matrices that were applied, shape (n, 2, 3).
+
+    Notes
+    -----
+    Numbers are drawn on the CPU, so that a GPU changes pictures alike; only the noise is drawn where the pictures lie.
     """
     count = len(pictures)
-    matrix = _random_affine(count, how)
-    grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
+    matrix = _random_affine(count, how).to(pictures.device)
+    bent = torch.randn(count, 2, 6, 6) * 2 * how.elastic if how.elastic else None
+    grid = _grid(matrix, bent, pictures.shape[-2:])
     pictures = functional.grid_sample(pictures, grid, align_corners=False)
     if masks.shape[-2:] != pictures.shape[-2:]:
-        grid = functional.affine_grid(matrix, [count, 1, *masks.shape[-2:]], align_corners=False)
+        grid = _grid(matrix, bent, masks.shape[-2:])
     masks = functional.grid_sample(masks, grid, align_corners=False)
-    pictures = _change_tones(pictures.clamp(0, 1), how)
+    pictures = change_tones(pictures.clamp(0, 1), how)
     for i in torch.nonzero(torch.rand(count) < how.border).flatten().tolist():
         _cover_edge(pictures[i], masks[i])
     return pictures.clamp(0, 1), masks, matrix
+
+
+def _grid(matrix: Tensor, bent: Tensor | None, size: torch.Size) -> Tensor:
+    """Where each pixel of a picture of `size` comes from: shape (n, h, w, 2)."""
+    grid = functional.affine_grid(matrix, [len(matrix), 1, *size], align_corners=False)
+    if bent is None:
+        return grid
+    smooth = functional.interpolate(bent.to(matrix.device), tuple(size), mode="bicubic", align_corners=True)
+    return grid + smooth.permute(0, 2, 3, 1)
 
 
 def _random_affine(count: int, how: Augmentation) -> Tensor:
@@ -74,17 +91,18 @@ def _random_affine(count: int, how: Augmentation) -> Tensor:
     return torch.stack((first, second), 1)
 
 
-def _change_tones(pictures: Tensor, how: Augmentation) -> Tensor:
-    shape = (len(pictures), 1, 1, 1)
-    pictures = pictures ** torch.exp(_symmetric(*shape) * how.log_gamma)
-    pictures = (
-        (pictures - 0.5) * torch.exp(_symmetric(*shape) * how.contrast) + 0.5 + _symmetric(*shape) * how.brightness
-    )
-    shading = functional.interpolate(torch.randn(len(pictures), 1, 4, 4) * 0.1, pictures.shape[-2:], mode="bicubic")
-    pictures = pictures + shading * (torch.rand(*shape) < 0.5)
+def change_tones(pictures: Tensor, how: Augmentation) -> Tensor:
+    """Change the grays of pictures (n, 1, h, w), 0 to 1; they may leave that range."""
+    shape, on = (len(pictures), 1, 1, 1), pictures.device
+    pictures = pictures ** torch.exp(_symmetric(*shape) * how.log_gamma).to(on)
+    gain = torch.exp(_symmetric(*shape) * how.contrast).to(on)
+    pictures = (pictures - 0.5) * gain + 0.5 + (_symmetric(*shape) * how.brightness).to(on)
+    shading = (torch.randn(len(pictures), 1, 4, 4) * 0.1).to(on)
+    shading = functional.interpolate(shading, pictures.shape[-2:], mode="bicubic")
+    pictures = pictures + shading * (torch.rand(*shape) < 0.5).to(on)
     blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    pictures = torch.where(torch.rand(*shape) < 0.3, blurred, pictures)
-    return pictures + torch.randn_like(pictures) * torch.rand(*shape) * how.noise
+    pictures = torch.where((torch.rand(*shape) < 0.3).to(on), blurred, pictures)
+    return pictures + torch.randn_like(pictures) * torch.rand(*shape).to(on) * how.noise
 
 
 def _cover_edge(picture: Tensor, masks: Tensor) -> None:

@@ -1,0 +1,181 @@
+"""Boxes around findings.
+
+The rule: a finding whose boxes nobody looked for on a picture is not taught there; an empty list says that somebody
+looked. Networks are a centre detector (``models.networks.HeatDetector``) or MONAI's RetinaNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.networks import decode
+from training.losses import centre_l1, heat_focal
+from training.metrics.detection import Detections
+from training.sampling import IntArray
+from training.tables import choose, fill
+from training.tasks.boxes import as_detections, average_precision, centre_maps, move_boxes
+from training.tasks.common import Material, PictureTask, answers, make_sampler, named
+
+FIGURES = {"ap50": True, "loss": False}
+LOSSES: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How boxes are learnt.
+
+    Parameters
+    ----------
+    head
+        ``heat`` for a centre detector, ``retina`` for a RetinaNet.
+    size_weight, offset_weight
+        Of the distances of sizes and offsets beside the heat map's loss (``heat``).
+    anchor, levels
+        Side of the smallest anchors in pixels of the picture, and levels of the pyramid (``retina``).
+    least_score, limit
+        Boxes that are told in judging: least score, and at most so many on a picture.
+    """
+
+    head: str = "heat"
+    size_weight: float = 0.5
+    offset_weight: float = 1.0
+    anchor: float = 32.0
+    levels: int = 4
+    least_score: float = 0.05
+    limit: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures (n, 1, h, w), and for each picture and finding its boxes (k, 4)."""
+
+    pictures: Tensor
+    boxes: list[list[Tensor]]
+
+
+class Detection(PictureTask):
+    """Learns boxes."""
+
+    figures = FIGURES
+
+    def __init__(self, material: Material, network: nn.Module) -> None:
+        super().__init__(material, network)
+        recipe = self.recipe
+        self.options = fill(Options, recipe.task.options, "[task]")
+        choose(self.options.head, ("heat", "retina"), "[task] head")
+        records, findings = self.pictures.records, recipe.data.findings
+        known = np.array([all(key in r.boxes for key in findings) for r in records], np.bool_)
+        self.train = material.train[known[material.train]]
+        self.val = material.val[known[material.val]]
+        filled = np.array([any(records[row].boxes[key] for key in findings) for row in self.train], np.bool_)
+        self.sampler = make_sampler(recipe.sampler, self.train, recipe.schedule.epochs, filled.astype(np.int64), filled)
+        unknown = len(material.train) - len(self.train)
+        notes = [f"{unknown} pictures without anybody's boxes were not used."] if unknown else []
+        self.notes = (*notes, *([self.sampler.note] if self.sampler.note else []))
+        self._retina: Any = None
+        if self.options.head == "retina":
+            from training.tasks.retina import detector
+
+            options = self.options
+            self._retina = detector(network, options.anchor, options.levels, options.least_score, options.limit)
+
+    def order(self, epoch: int, rng: np.random.Generator) -> IntArray:
+        """Rows as the sampler gives them."""
+        return self.sampler.order(epoch, rng)
+
+    def load(self, items: IntArray) -> Batch:
+        """Pictures and boxes of rows."""
+        return Batch(torch.from_numpy(self.pictures.values(items)), [self._boxes(int(row)) for row in items])
+
+    def set_training(self) -> None:
+        """As every task; MONAI's wrapper knows by its own mode that losses are wanted."""
+        super().set_training()
+        if self._retina is not None:
+            self._retina.training = True
+
+    def losses(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """The detector's losses on changed pictures, whose boxes moved along."""
+        pictures, _, matrices = self.changed(batch.pictures.to(device))
+        moved = []
+        for boxes, matrix in zip(batch.boxes, matrices.cpu(), strict=True):
+            pairs = [move_boxes(found, matrix, self.pictures.size) for found in boxes]
+            moved.append([found[kept] for found, kept in pairs])
+        return self._losses(pictures, moved)
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """Average precision at an overlap of one half, the mean over findings, and the mean loss."""
+        findings = range(len(self.recipe.data.findings))
+        found: list[list[Detections]] = [[] for _ in findings]
+        losses, size = [], self.recipe.schedule.batch
+        for part, pictures, output in answers(
+            self._output, self.pictures, self.val, device=device, batch=size, what="judging"
+        ):
+            boxes = [self._boxes(int(row)) for row in part]
+            losses.append(float(self._losses(pictures, boxes)["loss"]))
+            for one in self._found(pictures, output):
+                for k in findings:
+                    found[k].append(as_detections(one[0][one[2] == k], one[1][one[2] == k]))
+        truths = [[self._boxes(int(row))[k].double().numpy() for row in self.val] for k in findings]
+        precisions = np.array([average_precision(found[k], truths[k]) for k in findings])
+        defined = precisions[np.isfinite(precisions)]
+        return {
+            "ap50": float(defined.mean()) if len(defined) else float("nan"),
+            "loss": float(np.mean(losses)) if losses else float("nan"),
+        }
+
+    def _boxes(self, row: int) -> list[Tensor]:
+        return [torch.from_numpy(self.pictures.boxes(row, key)) for key in self.recipe.data.findings]
+
+    def _output(self, pictures: Tensor) -> Any:
+        """The maps of a centre detector; a RetinaNet is asked by its wrapper."""
+        return self.module(pictures) if self._retina is None else {}
+
+    def _found(self, pictures: Tensor, output: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes, scores and findings of each picture."""
+        if self._retina is None:
+            told = decode(named(output, "heat"), threshold=self.options.least_score, limit=self.options.limit)
+            return [
+                (torch.cat((d.boxes[:, :2], d.boxes[:, :2] + d.boxes[:, 2:]), 1), d.scores, d.classes) for d in told
+            ]
+        from training.tasks.retina import turned
+
+        self._retina.training = False
+        return [(turned(d["boxes"].float()), d["labels_scores"].float(), d["labels"]) for d in self._retina(pictures)]
+
+    def _losses(self, pictures: Tensor, boxes: list[list[Tensor]]) -> dict[str, Tensor]:
+        if self._retina is not None:
+            return self._retina_losses(pictures, boxes)
+        maps = named(self.module(pictures), "heat")
+        wanted = centre_maps(boxes, pictures.shape[-1], maps["heat"].shape[-1])
+        wanted = {name: value.to(pictures.device) for name, value in wanted.items()}
+        parts = {
+            "heat": heat_focal(maps["heat"], wanted["heat"]),
+            "size": centre_l1(maps["size"], wanted["size"], wanted["centres"]),
+            "offset": centre_l1(maps["offset"].sigmoid(), wanted["offset"], wanted["centres"]),
+        }
+        loss = parts["heat"] + self.options.size_weight * parts["size"] + self.options.offset_weight * parts["offset"]
+        return {"loss": loss, **parts}
+
+    def _retina_losses(self, pictures: Tensor, boxes: list[list[Tensor]]) -> dict[str, Tensor]:
+        from training.tasks.retina import turned
+
+        targets = [
+            {
+                "boxes": turned(torch.cat(found)).to(pictures.device),
+                "labels": torch.cat([torch.full((len(b),), k) for k, b in enumerate(found)]).to(pictures.device),
+            }
+            for found in boxes
+        ]
+        self._retina.training = True  # the wrapper's own flag: its network keeps the mode that it is in
+        parts = {name: value.float() for name, value in self._retina(pictures, targets).items()}
+        return {"loss": torch.stack([v.to(pictures.device) for v in parts.values()]).sum(), **parts}
+
+
+def build(material: Material, network: nn.Module) -> Detection:
+    """The task."""
+    return Detection(material, network)

@@ -1,0 +1,87 @@
+"""MONAI's RetinaNet (Lin et al., ICCV 2017) with adaptive sample selection (Zhang et al., CVPR 2020).
+
+The rule: nothing of torchvision is needed; MONAI's own matcher, anchors, coder and selector do the work.
+
+MONAI's boxes begin with the row: (y0, x0, y1, x1) in our words.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
+from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorShape
+from monai.losses import FocalLoss
+from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torch import Tensor, nn
+
+from models.networks import ResNetFeatures
+
+SHAPES = ((1.0, 1.0), (0.7, 1.4), (1.4, 0.7))  # height and width of anchors, in units of their size
+
+
+class PyramidFeatures(nn.Module):
+    """ResNet-18 or 34 with a feature pyramid at an 8th, 16th, 32nd and 64th of the picture's side."""
+
+    def __init__(self, depth: int = 18, channels: int = 1, width: int = 256) -> None:
+        super().__init__()
+        self.trunk = ResNetFeatures(depth, channels)
+        self.out_channels = width
+        self.pyramid = FeaturePyramidNetwork(2, list(ResNetFeatures.CHANNELS[-3:]), width, LastLevelMaxPool(2))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """From (n, channels, h, w) to features (n, width, ...), the finest first."""
+        taps = self.trunk(x)[-3:]
+        levels: dict[str, Tensor] = self.pyramid(OrderedDict((str(i), tap) for i, tap in enumerate(taps)))
+        return list(levels.values())
+
+
+class Detector(RetinaNetDetector):  # type: ignore[misc, unused-ignore]
+    """Losses and boxes of a RetinaNet.
+
+    MONAI asks first whether its matcher is one of torchvision's; here it is always MONAI's.
+    """
+
+    def compute_anchor_matched_idxs(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]], num_anchor_locs_per_level: Sequence[int]
+    ) -> list[Tensor]:
+        """The box that each anchor of a picture stands for; -1 for none."""
+        found = []
+        for mine, target in zip(anchors, targets, strict=True):
+            boxes = target[self.target_box_key].to(mine.device)
+            if len(boxes):
+                _, matched = self.proposal_matcher(boxes, mine, num_anchor_locs_per_level, self.num_anchors_per_loc)
+            else:
+                matched = torch.full((len(mine),), -1, dtype=torch.int64, device=mine.device)
+            found.append(matched)
+        return found
+
+
+def detector(network: nn.Module, anchor: float, levels: int, least_score: float, limit: int) -> Detector:
+    """Wrap a RetinaNet of MONAI.
+
+    Parameters
+    ----------
+    anchor
+        Side of the smallest anchors, in pixels of the picture; each level doubles it.
+    levels
+        Of the pyramid.
+    least_score, limit
+        Of the boxes that are told.
+    """
+    anchors = AnchorGeneratorWithAnchorShape(
+        feature_map_scales=[2**level for level in range(levels)],
+        base_anchor_shapes=[[anchor * height, anchor * width] for height, width in SHAPES],
+    )
+    made = Detector(network, anchors)
+    made.set_atss_matcher(num_candidates=4, center_in_gt=False)
+    made.set_cls_loss(FocalLoss(reduction="mean", gamma=2.0))
+    made.set_box_selector_parameters(score_thresh=least_score, nms_thresh=0.3, detections_per_img=limit)
+    return made
+
+
+def turned(boxes: Tensor) -> Tensor:
+    """Boxes (k, 4) with rows and columns exchanged: to MONAI's order, and back."""
+    return boxes[:, [1, 0, 3, 2]]
