@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
-_ALLOWED_TARGETS = ("monai.networks.nets.", "models.networks.")
+_ALLOWED_TARGETS = ("monai.networks.nets.", "monai.apps.detection.networks.", "models.networks.")
 INTERPRETERS = ("gate", "structures", "scores")
 
 
@@ -191,10 +192,17 @@ def _check_network_def(name: str, part: Any) -> None:
     if isinstance(part, str) and part[:1] in ("$", "@", "%"):
         raise BundleInvalid(f"bundle {name}: network_def may hold no expression or reference: {part}")
     if isinstance(part, dict):
-        if "_target_" in part and not str(part["_target_"]).startswith(_ALLOWED_TARGETS):
+        if "_target_" in part and not _is_network(str(part["_target_"])):
             raise BundleInvalid(f"bundle {name}: network_def may not name {part['_target_']}")
         for value in part.values():
             _check_network_def(name, value)
     if isinstance(part, list):
         for value in part:
             _check_network_def(name, value)
+
+
+def _is_network(target: str) -> bool:
+    """Whether a name is that of a network defined there; ``models.networks.torch.load`` has the prefix as well."""
+    found = locate(target) if target.startswith(_ALLOWED_TARGETS) else None
+    defined_in = f"{getattr(found, '__module__', '')}."
+    return isinstance(found, type) and issubclass(found, nn.Module) and defined_in.startswith(_ALLOWED_TARGETS)

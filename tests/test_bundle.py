@@ -89,11 +89,23 @@ def test_a_missing_or_empty_file_is_named_as_an_invalid_bundle(tmp_path: Path, f
         load_bundle(path)
 
 
+class Touches:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 def test_nothing_in_a_configuration_is_executed(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
+    torch.save(Touches(marker), tmp_path / "evil.pt")
+    pickled = {"f": str(tmp_path / "evil.pt"), "weights_only": False}
     expression = f"$__import__('pathlib').Path({str(marker)!r}).touch()"
     attacks: list[Callable[[dict[str, Any]], None]] = [
         lambda c: c["network_def"].update(_target_="os.system", command=f"touch {marker}"),
+        lambda c: c.update(network_def={"_target_": "models.networks.squeezenet.torch.load", **pickled}),
+        lambda c: c.update(network_def={"_target_": "monai.networks.nets.unet.torch.load", **pickled}),
         lambda c: c["network_def"].update(out_channels=expression),
         lambda c: c["network_def"].update(channels=[4, expression]),
         lambda c: c["network_def"].update(act={"_target_": "os.system", "command": f"touch {marker}"}),

@@ -36,7 +36,7 @@ RETINA: dict[str, Any] = {
     "network": {
         "_target_": "monai.apps.detection.networks.retinanet_network.RetinaNet", "spatial_dims": 2, "num_classes": 1,
         "num_anchors": 3, "size_divisible": 32,
-        "feature_extractor": {"_target_": "training.tasks.retina.PyramidFeatures", "depth": 18, "width": 16},
+        "feature_extractor": {"_target_": "models.networks.PyramidFeatures", "depth": 18, "width": 16},
     },
     "task": {"head": "retina", "anchor": 12.0, "levels": 4},
 }  # fmt: skip

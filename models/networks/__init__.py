@@ -1,0 +1,35 @@
+"""Networks that MONAI does not have; everything else is taken from ``monai.networks``.
+
+The rule: a bundle names what stands here, as ``models.networks.FindingsNet``; where it is defined may change.
+"""
+
+from __future__ import annotations
+
+from models.networks.encoder_unet import EncoderUNet
+from models.networks.findings import FindingsNet, OpacityHead
+from models.networks.gate import GateNet
+from models.networks.heat_detector import Detections, HeatDetector, decode
+from models.networks.pyramid import PyramidFeatures
+from models.networks.squeezenet import Fire, SqueezeNetTrunk
+from models.networks.transition import TransitionClassifier
+from models.networks.trunks import DenseNetFeatures, ResNetFeatures, SqueezeNetFeatures
+from models.networks.vision_transformer import TransformerClassifier, VisionTransformer
+
+__all__ = [
+    "DenseNetFeatures",
+    "Detections",
+    "EncoderUNet",
+    "FindingsNet",
+    "Fire",
+    "GateNet",
+    "HeatDetector",
+    "OpacityHead",
+    "PyramidFeatures",
+    "ResNetFeatures",
+    "SqueezeNetFeatures",
+    "SqueezeNetTrunk",
+    "TransformerClassifier",
+    "TransitionClassifier",
+    "VisionTransformer",
+    "decode",
+]
