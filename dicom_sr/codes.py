@@ -13,7 +13,18 @@ from pathlib import Path
 
 from pydicom.sr.coding import Code
 
-from models.findings import MIDLINE, Caution, FindingState, Laterality, Priority
+from models.findings import (
+    LUNGS,
+    MIDLINE,
+    OPACITIES,
+    PROBABILITY,
+    SHARE,
+    Caution,
+    FindingState,
+    Laterality,
+    Priority,
+    Sense,
+)
 
 PRIVATE_SCHEME = "99HILUM"
 PRIVATE_SCHEME_VERSION = "1"
@@ -106,6 +117,58 @@ REASONS = {
     "view": Code("VIEW", PRIVATE_SCHEME, "Not evaluated on this view"),
     "refused": Code("REFUSED", PRIVATE_SCHEME, "The image is no longer read; an earlier result is withdrawn"),
     "no_model": Code("NOMODEL", PRIVATE_SCHEME, "No active model looks for it"),
+    "no_lungs": Code("NOLUNGS", PRIVATE_SCHEME, "The lungs were not found"),
+    "no_regions": Code("NOREGIONS", PRIVATE_SCHEME, "The opacities could not be located"),
+    "no_outline": Code("NOOUTLINE", PRIVATE_SCHEME, "The opacities are known as boxes, not as outlines"),
+    "findings_disagree": Code("DISAGREE", PRIVATE_SCHEME, "The findings contradict each other"),
+    "opacity_undetermined": Code("OPACITYOPEN", PRIVATE_SCHEME, "Opacity cannot be determined"),
+}
+# Derived findings (models.appearance): each criterion, what became of it, and the numbers that it rests on.
+CRITERIA = {
+    key: Code(value, PRIVATE_SCHEME, meaning)
+    for key, value, meaning in (
+        ("multifocal", "CRITMULTIFOCAL", "Criterion: several opacities"),
+        ("bilateral", "CRITBILATERAL", "Criterion: opacities in both lungs"),
+        ("peripheral", "CRITPERIPHERAL", "Criterion: share of peripheral opacities"),
+        ("lower_lung", "CRITLOWERLUNG", "Criterion: share of opacities in the lower half of the lungs"),
+        ("rounded", "CRITROUNDED", "Criterion: rounded opacities"),
+        ("unilateral", "CRITUNILATERAL", "Criterion: opacities in one lung only"),
+        ("central", "CRITCENTRAL", "Criterion: share of central opacities"),
+        ("upper_lung", "CRITUPPERLUNG", "Criterion: share of opacities in the upper half of the lungs"),
+        ("pneumothorax", "CRITPNEUMOTHORAX", "Criterion: pneumothorax"),
+        ("effusion", "CRITEFFUSION", "Criterion: pleural effusion"),
+        ("edema", "CRITEDEMA", "Criterion: pulmonary edema"),
+        ("diffuse_nodules", "CRITNODULES", "Criterion: diffuse tiny nodules"),
+        ("cavity", "CRITCAVITY", "Criterion: cavity"),
+        ("solitary_nodule_or_mass", "CRITSOLITARY", "Criterion: solitary nodule or mass"),
+        ("lobar_consolidation", "CRITLOBAR", "Criterion: lobar consolidation"),
+        ("no_opacity", "CRITNOOPACITY", "Criterion: no opacity"),
+        ("no_other_opacity", "CRITNOOTHER", "Criterion: neither consolidation nor infiltrate nor pneumonia"),
+    )
+}
+# Not the codes of CID 240, so that nobody takes a criterion for a finding.
+OUTCOMES = {
+    FindingState.PRESENT: Code("CRITMET", PRIVATE_SCHEME, "Criterion met"),
+    FindingState.ABSENT: Code("CRITNOTMET", PRIVATE_SCHEME, "Criterion not met"),
+    FindingState.UNDETERMINED: Code("CRITOPEN", PRIVATE_SCHEME, "Criterion cannot be determined"),
+    FindingState.NOT_EVALUATED: Code("CRITNOTEVALUATED", PRIVATE_SCHEME, "Criterion not evaluated"),
+}
+CRITERION_REASONS = REASONS | {
+    "no_opacity": Code("NOOPACITY", PRIVATE_SCHEME, "There is no opacity"),
+    "not_solitary": Code("NOTSOLITARY", PRIVATE_SCHEME, "There is more than one"),
+}
+CRITERION_VALUE = Code("CRITVALUE", PRIVATE_SCHEME, "Value that the criterion is judged by")
+SENSES = {
+    Sense.AT_LEAST: Code("ATLEAST", PRIVATE_SCHEME, "Met by a value of at least"),
+    Sense.MORE_THAN: Code("MORETHAN", PRIVATE_SCHEME, "Met by a value of more than"),
+    Sense.AT_MOST: Code("ATMOST", PRIVATE_SCHEME, "Met by a value of at most"),
+    Sense.LESS_THAN: Code("LESSTHAN", PRIVATE_SCHEME, "Met by a value of less than"),
+}
+CRITERION_UNITS = {
+    SHARE: NO_UNITS,
+    PROBABILITY: Code(PROBABILITY, "UCUM", "probability"),
+    OPACITIES: Code(OPACITIES, "UCUM", "opacities"),
+    LUNGS: Code(LUNGS, "UCUM", "lungs"),
 }
 CAUTIONS = {
     Caution.AP_VIEW: Code("APVIEW", PRIVATE_SCHEME, "AP view: the heart looks larger"),

@@ -24,7 +24,8 @@ from dicom_sr.identity import study_result
 from dicom_sr.measurement_report import observer_items
 from dicom_sr.references import Reference, by_series, evidence_of, reference_to
 from dicom_sr.result_object import result_object
-from models.findings import ImageFindings, Priority, StudyFindings
+from models.findings import ImageFindings, Priority
+from models.study import StudyFindings
 
 SERIES_NUMBER = 9006
 OF_INTEREST = Code("113000", "DCM", "Of Interest")

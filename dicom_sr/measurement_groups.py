@@ -1,7 +1,8 @@
 """The measurement groups of the report: boxes, diameters, findings and outlined structures (TID 1501, TID 1410).
 
 The rule: what has coordinates comes first, for viewers open a report at its first group. A finding has a
-(121071, DCM, Finding) item only where it is present, for viewers list that item as a positive.
+(121071, DCM, Finding) item only where it is present, for viewers list that item as a positive. The state of a derived
+finding is inferred from its criteria (PS3.3 C.17.3.2.4, INFERRED FROM), and each of these from a number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dicom_sr.content import (
     CONTAINS,
     HAS_CONCEPT_MOD,
     HAS_OBS_CONTEXT,
+    HAS_PROPERTIES,
     INFERRED_FROM,
     code,
     container,
@@ -28,6 +30,7 @@ from dicom_sr.content import (
 )
 from dicom_sr.identity import tracking_uid
 from models.findings import (
+    Criterion,
     Finding,
     FindingState,
     ImageFindings,
@@ -151,7 +154,7 @@ def _measurement(evidence: Dataset, findings: ImageFindings, measurement: Measur
 
 
 def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, outline: list[Dataset] | None) -> Dataset:
-    """One finding, whatever its state: how sure, from which probability on, where and by whom."""
+    """One finding, whatever its state: how sure and from which probability on, or by which criteria; where, by whom."""
     coded = codes.finding_codes(finding.key)
     value = codes.FAILED if finding.reason == "model_failed" else codes.STATES[finding.state]
     present = finding.state is FindingState.PRESENT
@@ -166,10 +169,31 @@ def _finding(evidence: Dataset, findings: ImageFindings, finding: Finding, outli
             *(outline or [image(CONTAINS, codes.SOURCE_IMAGE, evidence)]),
             *([] if probability is None else [number(CONTAINS, codes.CERTAINTY, 100 * probability, codes.PERCENT)]),
             *([] if threshold is None else [number(CONTAINS, codes.THRESHOLD, 100 * threshold, codes.PERCENT)]),
-            code(CONTAINS, coded.finding, value),
+            code(
+                CONTAINS,
+                coded.finding,
+                value,
+                [_criterion(c) for c in findings.criteria if c.speaks_for == finding.key],
+            ),
             *([code(CONTAINS, codes.REASON, codes.REASONS[finding.reason])] if finding.reason else []),
         ],
         template="1410" if outline else "1501",
+    )
+
+
+def _criterion(criterion: Criterion) -> Dataset:
+    """One criterion: what became of it, inferred from what was measured, and its threshold."""
+    value, threshold, reason = criterion.value, criterion.threshold, criterion.reason
+    unit = codes.CRITERION_UNITS[criterion.unit]
+    return code(
+        INFERRED_FROM,
+        codes.CRITERIA[criterion.key],
+        codes.OUTCOMES[criterion.state],
+        [
+            *([] if value is None else [number(INFERRED_FROM, codes.CRITERION_VALUE, value, unit)]),
+            *([] if threshold is None else [number(HAS_PROPERTIES, codes.SENSES[criterion.sense], threshold, unit)]),
+            *([code(HAS_PROPERTIES, codes.REASON, codes.CRITERION_REASONS[reason])] if reason else []),
+        ],
     )
 
 

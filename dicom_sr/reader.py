@@ -25,7 +25,9 @@ from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
 from dicom_sr.predecessor import current
 from dicom_sr.references import evidence_of
 from models.findings import (
+    SHARE,
     Caution,
+    Criterion,
     Finding,
     FindingState,
     ImageFindings,
@@ -36,8 +38,9 @@ from models.findings import (
     ModelRun,
     Region,
     SegmentMask,
-    StudyFindings,
+    Sense,
 )
+from models.study import StudyFindings
 
 _Key = TypeVar("_Key")
 _DECIMALS = 6  # findings give probabilities as finely as this; a report gives them in percent
@@ -149,6 +152,7 @@ def _image_findings(report: Dataset, segmentation: Dataset | None) -> ImageFindi
         priority=_coded(priority, codes.PRIORITIES),
         priority_reason=_text(priority, codes.REASON) or "",
         cautions=tuple(_coded(item, codes.CAUTIONS) for item in _named(evaluations, codes.CAUTION)),
+        criteria=tuple(_criteria(groups)),
     )
 
 
@@ -164,21 +168,45 @@ def _run(item: Dataset) -> ModelRun:
 
 
 def _findings(groups: list[Dataset]) -> tuple[Finding, ...]:
-    table = codes.finding_table()
     boxes = [group for group in groups if _text(group, codes.TRACKING_IDENTIFIER) == BOX]
     found = []
-    for group in groups:
-        key = _text(group, codes.TRACKING_IDENTIFIER)
-        concept = table[key].finding if key in table else None
-        if concept is None or not any(True for _ in _named(group, concept)):
-            continue  # a box, a line, a measurement, or a structure that is no finding
+    for group, key, state in _states(groups):
+        concept = codes.finding_codes(key).finding
         mine = [box for box in boxes if _coded_as(next(_named(box, codes.FINDING)), concept)]
-        found.append(_finding(group, str(key), concept, tuple(_region(box) for box in mine)))
+        found.append(_finding(group, key, state, tuple(_region(box) for box in mine)))
     return tuple(found)
 
 
-def _finding(group: Dataset, key: str, concept: Code, regions: tuple[Region, ...]) -> Finding:
-    state = next(_named(group, concept))
+def _states(groups: list[Dataset]) -> Iterator[tuple[Dataset, str, Dataset]]:
+    """The group of each finding, its key and the item that tells its state."""
+    table = codes.finding_table()
+    for group in groups:
+        key = _text(group, codes.TRACKING_IDENTIFIER)
+        state = next(_named(group, table[key].finding), None) if key in table else None
+        if key is not None and state is not None:  # no box, line, measurement, nor a structure that is no finding
+            yield group, key, state
+
+
+def _criteria(groups: list[Dataset]) -> Iterator[Criterion]:
+    for _, speaks_for, state in _states(groups):
+        for item in state.get("ContentSequence") or ():
+            value = next(_named(item, codes.CRITERION_VALUE), None)
+            limits = ((sense, limit) for sense, name in codes.SENSES.items() for limit in _named(item, name))
+            sense, limit = next(limits, (Sense.AT_LEAST, None))
+            measured = limit if value is None else value
+            yield Criterion(
+                next(key for key, name in codes.CRITERIA.items() if _is(item, name)),
+                speaks_for,
+                _coded(item, codes.OUTCOMES),
+                None if value is None else _value(value),
+                None if limit is None else _value(limit),
+                sense,
+                SHARE if measured is None else _unit(measured),
+                next((_coded(reason, codes.CRITERION_REASONS) for reason in _named(item, codes.REASON)), None),
+            )
+
+
+def _finding(group: Dataset, key: str, state: Dataset, regions: tuple[Region, ...]) -> Finding:
     failed = _coded_as(state, codes.FAILED)
     return Finding(
         key,
@@ -208,7 +236,7 @@ def _measurements(groups: list[Dataset]) -> Iterator[Measurement]:
         yield Measurement(
             key,
             _value(item),
-            str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue),
+            _unit(item),
             str(_text(group, codes.ALGORITHM_NAME)),
             tuple(Line(*(float(v) for v in points)) for points in _points(item)),
             cautions[0] if cautions else None,
@@ -260,6 +288,10 @@ def _text(item: Dataset, name: Code) -> str | None:
 
 def _value(item: Dataset) -> float:
     return float(item.MeasuredValueSequence[0].NumericValue)
+
+
+def _unit(item: Dataset) -> str:
+    return str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue)
 
 
 def _number(item: Dataset, name: Code) -> float | None:

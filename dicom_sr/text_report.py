@@ -27,7 +27,8 @@ from dicom_sr.predecessor import latest
 from dicom_sr.references import Reference
 from dicom_sr.report.sentences import Sentence, compose
 from dicom_sr.report.wording import Wording
-from models.findings import ImageFindings, ModelRun, StudyFindings
+from models.findings import ImageFindings, ModelRun
+from models.study import StudyFindings
 
 SERIES_NUMBER = 9004
 # The title (CID 7000) and the sections (CID 7001), which are also the names of their lines: viewers print both.

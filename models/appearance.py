@@ -23,7 +23,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from models.findings import BoolMask, Finding, FindingState, ModelIdentity
+from models.findings import (
+    LUNGS,
+    OPACITIES,
+    PROBABILITY,
+    BoolMask,
+    Criterion,
+    Finding,
+    FindingState,
+    ModelIdentity,
+    Sense,
+)
 from models.opacities import LungFields, Opacity, measure
 
 _PRESENT, _ABSENT = FindingState.PRESENT, FindingState.ABSENT
@@ -70,45 +80,6 @@ IDENTITY = ModelIdentity(
         json.dumps([SEVERAL, OUTER_HALF, PREDOMINANT, ROUND, LOBAR, _ATYPICAL_FINDINGS]).encode()
     ).hexdigest(),
 )
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One line of the table, as this image has it.
-
-    Parameters
-    ----------
-    key
-        E.g. ``lower_lung``.
-    speaks_for
-        The class in whose line of the table it stands.
-    state
-        Present when met, absent when not met.
-    value
-        What was measured, in `unit`; a finding's probability. None when there is nothing to measure.
-    threshold
-        Of the value; None where the state alone decides.
-    sense
-        How the value must compare with the threshold: ``>=``, ``>`` , ``<=`` or ``<``.
-    unit
-        UCUM: ``1`` for a share or probability, ``{opacities}``, ``{lungs}``.
-    reason
-        Why it was not evaluated, a code as in ``Finding.reason``; or what is remarkable about its state.
-    """
-
-    key: str
-    speaks_for: str
-    state: FindingState
-    value: float | None = None
-    threshold: float | None = None
-    sense: str = ">="
-    unit: str = "1"
-    reason: str | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """None when that is not known."""
-        return {FindingState.PRESENT: True, FindingState.ABSENT: False}.get(self.state)
 
 
 @dataclass(frozen=True)
@@ -222,27 +193,28 @@ def _distribution(opacity: Finding, opacities: Sequence[Opacity], unmeasured: st
     lower = round(sum(o.area * o.lower for o in opacities) / area, 6) if area else None
     inner, upper = (None if share is None else round(1 - share, 6) for share in (outer, lower))
     count, sides = float(len(opacities)), float(len({o.side for o in opacities}))
+    rounded = _rounded(opacities)
     lines = (
-        Criterion("multifocal", typical, _ABSENT, count, SEVERAL, unit="{opacities}"),
-        Criterion("bilateral", typical, _ABSENT, sides, 2, unit="{lungs}"),
+        Criterion("multifocal", typical, _ABSENT, count, SEVERAL, unit=OPACITIES),
+        Criterion("bilateral", typical, _ABSENT, sides, 2, unit=LUNGS),
         Criterion("peripheral", typical, _ABSENT, outer, PREDOMINANT),
         Criterion("lower_lung", typical, _ABSENT, lower, PREDOMINANT),
-        Criterion("unilateral", indeterminate, _ABSENT, sides or None, 1, "<=", "{lungs}"),
-        Criterion("central", indeterminate, _ABSENT, inner, 1 - PREDOMINANT, ">"),
-        Criterion("upper_lung", indeterminate, _ABSENT, upper, 1 - PREDOMINANT, ">"),
+        rounded,
+        Criterion("unilateral", indeterminate, _ABSENT, sides or None, 1, Sense.AT_MOST, LUNGS),
+        Criterion("central", indeterminate, _ABSENT, inner, 1 - PREDOMINANT, Sense.MORE_THAN),
+        Criterion("upper_lung", indeterminate, _ABSENT, upper, 1 - PREDOMINANT, Sense.MORE_THAN),
     )
     if unmeasured:
-        nothing = replace(_rounded(()), value=None)
-        return tuple(replace(c, state=_UNSEEN, value=None, reason=unmeasured) for c in (*lines, nothing))
+        return tuple(replace(c, state=_UNSEEN, value=None, reason=unmeasured) for c in lines)
     if opacity.state is _ABSENT:
-        return tuple(replace(c, reason="no_opacity") for c in (*lines, _rounded(())))
-    return (*(replace(c, state=_PRESENT if _holds(c) else _ABSENT) for c in lines), _rounded(opacities))
+        return tuple(replace(c, reason="no_opacity") for c in lines)
+    return tuple(c if c is rounded else replace(c, state=_PRESENT if _holds(c) else _ABSENT) for c in lines)
 
 
 def _rounded(opacities: Sequence[Opacity]) -> Criterion:
     """Boxes can tell that opacities are too elongated to be round, and not that they are round."""
     round_ = [o for o in opacities if o.roundness >= ROUND]
-    line = Criterion("rounded", AppearanceClass.TYPICAL, _ABSENT, float(len(round_)), SEVERAL, unit="{opacities}")
+    line = Criterion("rounded", AppearanceClass.TYPICAL, _ABSENT, float(len(round_)), SEVERAL, unit=OPACITIES)
     if not _holds(line):
         return line
     if all(o.outlined for o in round_):
@@ -251,11 +223,7 @@ def _rounded(opacities: Sequence[Opacity]) -> Criterion:
 
 
 def _holds(line: Criterion) -> bool:
-    if line.value is None or line.threshold is None:
-        return False
-    if line.sense == "<=":
-        return line.value <= line.threshold
-    return line.value > line.threshold if line.sense == ">" else line.value >= line.threshold
+    return line.value is not None and line.threshold is not None and line.sense.holds(line.value, line.threshold)
 
 
 def _atypical(
@@ -268,10 +236,13 @@ def _atypical(
     )
 
 
-def _as_criterion(key: str, speaks_for: str, finding: Finding | None) -> Criterion:
+def _as_criterion(key: str, speaks_for: str, finding: Finding | None, sense: Sense = Sense.AT_LEAST) -> Criterion:
     if finding is None:
         return Criterion(key, speaks_for, _UNSEEN, reason="no_model")
-    return Criterion(key, speaks_for, finding.state, finding.probability, finding.threshold, reason=finding.reason)
+    line = Criterion(key, speaks_for, finding.state, reason=finding.reason)
+    if finding.probability is None or finding.threshold is None:
+        return line
+    return replace(line, value=finding.probability, threshold=finding.threshold, sense=sense, unit=PROBABILITY)
 
 
 def _solitary_nodule(known: Mapping[str, Finding]) -> Criterion:
@@ -296,7 +267,7 @@ def _lobar(
     consolidation: Finding | None, opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
 ) -> Criterion:
     """Consolidation, and a single opacity that is as large as a lobe."""
-    largest = max((o.of_lung for o in opacities), default=None)
+    largest = max((round(o.of_lung, 6) for o in opacities), default=None)
     line = Criterion("lobar_consolidation", AppearanceClass.ATYPICAL, _ABSENT, largest, LOBAR)
     as_finding = _as_criterion(line.key, line.speaks_for, consolidation)
     if as_finding.state is _ABSENT:
@@ -313,7 +284,13 @@ def _lobar(
 def _not_solitary(line: Criterion, count: int) -> Criterion:
     """Not met, for there is more than one."""
     return replace(
-        line, state=_ABSENT, value=float(count), threshold=1, sense="<=", unit="{opacities}", reason="not_solitary"
+        line,
+        state=_ABSENT,
+        value=float(count),
+        threshold=1,
+        sense=Sense.AT_MOST,
+        unit=OPACITIES,
+        reason="not_solitary",
     )
 
 
@@ -321,16 +298,13 @@ def _absence(opacity: Finding, known: Mapping[str, Finding]) -> tuple[Criterion,
     """No opacity, nor anything that is one by another name."""
     negative = AppearanceClass.NEGATIVE
     turned = {_PRESENT: _ABSENT, _ABSENT: _PRESENT}
-    called = [known[key] for key in _OTHER_OPACITIES if key in known and known[key].state is _PRESENT]
-    surest = max(called, key=lambda finding: finding.probability or 0.0, default=None)
-    others = Criterion("no_other_opacity", negative, _PRESENT, float(len(called)), 0, "<=", "{opacities}")
+    called = [key for key in _OTHER_OPACITIES if key in known and known[key].state is _PRESENT]
+    none = _as_criterion("no_opacity", negative, opacity, Sense.LESS_THAN)
+    others = Criterion("no_other_opacity", negative, _PRESENT, float(len(called)), 0, Sense.AT_MOST, OPACITIES)
     return (
-        Criterion(
-            "no_opacity", negative, turned.get(opacity.state, opacity.state), opacity.probability, opacity.threshold,
-            "<", reason=opacity.reason,
-        ),
-        others if surest is None else replace(others, state=_ABSENT, reason=surest.key),
-    )  # fmt: skip
+        replace(none, state=turned.get(none.state, none.state)),
+        replace(others, state=_ABSENT) if called else others,
+    )
 
 
 def _by_opacity(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,12 +147,12 @@ class Finding:
     key
         As in ``dicom_sr/codes.csv``, e.g. ``pneumothorax``.
     probability
-        Calibrated, 0 to 1 in steps of 1e-6; None when not evaluated.
+        Calibrated, 0 to 1 in steps of 1e-6; None when not evaluated, or derived by criteria.
     threshold
-        Probability from which the finding is called present; None when not evaluated.
+        Probability from which the finding is called present; None when not evaluated, or derived by criteria.
     reason
-        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, or ``refused`` when
-        an earlier result is withdrawn.
+        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, ``refused`` when an
+        earlier result is withdrawn, or what kept it from being derived (``models.appearance``).
     model
         Name of the model that answered; it is one of ``ImageFindings.runs``.
     """
@@ -232,6 +231,63 @@ class Measurement:
     caution: Caution | None = None
 
 
+class Sense(StrEnum):
+    """How a value must compare with its threshold for a criterion to be met."""
+
+    AT_LEAST = ">="
+    MORE_THAN = ">"
+    AT_MOST = "<="
+    LESS_THAN = "<"
+
+    def holds(self, value: float, threshold: float) -> bool:
+        """Whether it does."""
+        if value == threshold:
+            return self in (Sense.AT_LEAST, Sense.AT_MOST)
+        return (value > threshold) == (self in (Sense.AT_LEAST, Sense.MORE_THAN))
+
+
+# UCUM units of criteria: what a number counts (braces annotate and leave the unit as it is).
+SHARE, PROBABILITY, OPACITIES, LUNGS = "1", "{probability}", "{opacities}", "{lungs}"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One criterion of a derived finding (``models.appearance``), as this image has it.
+
+    Parameters
+    ----------
+    key
+        E.g. ``lower_lung``.
+    speaks_for
+        Key of the finding that it is a criterion of.
+    state
+        Present when met, absent when not met.
+    value
+        What was measured, in `unit` and in steps of 1e-6; None when there is nothing to measure.
+    threshold
+        Of the value; None where there is none. Then `sense` and `unit` mean nothing and are left as they are.
+    unit
+        One of ``SHARE``, ``PROBABILITY`` (of the finding that decides), ``OPACITIES``, ``LUNGS``.
+    reason
+        Why it was not evaluated, a code as in ``Finding.reason``; or why it cannot be met: ``no_opacity``,
+        ``not_solitary``.
+    """
+
+    key: str
+    speaks_for: str
+    state: FindingState
+    value: float | None = None
+    threshold: float | None = None
+    sense: Sense = Sense.AT_LEAST
+    unit: str = SHARE
+    reason: str | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """None when that is not known."""
+        return {FindingState.PRESENT: True, FindingState.ABSENT: False}.get(self.state)
+
+
 @dataclass(frozen=True)
 class ModelRun:
     """One model applied to one image; `failure` is a code when it did not answer."""
@@ -256,6 +312,8 @@ class ImageFindings:
         What limits the result.
     saliency
         One map for each finding that was called present by a model whose maps were shown to point at it.
+    criteria
+        By which findings were derived from other ones, in the order of those findings.
     """
 
     study_instance_uid: str
@@ -272,6 +330,7 @@ class ImageFindings:
     priority_reason: str = ""
     cautions: tuple[Caution, ...] = ()
     saliency: tuple[SaliencyMap, ...] = field(default=(), repr=False)
+    criteria: tuple[Criterion, ...] = ()
 
     @property
     def withdrawn(self) -> bool:
@@ -292,7 +351,13 @@ class ImageFindings:
             priority_reason=f"Withdrawn: the image is no longer read ({why})",
             cautions=(),
             saliency=(),
+            criteria=(),
         )
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Keys of the findings that were derived from others by criteria; they have no probability."""
+        return frozenset(criterion.speaks_for for criterion in self.criteria)
 
     @property
     def present(self) -> tuple[Finding, ...]:
@@ -302,72 +367,17 @@ class ImageFindings:
 
     @property
     def leading(self) -> Finding | None:
-        """The finding called present that wants to be read first; None where nothing was found."""
-        found = (f for f in self.present if f.key not in OF_ABSENCE)
+        """The finding called present that wants to be read first; None where nothing was found.
+
+        Never a derived one: it knows nothing that the findings do not know from which it was derived.
+        """
+        found = (f for f in self.present if f.key not in OF_ABSENCE | self.derived)
         return min(found, key=lambda f: f.urgency.rank, default=None)
 
     @property
     def evaluated(self) -> bool:
         """Whether there is any finding that could have been found."""
         return any(f.state is not FindingState.NOT_EVALUATED for f in self.findings)
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the masks, as JSON types; segments are listed by key."""
-        return {
-            "sop_instance_uid": self.sop_instance_uid,
-            "rows": self.rows,
-            "columns": self.columns,
-            "view": self.view.value,
-            "models": {run.model.name: run.model.version for run in self.runs},
-            "failures": {run.model.name: run.failure for run in self.runs if run.failure},
-            "findings": [_finding_json(f) for f in self.findings],
-            "segments": [s.key for s in self.segments],
-            "measurements": [
-                {"key": m.key, "value": round(m.value, 4), "unit": m.unit, "caution": m.caution}
-                for m in self.measurements
-            ],
-            "priority": self.priority.value,
-            "priority_reason": self.priority_reason,
-            "cautions": list(self.cautions),
-        }
-
-
-@dataclass(frozen=True)
-class StudyFindings:
-    """Everything that the models say about one study; nothing is averaged over its images.
-
-    Parameters
-    ----------
-    images
-        The radiographs that were read, in the order in which they were taken.
-    unread
-        The code of each image, or whole series, that was not read (``models.refusal.Refusal``).
-    """
-
-    study_instance_uid: str
-    images: tuple[ImageFindings, ...]
-    unread: tuple[str, ...] = ()
-
-    @property
-    def leading(self) -> ImageFindings:
-        """The image that sets the priority of the study: of equally pressing ones, that with the surest finding."""
-        return min(self.images, key=lambda i: (i.priority.rank, -((i.leading and i.leading.probability) or 0.0)))
-
-    @property
-    def priority_reason(self) -> str:
-        """That of the leading image, and on how many others nothing was evaluated: it cannot speak for them."""
-        leading, blind = self.leading, sum(not image.evaluated for image in self.images)
-        more = f"; no finding evaluated on {blind} of {len(self.images)} images" if blind and leading.evaluated else ""
-        return leading.priority_reason + more
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Each finding as its most telling image has it: present, undetermined, absent; then the more probable."""
-        best: dict[str, Finding] = {}
-        for finding in (finding for image in self.images for finding in image.findings):
-            if finding.key not in best or _telling(finding) < _telling(best[finding.key]):
-                best[finding.key] = finding
-        return tuple(best.values())
 
 
 def in_words(key: str) -> str:
@@ -379,22 +389,3 @@ def percent(probability: float) -> str:
     """A probability in whole per cent; ``<1`` and ``>99`` at the ends, for no model is certain."""
     whole = round(100 * probability)
     return "<1" if whole < 1 else ">99" if whole > 99 else str(whole)
-
-
-def _telling(finding: Finding) -> tuple[int, float]:
-    return list(FindingState).index(finding.state), -(finding.probability or 0.0)
-
-
-def _finding_json(finding: Finding) -> dict[str, Any]:
-    return {
-        "key": finding.key,
-        "state": finding.state.value,
-        "probability": None if finding.probability is None else round(finding.probability, 4),
-        "threshold": finding.threshold,
-        "laterality": finding.laterality.value if finding.laterality else None,
-        "regions": [
-            [round(r.x, 1), round(r.y, 1), round(r.width, 1), round(r.height, 1), finding.key, round(r.score, 4)]
-            for r in finding.regions
-        ],
-        "reason": finding.reason,
-    }

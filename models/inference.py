@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models import pixel_gate, scores, structures
+from models import appearance, pixel_gate, scores, structures
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.findings import (
+    Criterion,
     Finding,
     FindingState,
     ImageFindings,
@@ -27,6 +28,7 @@ from models.findings import (
     SegmentMask,
     View,
 )
+from models.opacities import lung_fields
 from models.pixel_gate import GateAnswer
 from models.refusal import ImageRefused
 from models.rendering import Frame, RenderedImage, network_input
@@ -122,6 +124,7 @@ class Models:
             except Exception:  # whatever happens inside one model, the others still answer
                 log.exception("model failed", extra={"model": bundle.identity.name})
                 answer.add_failure(bundle)
+        answer.add_appearance()
         rows, columns = image.shape
         return ImageFindings(
             study_instance_uid=identity.study_instance_uid,
@@ -135,6 +138,7 @@ class Models:
             segments=answer.segments,
             measurements=answer.measurements,
             saliency=tuple(answer.saliency),
+            criteria=answer.criteria,
         )
 
 
@@ -187,6 +191,7 @@ class _Answer:
         self.segments: tuple[SegmentMask, ...] = ()
         self.measurements: tuple[Measurement, ...] = ()
         self.saliency: list[SaliencyMap] = []
+        self.criteria: tuple[Criterion, ...] = ()
         self._pictures: dict[int, tuple[FloatArray, Frame]] = {}
 
     def add(self, bundle: Bundle, forward: Forward) -> None:
@@ -229,6 +234,28 @@ class _Answer:
             reason = "model_failed" if c.evaluated else "evidence"
             finding = Finding(c.key, FindingState.NOT_EVALUATED, reason=reason, model=bundle.identity.name)
             self.findings.setdefault(c.key, finding)
+
+    def add_appearance(self) -> None:
+        """Derive the appearance for COVID-19 pneumonia where a model knows opacities and none knows the appearance."""
+        opacity = self.findings.get("lung_opacity")
+        if opacity is None or not self.findings.keys().isdisjoint(appearance.CLASSES):
+            return
+        if opacity.state is FindingState.NOT_EVALUATED:  # nothing to derive it from, for this model and this reason
+            self.findings.update({key.value: replace(opacity, key=key.value) for key in appearance.CLASSES})
+            return
+        try:
+            found = self._appearance()
+        except Exception:  # the findings that it is derived from hold all the same
+            log.exception("model failed", extra={"model": appearance.IDENTITY.name})
+            found = appearance.Appearance(appearance.AppearanceClass.NOT_EVALUATED, (), reason="model_failed")
+        self.findings.update({finding.key: finding for finding in found.findings()})
+        self.criteria = found.criteria
+        self.runs.append(ModelRun(appearance.IDENTITY, "model_failed" if found.reason == "model_failed" else None))
+
+    def _appearance(self) -> appearance.Appearance:
+        mask = next((s.mask for s in self.segments if s.key == "lung_opacity"), None)
+        lungs = lung_fields(self.segments, self.image.hanging, self.image.aspect)
+        return appearance.derive(self.findings.values(), lungs, mask)
 
     def all_findings(self) -> tuple[Finding, ...]:
         """What was found, then each finding that no active model knows."""

@@ -1,7 +1,8 @@
 """From findings to a reading priority, with the reason in words.
 
-The rule: a finding can raise a study, none can lower it, and support devices alone never raise it. That nothing was
-found is said only where a finding was evaluated, and a model that failed is named.
+The rule: a finding can raise a study, none can lower it, and support devices alone never raise it; nor does a finding
+that was derived from others by criteria, for where they press they have raised it themselves. That nothing was found is
+said only where a finding was evaluated, and a model that failed is named.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def prioritise(findings: ImageFindings) -> ImageFindings:
     elif leading is not None:
         priority, reason = leading.urgency, describe(leading)
     elif findings.evaluated:
-        open_ = sum(finding.state is FindingState.UNDETERMINED for finding in findings.findings)
+        own = [finding for finding in findings.findings if finding.key not in findings.derived]
+        open_ = sum(finding.state is FindingState.UNDETERMINED for finding in own)
         reason = (
             f"Nothing called present, {open_} undetermined" if open_ else "Nothing found among the evaluated findings"
         )

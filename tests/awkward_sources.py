@@ -37,10 +37,10 @@ from models.findings import (
     Region,
     SaliencyMap,
     SegmentMask,
-    StudyFindings,
     View,
 )
 from models.phantom import Pathology, Phantom, chest
+from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -20,7 +20,8 @@ from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.presentation_state import encode_presentation_state
 from dicom_sr.report.wording import load_wording
 from dicom_sr.text_report import encode_text_report
-from models.findings import SaliencyMap, StudyFindings
+from models.findings import SaliencyMap
+from models.study import StudyFindings
 
 KINDS = ("SR", "SEG", "TEXT", "KO", "PR", "SC")
 Change = Callable[[Dataset], None]

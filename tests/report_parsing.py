@@ -62,6 +62,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a text says about one criterion; numbers as printed, empty where there are none."""
+
+    key: str
+    state: FindingState
+    sense: str = ""
+    value: str = ""
+    threshold: str = ""
+    images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Said:
     """Everything that a section says.
 
@@ -80,6 +92,7 @@ class Said:
     remarks: tuple[str, ...]
     withdrawn: tuple[int, ...]
     unseen: tuple[int, int] | None
+    criteria: tuple[Judged, ...] = ()
 
 
 def parse_findings(sentences: Iterable[str], wording: Wording) -> Said:
@@ -123,6 +136,7 @@ class _Form:
 def _read(sentences: Iterable[str], words: _Grammar, forms: tuple[_Form, ...]) -> Said:
     findings: list[Stated] = []
     measurements: list[Measured] = []
+    criteria: list[Judged] = []
     remarks: list[str] = []
     withdrawn: tuple[int, ...] = ()
     unseen: tuple[int, int] | None = None
@@ -130,6 +144,8 @@ def _read(sentences: Iterable[str], words: _Grammar, forms: tuple[_Form, ...]) -
         form, match = _form_of(sentence, forms)
         if form.name.startswith("measurements."):
             measurements.append(words.measured(form, match))
+        elif form.name == "criteria":
+            criteria.extend(words.judged(match[0]))
         elif form.state is None and form.key is None:
             remarks.append(form.name)
             if form.name == "impression.withdrawn":
@@ -143,7 +159,7 @@ def _read(sentences: Iterable[str], words: _Grammar, forms: tuple[_Form, ...]) -
         else:
             findings.append(words.stated(match, form.key, form.state))
         findings.extend(words.elsewhere(findings[-1].key, match["rest"]) if match.groupdict().get("rest") else ())
-    return Said(tuple(findings), tuple(measurements), tuple(remarks), withdrawn, unseen)
+    return Said(tuple(findings), tuple(measurements), tuple(remarks), withdrawn, unseen, tuple(criteria))
 
 
 def _form_of(sentence: str, forms: tuple[_Form, ...]) -> tuple[_Form, re.Match[str]]:
@@ -188,6 +204,14 @@ class _Grammar:
             (state, re.compile(self._pattern(f"elsewhere.{state}", **self.parts, images=where)))
             for state in FindingState
         ]
+        names = wording.table("criteria.names")
+        self.criteria = {text: key for key, text in names.items()}
+        self.judgement = re.compile(rf"(?P<item>{_any(names.values())})(?: {self._senses()})?")
+        listed_ = rf"(?P<list>{self._list_of(_plain(self.judgement.pattern))})"
+        self.clauses = {
+            state: re.compile(self._pattern(f"criteria.{state}", list=listed_, where=self.parts["where"]))
+            for state in FindingState
+        }
 
         self.findings, self.impression = tuple(self._findings()), tuple(self._impression())
 
@@ -203,6 +227,8 @@ class _Grammar:
                     forms.append(self._sentence(name, key, state, rest=rest, subject=re.escape(subject)))
         for state, items in ((FindingState.ABSENT, self.nones), (FindingState.NOT_EVALUATED, self.names)):
             forms.append(self._sentence(f"states.{state}", None, state, rest=rest, list=self._items(items)))
+        clause = f"(?:{'|'.join(_plain(pattern.pattern) for pattern in self.clauses.values())})"
+        forms.append(_Form("criteria", re.compile(rf"{clause}(?:; {clause})*\.")))
         value = rf"(?P<value>\d+{re.escape(self.wording['decimal'])}\d\d)"
         caution = self._optional("pieces.caution", caution=rf"(?P<caution>{_any(self.cautions)})")
         for key in self.wording.table("measurements"):
@@ -266,6 +292,25 @@ class _Grammar:
                     break
             else:
                 raise NotUnderstood(f"no clause of the table: {rest[at:]!r}")
+
+    def judged(self, sentence: str) -> Iterator[Judged]:
+        """One judgement for each criterion of a sentence."""
+        for state, clause in self.clauses.items():
+            for match in clause.finditer(sentence):
+                for found in self.judgement.finditer(match["list"]):
+                    sense = next((name for name in self.wording.table("criteria.senses") if found[f"{name}_value"]), "")
+                    numbers = (found[f"{sense}_value"], found[f"{sense}_threshold"]) if sense else ("", "")
+                    yield Judged(self.criteria[found["item"]], state, sense, *numbers, self.numbers(match["images"]))
+
+    def _senses(self) -> str:
+        """The numbers behind a criterion."""
+        number = rf"[<>]?\d+(?:{re.escape(self.wording['decimal'])}\d+)?(?: %)?"
+        value = f"(?:{self._pattern('criteria.places', value=number)}|{number})"
+        patterns = []
+        for name in self.wording.table("criteria.senses"):
+            parts = {"value": rf"(?P<{name}_value>{value})", "threshold": rf"(?P<{name}_threshold>{number})"}
+            patterns.append(self._pattern(f"criteria.senses.{name}", **parts))
+        return f"(?:{'|'.join(patterns)})"
 
     def measured(self, form: _Form, match: re.Match[str]) -> Measured:
         caution = match["caution"]

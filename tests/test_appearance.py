@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from models import appearance
 from models.appearance import Appearance, AppearanceClass, derive
-from models.findings import BoolMask, Finding, FindingState, Laterality, Region, SegmentMask
+from models.findings import (
+    PROBABILITY,
+    SHARE,
+    BoolMask,
+    Finding,
+    FindingState,
+    Laterality,
+    Region,
+    SegmentMask,
+    Sense,
+)
 from models.hanging import Hanging
 from models.opacities import LungFields, Opacity, lung_fields, measure
 from models.phantom import chest
@@ -316,7 +326,7 @@ def test_opacities_that_cannot_be_placed_have_no_appearance() -> None:
 def test_consolidation_without_an_opacity_is_a_contradiction_and_not_negative() -> None:
     found = look(consolidation=PRESENT)
     assert (found.label, found.reason) == (AppearanceClass.UNDETERMINED, "findings_disagree")
-    assert line(found, "no_other_opacity").reason == "consolidation"
+    assert (line(found, "no_other_opacity").value, line(found, "no_other_opacity").met) == (1, False)
     assert "lobar_consolidation" in found.limitations
 
 
@@ -324,6 +334,19 @@ def test_no_class_has_a_probability() -> None:
     found = look(on(RIGHT), on(LEFT))
     assert found.opacity_probability == 0.8
     assert {f.probability for f in found.findings()} == {None}
+
+
+def test_a_criterion_holds_from_on_or_beyond_its_threshold() -> None:
+    assert [sense.holds(1, 2) for sense in Sense] == [False, False, True, True]
+    assert [sense.holds(2, 2) for sense in Sense] == [True, False, True, False]
+    assert [sense.holds(3, 2) for sense in Sense] == [True, True, False, False]
+
+
+def test_a_probability_is_told_from_a_share() -> None:
+    found = look(on(RIGHT), consolidation=PRESENT)
+    assert (line(found, "no_opacity").unit, line(found, "no_opacity").sense) == (PROBABILITY, Sense.LESS_THAN)
+    assert line(found, "lobar_consolidation").unit == SHARE
+    assert line(look(on(RIGHT)), "lobar_consolidation").unit == PROBABILITY  # the finding was not called present
 
 
 @settings(max_examples=300, deadline=None)
@@ -354,6 +377,12 @@ def test_every_combination_gives_a_class_or_a_reason(
         assert {c.key for c in atypical if c.met is None and c.state is UNSEEN} <= set(found.limitations)
     for c in found.criteria:  # the numbers that are shown bear out what is said to be met
         if c.met is not None and c.value is not None and c.threshold is not None:
-            holds = {">=": c.value >= c.threshold, ">": c.value > c.threshold, "<=": c.value <= c.threshold}
-            assert (holds | {"<": c.value < c.threshold})[c.sense] is c.met, c
+            assert c.sense.holds(c.value, c.threshold) is c.met, c
+        assert c.threshold is not None or (c.sense, c.unit) == (Sense.AT_LEAST, SHARE)
+        assert c.value is None or c.value == round(c.value, 6)
+        assert (c.state is UNSEEN) <= bool(c.reason)
     assert len(found.criteria) == len({c.key for c in found.criteria}) == 17
+    order = list(appearance.CLASSES)
+    assert [order.index(AppearanceClass(c.speaks_for)) for c in found.criteria] == sorted(
+        order.index(AppearanceClass(c.speaks_for)) for c in found.criteria
+    )

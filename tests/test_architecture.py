@@ -11,6 +11,8 @@ import pytest
 from orthanc_plugin.settings import REPOSITORY
 
 OURS = ("orthanc_plugin", "models", "dicom_sr", "training")
+# What encoder, worker and training all speak: what is said about an image, and about a study.
+VOCABULARY = ("models.findings", "models.study")
 HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -96,16 +98,17 @@ def test_the_orthanc_process_never_loads_a_model_library(module: str) -> None:
 def test_imports_go_one_way(path: Path) -> None:
     module, names = module_name(path), imports(path)
     packages = {name.split(".")[0] for name in names}
-    if module == "models.findings":
-        assert packages <= {"__future__", "dataclasses", "enum", "typing", "numpy"}, "findings is the shared vocabulary"
+    ours = {name for name in names if name.split(".")[0] == "models"}
+    if module in VOCABULARY:
+        assert packages <= {"__future__", "dataclasses", "enum", "models", "numpy"}, f"{module}: shared by everything"
+        assert all(name.startswith("models.findings") for name in ours), f"{module}: shared by everything"
     if module.startswith("models"):
         assert not packages & {"orthanc_plugin", "dicom_sr", "training"}, f"{module}: models know nothing of the node"
     if module.startswith("dicom_sr"):
         assert not packages & {"torch", "monai", "openvino", "orthanc_plugin", "training"}, (
             f"{module}: encodes, no more"
         )
-        ours = {name for name in names if name.split(".")[0] == "models"}
-        assert all(name.startswith("models.findings") or name == "models" for name in ours), f"{module}: only findings"
+        assert {".".join(name.split(".")[:2]) for name in ours} <= {*VOCABULARY, "models"}, f"{module}: only findings"
     if module.startswith("orthanc_plugin") and module != "orthanc_plugin.plugin":
         assert "orthanc" not in packages, f"{module}: only plugin.py imports orthanc"
     if module.startswith("training"):

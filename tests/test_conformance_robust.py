@@ -25,7 +25,7 @@ from dicom_sr.evidence import evidence
 from dicom_sr.reader import NotOurResult
 from dicom_sr.report.wording import load_wording
 from dicom_sr.text_report import encode_text_report
-from models.findings import StudyFindings
+from models.study import StudyFindings
 from orthanc_plugin.commands.show import show_objects
 from orthanc_plugin.commands.verify import verify_files
 from orthanc_plugin.settings import Settings

@@ -42,7 +42,8 @@ from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
-from models.findings import Finding, FindingState, ModelIdentity, ModelRun, Priority, StudyFindings
+from models.findings import Finding, FindingState, ModelIdentity, ModelRun, Priority
+from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 
 # Objects are broken here on purpose, and pydicom says so.

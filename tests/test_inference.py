@@ -14,8 +14,10 @@ import torch
 from pydicom import dcmread
 from scipy import ndimage
 
+from models import inference
 from models.bundle import BundleInvalid
-from models.findings import FindingState, ImageFindings, View
+from models.findings import Finding, FindingState, ImageFindings, View
+from models.findings_json import findings_json
 from models.inference import NIH_FINDINGS, ImageIdentity, Models, load_models
 from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
@@ -62,7 +64,7 @@ def refused(models: Models, image: RenderedImage) -> bool:
 
 def test_the_answer_names_the_image_the_models_and_every_finding(answer: ImageFindings) -> None:
     assert (answer.rows, answer.columns, answer.sop_instance_uid) == (900, 800, "1.2.3")
-    assert [run.model.name for run in answer.runs] == ["lung_fields", "chest_findings"]
+    assert [run.model.name for run in answer.runs] == ["lung_fields", "chest_findings", "covid_appearance"]
     assert not any(run.failure for run in answer.runs)
     assert set(NIH_FINDINGS) <= {finding.key for finding in answer.findings}
     names = {run.model.name for run in answer.runs}
@@ -72,6 +74,9 @@ def test_the_answer_names_the_image_the_models_and_every_finding(answer: ImageFi
             assert finding.probability is None
         else:
             assert finding.model in names
+            if finding.model == "covid_appearance":  # a class has no probability
+                assert finding.probability is None
+                continue
             assert finding.probability is not None
             assert 0 <= finding.probability <= 1
 
@@ -90,7 +95,7 @@ def test_lungs_heart_and_ratio_of_a_computed_chest_are_found(answer: ImageFindin
 
 def test_the_same_picture_gets_the_same_answer(models: Models, answer: ImageFindings) -> None:
     again = models.predict(RenderedImage(chest(1, rows=900, columns=800).pixels), IDENTITY)
-    assert again.to_json() == answer.to_json()
+    assert findings_json(again) == findings_json(answer)
     for one, other in zip(answer.segments, again.segments, strict=True):
         assert np.array_equal(one.mask, other.mask)
 
@@ -102,7 +107,13 @@ def test_a_model_that_fails_is_recorded_and_the_other_still_answers(tmp_path: Pa
     with_broken_weights(tmp_path / broken)
     found = load_models(tmp_path, NAMES, threads=1).predict(RenderedImage(chest(1).pixels), IDENTITY)
     failures = {run.model.name: run.failure for run in found.runs}
-    assert failures == {name: "model_failed" if name == broken else None for name in NAMES}
+    derived = {} if broken == "chest_findings" else {"covid_appearance": None}  # from nothing, nothing is derived
+    assert failures == derived | {name: "model_failed" if name == broken else None for name in NAMES}
+    appearance = {f.key: (f.reason, f.model) for f in found.findings if f.key.startswith("covid_")}
+    assert len(appearance) == 4
+    if not derived:
+        assert set(appearance.values()) == {("model_failed", "chest_findings")}
+        assert found.criteria == ()
     assert set(NIH_FINDINGS) <= {finding.key for finding in found.findings}
     evaluated = [f for f in found.findings if f.state is not FindingState.NOT_EVALUATED]
     if broken == "chest_findings":
@@ -114,6 +125,44 @@ def test_a_model_that_fails_is_recorded_and_the_other_still_answers(tmp_path: Pa
         assert evaluated
         assert found.segments == ()
         assert found.measurements == ()
+
+
+def test_an_appearance_that_cannot_be_derived_takes_nothing_from_the_other_answers(
+    models: Models, answer: ImageFindings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.inference.lung_fields", lambda *_: 1 / 0)
+    found = models.predict(RenderedImage(chest(1, rows=900, columns=800).pixels), IDENTITY)
+    assert found.runs[-1].failure == "model_failed"
+    assert [(f.key, f.state) for f in found.findings if f.model != "covid_appearance"] == [
+        (f.key, f.state) for f in answer.findings if f.model != "covid_appearance"
+    ]
+    derived = {(f.state, f.reason) for f in found.findings if f.model == "covid_appearance"}
+    assert derived == {(FindingState.NOT_EVALUATED, "model_failed")}
+    assert found.criteria == ()
+
+
+@pytest.mark.parametrize("reason", ["evidence", "model_failed"])
+def test_where_no_opacity_was_looked_for_the_classes_were_not_either(reason: str) -> None:
+    answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
+    answer.add_appearance()
+    assert not answer.findings
+    answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.NOT_EVALUATED, reason=reason, model="some")
+    answer.add_appearance()
+    assert {(f.state, f.reason, f.model) for f in answer.findings.values()} == {
+        (FindingState.NOT_EVALUATED, reason, "some")
+    }
+    assert len(answer.findings) == 5
+    assert (answer.runs, answer.criteria) == ([], ())
+
+
+def test_a_model_that_knows_the_appearance_is_not_overruled() -> None:
+    answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
+    called = Finding("covid_typical", FindingState.PRESENT, 0.8, 0.5, model="classifier")
+    opacity = Finding("lung_opacity", FindingState.ABSENT, 0.1, 0.5, model="classifier")
+    answer.findings = {finding.key: finding for finding in (called, opacity)}
+    answer.add_appearance()
+    assert answer.findings == {finding.key: finding for finding in (called, opacity)}
+    assert (answer.runs, answer.criteria) == ([], ())
 
 
 def test_findings_that_no_active_model_knows_are_not_evaluated() -> None:

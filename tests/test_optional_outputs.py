@@ -25,9 +25,10 @@ from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
 from dicom_sr.presentation_state import encode_presentation_state
 from dicom_sr.results import encode_results
-from models.findings import Caution, ImageFindings, Line, Measurement, Priority, SaliencyMap, StudyFindings
+from models.findings import Caution, ImageFindings, Line, Measurement, Priority, SaliencyMap
 from models.phantom import chest
 from models.rendering import render
+from models.study import StudyFindings
 from orthanc_plugin.settings import REPOSITORY
 
 KINDS = ("SC", "PR", "KO")

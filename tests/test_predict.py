@@ -41,7 +41,12 @@ def test_predict_answers_one_line_for_each_file_whatever_it_holds(tmp_path: Path
         assert set(NIH_FINDINGS) <= {f["key"] for f in answer["findings"]}
         for finding in answer["findings"]:
             evaluated = finding["state"] != "not_evaluated"
-            assert (finding["probability"] is not None) == evaluated
+            derived = finding["key"].startswith("covid_")  # a class has no probability
+            assert (finding["probability"] is not None) == (evaluated and not derived)
+        assert answer["criteria"]
+        for criterion in answer["criteria"]:
+            assert criterion["met"] in (True, False, None)
+            assert criterion["speaks_for"].startswith("covid_")
         for x, y, width, height, key, score in answer["regions"]:
             assert 0 <= x < x + width <= 600
             assert 0 <= y < y + height <= 700

@@ -16,8 +16,11 @@ from dicom_sr import codes
 from dicom_sr.reader import NotOurResult, is_measurement_report, read_result, read_study
 from dicom_sr.references import reference_to
 from dicom_sr.results import Results, encode_results
+from models.appearance import CLASSES, IDENTITY, derive
 from models.findings import (
+    SHARE,
     Caution,
+    Criterion,
     Finding,
     FindingState,
     ImageFindings,
@@ -29,6 +32,7 @@ from models.findings import (
     Priority,
     Region,
     SegmentMask,
+    Sense,
     View,
 )
 from models.phantom import chest
@@ -59,6 +63,11 @@ def some_findings(seed: int, ds: Dataset, rows: int = 64, columns: int = 48) -> 
     runs = (ModelRun(MODELS[0], rng.choice([None, None, "model_failed"])), ModelRun(MODELS[1], failure))
     findings = tuple(some_finding(key, rng, failed=failure is not None) for key in rng.sample(KEYS, rng.randint(0, 14)))
     outlined = [*STRUCTURES, *(f.key for f in findings if rng.random() < 0.2)] if rng.random() < 0.8 else []
+    criteria = tuple(some_criterion(c, rng) for c in derive([], None).criteria) if rng.random() < 0.5 else ()
+    derived = [Finding(key, rng.choice(list(FindingState)[:3]), model="covid_appearance") for key in CLASSES]
+    if criteria:
+        runs = (*runs, ModelRun(IDENTITY))
+        findings = (*(f for f in findings if f.key not in CLASSES), *derived)
     noise = np.random.default_rng(seed)
     lines = tuple(Line(*(rng.randrange(16 * 48) / 16 for _ in range(4))) for _ in range(2))
     ratio = Measurement(
@@ -83,6 +92,21 @@ def some_findings(seed: int, ds: Dataset, rows: int = 64, columns: int = 48) -> 
         priority=rng.choice(list(Priority)),
         priority_reason=rng.choice(["", "Pneumothorax 91 %, right", "Zażółć gęślą jaźń"]),
         cautions=tuple(rng.sample(list(Caution), rng.randint(0, 4))),
+        criteria=criteria,
+    )
+
+
+def some_criterion(criterion: Criterion, rng: random.Random) -> Criterion:
+    """The same criterion with any outcome."""
+    threshold = rng.choice([None, round(rng.random(), 6), float(rng.randint(0, 3))])
+    return replace(
+        criterion,
+        state=rng.choice(list(FindingState)),
+        value=None if threshold is None else rng.choice([None, round(rng.random(), 6), float(rng.randint(0, 9))]),
+        threshold=threshold,
+        sense=Sense.AT_LEAST if threshold is None else rng.choice(list(Sense)),
+        unit=SHARE if threshold is None else rng.choice(list(codes.CRITERION_UNITS)),
+        reason=rng.choice([None, *codes.CRITERION_REASONS]),
     )
 
 

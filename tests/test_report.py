@@ -11,16 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from report_parsing import NotUnderstood, Stated, parse_findings, parse_impression
+from report_parsing import Judged, NotUnderstood, Stated, parse_findings, parse_impression
 
 from dicom_sr import codes
 from dicom_sr.report import wording as wording_module
 from dicom_sr.report.sentences import Report, compose, impression_text
 from dicom_sr.report.statements import REGIONS
 from dicom_sr.report.wording import LANGUAGES, Wording, WordingInvalid, load_wording
+from models.appearance import CLASSES, IDENTITY, derive
 from models.findings import (
+    OPACITIES,
+    PROBABILITY,
     Caution,
+    Criterion,
     Finding,
     FindingState,
     ImageFindings,
@@ -29,10 +34,13 @@ from models.findings import (
     ModelIdentity,
     ModelRun,
     Priority,
-    StudyFindings,
+    Region,
+    Sense,
     View,
 )
+from models.opacities import LungFields
 from models.refusal import Refusal
+from models.study import StudyFindings
 from models.triage import prioritise
 
 LUNGS = ModelIdentity("lung_fields", "0.1.0", "a" * 64, "b" * 64)
@@ -82,13 +90,31 @@ def all_keys(state: FindingState, side: Laterality) -> StudyFindings:
     return study(image(*(Finding(k, state, (low + step * n) / 100, 0.5, side) for n, k in enumerate(KEYS))))
 
 
+def derived(*boxes: Region, number: int = 1, **states: FindingState) -> ImageFindings:
+    """An image with these opacities, on square lungs, and the appearance that its findings have by the criteria."""
+    blank = np.zeros((100, 100), np.bool_)
+    right, left = blank.copy(), blank.copy()
+    right[10:90, 10:40], left[10:90, 60:90] = True, True
+    states = {"lung_opacity": PRESENT if boxes else ABSENT, **dict.fromkeys(LOOKED_FOR, ABSENT), **states}
+    given = {PRESENT: 0.8, UNDETERMINED: 0.45, ABSENT: 0.034}
+    findings = tuple(
+        Finding(key, state, given[state], 0.5, regions=boxes if key == "lung_opacity" else ())
+        for key, state in states.items()
+    )
+    found = derive(findings, LungFields(right, left))
+    runs = (ModelRun(LUNGS), ModelRun(SCORES), ModelRun(IDENTITY))
+    return image(*findings, *found.findings(), number=number, runs=runs, criteria=found.criteria)
+
+
+LOOKED_FOR = ("pneumothorax", "effusion", "edema", "nodule", "mass", "consolidation")
+LOW_RIGHT, LOW_LEFT = Region(12, 60, 8, 20, 0.8), Region(80, 60, 8, 20, 0.7)
 FAILED = (ModelRun(LUNGS, "model_failed"), ModelRun(SCORES, "model_failed"))
 CASES: dict[str, StudyFindings] = {
     "everything present on the right": all_keys(PRESENT, RIGHT),
     "everything undetermined on the left": all_keys(UNDETERMINED, LEFT),
     "everything absent on both sides": all_keys(ABSENT, BILATERAL),
-    "nothing evaluated, for six reasons": study(
-        image(*(unseen(k, (*codes.REASONS, None)[n % 6]) for n, k in enumerate(KEYS)))
+    "nothing evaluated, for eleven reasons": study(
+        image(*(unseen(k, (*codes.REASONS, None)[n % 11]) for n, k in enumerate(KEYS)))
     ),
     "an image is no longer read": study(
         image(absent("effusion", 0.04), present("pneumothorax", 0.9)).withdraw("age"),
@@ -109,6 +135,17 @@ CASES: dict[str, StudyFindings] = {
     ),
     "COVID-19, typical": study(image(present("covid_typical", 0.93), absent("covid_negative", 0.02))),
     "COVID-19, negative": study(image(absent("covid_typical", 0.03), present("covid_negative", 0.94))),
+    "COVID-19, typical by criteria": study(derived(LOW_RIGHT, LOW_LEFT)),
+    "COVID-19, negative by criteria": study(derived()),
+    "COVID-19, atypical by criteria without an opacity": study(derived(nodule=PRESENT, pneumothorax=UNDETERMINED)),
+    "COVID-19, typical or atypical by criteria": study(derived(LOW_RIGHT, LOW_LEFT, edema=UNDETERMINED)),
+    "COVID-19, no criterion where the opacity is open": study(derived(lung_opacity=UNDETERMINED)),
+    "COVID-19, two images differ by criteria": study(
+        derived(LOW_RIGHT, replace(LOW_RIGHT, x=20), consolidation=PRESENT), derived(effusion=PRESENT, number=2)
+    ),
+    "COVID-19, a share that is hardly too small": study(
+        derived(Region(10, 10, 30, 80, 0.8), Region(60, 40, 1, 8, 0.8))
+    ),
     "only the class no finding": study(image(absent("mass", 0.03), present("no_finding", 0.94))),
     "two images agree": study(
         image(present("effusion", 0.72, LEFT), absent("mass", 0.1)),
@@ -243,7 +280,12 @@ def random_study(chance: random.Random) -> StudyFindings:
         runs = tuple(ModelRun(m, chance.choice((None, None, "model_failed"))) for m in (LUNGS, SCORES))
         cautions = tuple(chance.sample(list(Caution), chance.randint(0, 3)))
         view = chance.choice(list(View))
-        one = image(*found, number=number, view=view, measurements=measured, runs=runs, cautions=cautions)
+        criteria: tuple[Criterion, ...] = ()
+        if chance.random() < 0.5:
+            criteria = tuple(random_criterion(c, chance) for c in derive([], None).criteria)
+            found = tuple(replace(f, probability=None) if f.key in CLASSES else f for f in found)
+        more: dict[str, Any] = {"runs": runs, "cautions": cautions, "criteria": criteria}
+        one = image(*found, number=number, view=view, measurements=measured, **more)
         images.append(one.withdraw("view") if chance.random() < 0.1 else one)
     unread = tuple(chance.choice(list(Refusal)) for _ in range(chance.randint(0, 3)))
     return study(*images, unread=unread)
@@ -255,6 +297,21 @@ def random_finding(key: str, chance: random.Random) -> Finding:
     if state is NOT_EVALUATED:
         return Finding(key, state, laterality=side, reason=chance.choice((None, *codes.REASONS)))
     return Finding(key, state, chance.choice((None, chance.random(), chance.random())), 0.5, side)
+
+
+def random_criterion(criterion: Criterion, chance: random.Random) -> Criterion:
+    """The same criterion with any outcome and any numbers, some of which hardly differ."""
+    threshold = chance.choice((None, 0.5, round(chance.uniform(0.01, 0.99), 6)))
+    reason = chance.choice((None, *codes.CRITERION_REASONS))
+    return replace(
+        criterion,
+        state=chance.choice(list(FindingState)),
+        value=chance.choice((None, threshold, chance.random(), threshold and round(threshold - 1e-6, 6))),
+        threshold=threshold,
+        sense=chance.choice(list(Sense)),
+        unit=OPACITIES if reason == "not_solitary" else chance.choice(list(codes.CRITERION_UNITS)),
+        reason=reason,
+    )
 
 
 def structured(found: StudyFindings) -> dict[tuple[str, int], tuple[FindingState, Laterality | None, str]]:
@@ -284,6 +341,8 @@ def in_per_cent(said: Stated, found: StudyFindings) -> tuple[tuple[str, ...], st
             "highly_likely" if whole >= 90 else "likely" if whole >= 70 else "possible"
             for whole in (round(100 * p) for p in given or [0.0])
         }
+        if all(said.key in found.images[number - 1].derived for number in numbers):
+            degrees = {"derived"}
         (degree,) = degrees  # images of one statement are of one degree
     else:
         degree = None
@@ -316,6 +375,42 @@ def test_findings_state_exactly_the_structured_findings(language: str) -> None:
             assert (one.percent, one.confidence) == in_per_cent(one, found)
         measured = [(m.key, m.value, m.caution) for m in said.measurements]
         assert measured == [(m.key, float(f"{m.value:.2f}"), m.caution) for i in found.images for m in i.measurements]
+        assert_judged(said.criteria, found, wording)
+
+
+def assert_judged(said: tuple[Judged, ...], found: StudyFindings, wording: Wording) -> None:
+    """The text tells every criterion where one of them speaks for an appearance, and its numbers tell the same."""
+    expected = {
+        (criterion.key, number): criterion
+        for number, one in enumerate(found.images, start=1)
+        for criterion in one.criteria
+        if any(c.met and c.speaks_for != "covid_negative" and c.reason != "no_opacity" for c in one.criteria)
+        and criterion.reason != "no_opacity"
+    }
+    told = {(one.key, number): one for one in said for number in one.images or range(1, len(found.images) + 1)}
+    assert told.keys() == expected.keys()
+    assert len(said) == len(told)
+    for key, one in told.items():
+        criterion = expected[key]
+        assert one.state is criterion.state
+        if criterion.value is None or criterion.threshold is None:
+            assert (one.sense, one.value, one.threshold) == ("", "", "")
+            continue
+        assert Sense[one.sense.upper()] is criterion.sense
+        assert one.value.endswith(" %") == one.threshold.endswith(" %") == (criterion.unit == PROBABILITY)
+        value, threshold = (as_number(text, wording) for text in (one.value, one.threshold))
+        assert threshold == pytest.approx(criterion.threshold, abs=5e-6)
+        assert value == pytest.approx(criterion.value, abs=0.0051)
+        if criterion.state in (PRESENT, ABSENT):
+            holds = criterion.sense.holds(criterion.value, criterion.threshold)
+            assert criterion.sense.holds(value, threshold) == holds, (one, criterion)
+
+
+def as_number(text: str, wording: Wording) -> float:
+    """What is printed; ``<1 %`` as half of that."""
+    number = float(text.split(maxsplit=1)[0].lstrip("<>").replace(wording["decimal"], "."))
+    number += {"<": -0.5, ">": 0.5}.get(text[0], 0.0)
+    return number / 100 if text.endswith(" %") else number
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -461,6 +556,8 @@ def test_a_table_has_every_word_that_findings_can_need(language: str) -> None:
     assert set(wording.table("views")) == set(View)
     assert set(wording.table("regions")) == set(REGIONS)
     assert set(wording.table("measurements")) == set(codes.MEASUREMENTS)
+    assert set(wording.table("criteria.names")) == set(codes.CRITERIA) == {c.key for c in derive([], None).criteria}
+    assert set(wording.table("criteria.senses")) == {sense.name.lower() for sense in Sense}
     named = {name.partition(".")[0] for name in wording.table("findings")}
     assert named == set(KEYS) == set(codes.finding_table()) - {"lung", "lung_right", "lung_left", "heart"}
 
@@ -531,6 +628,18 @@ def test_a_site_words_single_entries_differently(tmp_path: Path) -> None:
         (
             '[states]\npresent = "{subject}{side} cannot be determined: {confidence}{probability}{where}"',
             r"told from what",
+        ),
+        (
+            '[criteria.names]\nperipheral = "outer and upper"',
+            r"criteria\.names\.peripheral has ' and ', which separates",
+        ),
+        (
+            '[criteria.senses]\nless_than = "({value}; at most {threshold})"',
+            r"less_than and .*at_most say the same",
+        ),
+        (
+            '[criteria]\nabsent = "Cannot be determined{where}: {list}"',
+            r"'cannot be determined'; change one of them, so that what is undetermined is told from what is absent",
         ),
         ("[sides", r"site\.toml: not a TOML file"),
     ],

@@ -18,7 +18,7 @@ from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
-from models.findings import StudyFindings
+from models.study import StudyFindings
 from orthanc_plugin.commands.show import show
 from orthanc_plugin.settings import Settings
 

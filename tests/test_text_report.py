@@ -25,8 +25,9 @@ from dicom_sr.references import Reference, reference_to
 from dicom_sr.report.sentences import compose
 from dicom_sr.report.wording import LANGUAGES, load_wording
 from dicom_sr.text_report import HEADINGS, encode_text_report
-from models.findings import Caution, Finding, FindingState, ModelRun, Priority, StudyFindings, View
+from models.findings import Caution, Finding, FindingState, ModelRun, Priority, View
 from models.refusal import Refusal
+from models.study import StudyFindings
 
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 TITLE = ("43468-8", "LN")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from models.findings import (
-    Finding,
-    FindingState,
-    ImageFindings,
-    Laterality,
-    ModelIdentity,
-    ModelRun,
-    Priority,
-    StudyFindings,
-    View,
-)
+from models.appearance import derive
+from models.findings import Finding, FindingState, ImageFindings, Laterality, ModelIdentity, ModelRun, Priority, View
+from models.study import StudyFindings
 from models.triage import prioritise
 
 LUNGS = ModelRun(ModelIdentity("lung_fields", "0.1.0", "a" * 64, "b" * 64))
@@ -55,6 +49,32 @@ def test_the_reason_says_what_was_found_and_who_did_not_answer(
 ) -> None:
     judged = image(*found, runs=runs)
     assert (judged.priority, judged.priority_reason) == (Priority(priority), reason)
+
+
+def appears(*findings: Finding) -> ImageFindings:
+    """With the appearance for COVID-19 that the findings have, where the lungs were not found."""
+    derived = derive(findings, None)
+    assert derived.reason != "no_model"
+    one = ImageFindings("1.2", "1.3", "1.4", 300, 260, View.PA, (SCORES,), (*findings, *derived.findings()))
+    return prioritise(replace(one, criteria=derived.criteria))
+
+
+def test_a_derived_appearance_raises_nothing_that_its_findings_do_not_raise() -> None:
+    nodule = Finding("nodule", FindingState.PRESENT, 0.8, 0.5)
+    no_opacity = Finding("lung_opacity", FindingState.ABSENT, 0.1, 0.5)
+    judged = appears(nodule, no_opacity)
+    assert "covid_atypical" in {finding.key for finding in judged.present}
+    assert Finding("covid_atypical", FindingState.PRESENT).urgency is Priority.URGENT  # a classifier's would raise it
+    assert (judged.priority, judged.priority_reason) == (Priority.ROUTINE, "Nodule 80 %")
+    assert judged.leading == nodule
+    pressing = appears(Finding("effusion", FindingState.PRESENT, 0.6, 0.5), no_opacity)
+    assert (pressing.priority, pressing.priority_reason) == (Priority.URGENT, "Effusion 60 %")
+
+
+def test_classes_that_an_undetermined_opacity_leaves_open_are_not_counted_beside_it() -> None:
+    judged = appears(Finding("lung_opacity", FindingState.UNDETERMINED, 0.4, 0.5))
+    assert sum(finding.state is FindingState.UNDETERMINED for finding in judged.findings) > 1
+    assert judged.priority_reason == "Nothing called present, 1 undetermined"
 
 
 def test_a_study_s_reason_does_not_speak_for_an_image_of_which_nothing_is_known() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.findings import Caution, Priority
+from models.findings import OF_ABSENCE, Caution, Priority
 from orthanc_plugin.ledger.tasks import TaskStatus
 from orthanc_plugin.worklist import page, rows
 
@@ -197,6 +197,22 @@ def test_a_row_does_not_say_that_nothing_was_found_where_nothing_was_evaluated(s
     row = rows.worklist_row(task(image(finding("effusion", state, probability))))
     html = page.render_rows([row], READY, 200.0)
     assert f'<span class="chip none">{words}</span>' in html
+
+
+def test_a_class_without_findings_is_no_finding_and_what_has_no_probability_is_shown_without_one() -> None:
+    calm = rows.worklist_row(task(pictured("2.25.1", "routine", finding("covid_negative", "present", None))))
+    html = page.render_rows([calm], READY, 200.0)
+    assert '<span class="chip none">Nothing called present</span>' in html
+    assert "Covid negative" not in html
+    assert calm.thumbnail is not None
+    assert calm.thumbnail.words == "Radiograph; nothing called present"
+    assert rows.to_json(calm)["findings"][0]["state"] == "present"
+    seen = finding("lung_opacity", "present", 0.8), finding("covid_typical", "present", None)
+    html = page.render_rows([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))], READY, 200.0)
+    assert '<span class="chip present">Covid typical</span>' in html
+    assert '<span class="chip present">Lung opacity 80 %</span>' in html
+    assert "Absent: Edema</p>" in html
+    assert rows._OF_ABSENCE == OF_ABSENCE
 
 
 def test_the_page_shows_the_picture_and_a_row_without_one_keeps_its_columns() -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from dicom_sr.codes import PRIORITIES, SIDES, FindingCodes, finding_table
+from dicom_sr.conformance.criteria import criteria_of
 from dicom_sr.conformance.report import EVALUATED, PRESENT, states_of
-from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
+from dicom_sr.conformance.tree import Node, Violation, measured, numbers, text
 from models.findings import OF_ABSENCE, Finding, FindingState, Priority
 
 _BOX, _LINE = "Cornerstone3DTools@^0.1.0:RectangleROI", "Cornerstone3DTools@^0.1.0:Length"
@@ -51,13 +52,6 @@ def diameters(root: Node) -> Iterator[tuple[Node, float, str, Points]]:
                     value, unit = measured(number)
                     if value is not None:
                         yield group, value, unit, points
-
-
-def measured(number: Node) -> tuple[float | None, str]:
-    """The value of a NUM, None where it has none, and its unit (UCUM)."""
-    for value in items(number.ds, "MeasuredValueSequence"):
-        return next(iter(numbers(value, "NumericValue")), None), concept(value, "MeasurementUnitsCodeSequence").value
-    return None, ""
 
 
 def lines_of(number: Node) -> list[Points]:
@@ -145,9 +139,13 @@ def _parallel(one: Points, other: Points) -> bool:
 
 
 def _priority(root: Node, groups: Sequence[Node]) -> Iterator[Violation]:
-    """That of the finding called present that wants to be read first; routine where something was evaluated."""
+    """That of the finding called present that wants to be read first; routine where something was evaluated.
+
+    A derived finding raises nothing.
+    """
     states: Mapping[str, tuple[str, str]] = {key_of(g): s.value.key for g in groups for s in states_of(g)}
-    present = [key for key, state in states.items() if state == PRESENT and key not in OF_ABSENCE]
+    derived = {key_of(g) for g in groups for s in states_of(g) if criteria_of(s)}
+    present = [key for key, state in states.items() if state == PRESENT and key not in OF_ABSENCE | derived]
     evaluated = any(state in EVALUATED for state in states.values())
     urgencies = [Finding(key, FindingState.PRESENT).urgency for key in present]
     expected = min(urgencies, key=lambda p: p.rank, default=Priority.ROUTINE if evaluated else Priority.NONE)

@@ -13,10 +13,10 @@ import numpy as np
 from pydicom import Dataset
 
 from dicom_sr.conformance.air import is_ours
-from dicom_sr.conformance.consistency import diameters, measured
+from dicom_sr.conformance.consistency import diameters
 from dicom_sr.conformance.content import COMPREHENSIVE_3D
 from dicom_sr.conformance.objects import SEGMENTATION
-from dicom_sr.conformance.tree import Node, Violation, content_tree, items, numbers, text
+from dicom_sr.conformance.tree import Node, Violation, content_tree, items, measured, numbers, text
 
 _AGREE = 1e-4  # relative
 _MOST_FRAMES = 65535  # of one for each segment (PS3.3 C.8.20.2: Segment Number is US)

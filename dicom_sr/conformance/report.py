@@ -1,7 +1,7 @@
 """What a measurement report of ours says, and what must not contradict itself in it.
 
 The rule: procedure, size of the image, priority, impression and every model run are there; each finding has one state,
-which its certainty, its threshold, its model and the summary of the run agree with.
+which its certainty and its threshold, or its criteria, its model and the summary of the run agree with.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydicom import Dataset
 from dicom_sr.codes import MEASUREMENTS, PRIVATE_SCHEME, SIDES, finding_table, side_of
 from dicom_sr.conformance.air import processing_equipment
 from dicom_sr.conformance.content import image_sizes
+from dicom_sr.conformance.criteria import UNITS, check_criteria, criteria_of
 from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
 from models.findings import MIDLINE, OF_ABSENCE
 
@@ -36,6 +37,7 @@ _UNITS = {
     ("42798000", "SCT"): {"mm2", "{pixels}"},  # Area
     ("110910", "DCM"): {"{pixels}"},
     ("110911", "DCM"): {"{pixels}"},
+    **UNITS,
 }
 
 
@@ -97,7 +99,9 @@ def _side(group: Node, key: str) -> Iterator[Violation]:
 
 
 def _state(group: Node) -> Iterator[Violation]:
-    """A finding has one state; only a present one has a Finding item; only an evaluated one has a certainty."""
+    """A finding has one state; only a present one has a Finding item; only an evaluated one, which nobody derived, has
+    a certainty.
+    """
     states = states_of(group)
     for item in states:
         if item.value.key not in _STATES:
@@ -113,10 +117,13 @@ def _state(group: Node) -> Iterator[Violation]:
         )
     if state == PRESENT and [f.value.key for f in findings] != [states[0].name.key]:
         yield Violation("Hilum states", group.path, "a present finding lacks its own Finding item (121071, DCM)")
-    if (state in EVALUATED) != bool(group.named("111012")):
-        yield Violation("Hilum states", group.path, "evaluated without certainty, or a certainty without evaluation")
-    if state in EVALUATED and (len(group.named("111012")) > 1 or len(group.named("THRESHOLD")) != 1):
+    scored = state in EVALUATED and not criteria_of(states[0])
+    if scored != bool(group.named("111012")):
+        message = "evaluated without certainty and criteria, or a certainty without evaluation or beside criteria"
+        yield Violation("Hilum states", group.path, message)
+    if scored and (len(group.named("111012")) > 1 or len(group.named("THRESHOLD")) != 1):
         yield Violation("Hilum states", group.path, "evaluated, and not by one certainty and one threshold")
+    yield from check_criteria(states[0], present=state == PRESENT)
     if (state in _UNEVALUATED) != bool(group.named("REASON")):
         message = "not evaluated, and no reason given, or evaluated, and a reason why not"
         yield Violation("Hilum states", group.path, message)

@@ -166,6 +166,13 @@ def concept(ds: Dataset, keyword: str) -> Concept:
     return read_concept(coded[0]) if coded else Concept()
 
 
+def measured(number: Node) -> tuple[float | None, str]:
+    """The value of a NUM, None where it has none, and its unit (UCUM)."""
+    for value in items(number.ds, "MeasuredValueSequence"):
+        return next(iter(numbers(value, "NumericValue")), None), concept(value, "MeasurementUnitsCodeSequence").value
+    return None, ""
+
+
 def read_concept(item: Dataset) -> Concept:
     """A code sequence item as a concept (PS3.3 8.8)."""
     value = text(item, "CodeValue") or text(item, "LongCodeValue") or text(item, "URNCodeValue")

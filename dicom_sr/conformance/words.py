@@ -18,7 +18,8 @@ from dicom_sr.conformance.tree import Node, Violation, content_tree, text
 from dicom_sr.reader import NotOurResult, read_result
 from dicom_sr.report.sentences import compose, impression_text
 from dicom_sr.report.wording import LANGUAGES, Wording, load_wording
-from models.findings import ImageFindings, StudyFindings
+from models.findings import ImageFindings
+from models.study import StudyFindings
 
 _RULE, _MESSAGE = "Hilum words", "says what the findings do not, or not all that they do"
 _NOT_READ = ("NOTREAD", "99HILUM")

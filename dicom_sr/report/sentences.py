@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from dicom_sr.codes import finding_codes
+from dicom_sr.report.criteria import criteria_sentences
 from dicom_sr.report.statements import (
     HIGHLY_LIKELY,
     LIKELY,
@@ -21,21 +22,12 @@ from dicom_sr.report.statements import (
     REGIONS,
     STATES,
     Statement,
-    confidence,
     statements,
     telling,
 )
-from dicom_sr.report.wording import Wording
-from models.findings import (
-    OF_ABSENCE,
-    FindingState,
-    ImageFindings,
-    Laterality,
-    ModelRun,
-    Priority,
-    StudyFindings,
-    percent,
-)
+from dicom_sr.report.wording import Wording, listed
+from models.findings import OF_ABSENCE, FindingState, ImageFindings, Laterality, ModelRun, Priority, percent
+from models.study import StudyFindings
 
 _REGION_OF = {key: region for region, keys in REGIONS.items() for key in keys}
 _MEASURED_IN = "heart"
@@ -140,8 +132,10 @@ class _Writer:
             for lead in sorted(alone, key=lambda s: STATES.index(s.state)):
                 yield self._sentence(self._alone(lead), region)
             yield from (self._sentence(text, region) for text in self._lists(joined, FindingState.ABSENT))
-            if region == "lungs" and self._covid_open():
-                yield self._sentence(self.wording["impression.covid_not_excluded"], region)
+            if region == "lungs":
+                yield from (self._sentence(text, region) for text in self._criteria())
+                if self._covid_open():
+                    yield self._sentence(self.wording["impression.covid_not_excluded"], region)
             if region == _MEASURED_IN:
                 yield from (self._sentence(text, region) for text in self._measurements())
             yield from (self._sentence(text, region) for text in self._lists(joined, FindingState.NOT_EVALUATED))
@@ -214,6 +208,10 @@ class _Writer:
                 where = self._where([position])
                 yield self._fill(f"measurements.{measured.key}", value=value, where=where, caution=caution)
 
+    def _criteria(self) -> Iterable[str]:
+        for position, image in enumerate(self.study.images):
+            yield from criteria_sentences(image, self.wording, self._where([position]))
+
     def _failures(self) -> Iterable[str]:
         for (name, version), runs in self.runs.items():
             if failed := [position for position, run in runs if run.failure]:
@@ -228,7 +226,7 @@ class _Writer:
         reason, finding = "", image.leading
         if finding is not None and finding.urgency is image.priority:
             side = finding.laterality if finding_codes(finding.key).paired else None
-            lead = Statement(finding.key, finding.state, side, None, "", ())
+            lead = Statement(finding.key, finding.state, side, None, "", "", ())
             reason = f" {self._fill('pieces.reason', name=self._name(lead), side=self._side(lead))}"
         return self._fill(f"impression.{image.priority}", reason=reason)
 
@@ -254,7 +252,7 @@ class _Writer:
             "subject": self.wording[f"findings.{said.key}.subject"],
             "name": self._name(said),
             "side": self._side(said),
-            "confidence": self.wording[f"confidence.{confidence(said.probability)}"],
+            "confidence": self.wording[f"confidence.{said.degree}"] if said.degree else "",
             "probability": self._probability(said),
             "where": self._where(said.images),
         }
@@ -298,7 +296,7 @@ class _Writer:
         return self._fill("pieces.image", number=str(position + 1), view=view)
 
     def _listed(self, items: Sequence[str]) -> str:
-        return f" {self.wording['and']} ".join(part for part in (", ".join(items[:-1]), items[-1]) if part)
+        return listed(items, self.wording)
 
     def _fill(self, entry: str, /, **parts: str) -> str:
         """An entry with its placeholders filled; optional ones take the space before them away when empty."""

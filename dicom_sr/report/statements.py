@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dicom_sr.codes import finding_codes
-from models.findings import Finding, FindingState, Laterality, StudyFindings
+from models.findings import Finding, FindingState, Laterality
+from models.study import StudyFindings
 
 # Of a finding that is present, by its probability in whole per cent as the report prints it.
 HIGHLY_LIKELY, LIKELY = 90, 70
@@ -48,6 +49,8 @@ class Statement:
         None also for a finding whose site has no sides.
     probability, lowest
         The highest and the lowest of these images, 0 to 1.
+    degree
+        How sure it is that it is present, as an entry of ``confidence``; empty for the other states.
     why
         Why it was not evaluated, as an entry of ``why_not_evaluated``; empty for the other states.
     images
@@ -58,6 +61,7 @@ class Statement:
     state: FindingState
     side: Laterality | None
     probability: float | None
+    degree: str
     why: str
     images: tuple[int, ...]
     lowest: float | None = None
@@ -70,7 +74,9 @@ def statements(study: StudyFindings) -> dict[str, tuple[Statement, ...]]:
         for finding in () if image.withdrawn else image.findings:
             evaluated, given = finding.state is not FindingState.NOT_EVALUATED, finding.probability
             side = finding.laterality if evaluated and finding_codes(finding.key).paired else None
-            degree = confidence(given) if finding.state is FindingState.PRESENT else ""
+            degree = ""
+            if finding.state is FindingState.PRESENT:
+                degree = "derived" if finding.key in image.derived else confidence(given)
             why = "" if evaluated else finding.reason or "unstated"
             what = finding.state, side, degree, why, given is None
             alike.setdefault(finding.key, {}).setdefault(what, []).append((position, finding))
@@ -84,10 +90,10 @@ def confidence(probability: float | None) -> str:
 
 
 def _merged(key: str, alike: dict[_Alike, list[tuple[int, Finding]]]) -> Iterable[Statement]:
-    for (state, side, _, why, _), findings in alike.items():
+    for (state, side, degree, why, _), findings in alike.items():
         given = [f.probability for _, f in findings if f.probability is not None and not why]
         images = tuple(dict.fromkeys(position for position, _ in findings))
-        yield Statement(key, state, side, max(given, default=None), why, images, min(given, default=None))
+        yield Statement(key, state, side, max(given, default=None), degree, why, images, min(given, default=None))
 
 
 def telling(statement: Statement) -> tuple[int, float, tuple[int, ...]]:

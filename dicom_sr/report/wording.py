@@ -16,7 +16,7 @@ import json
 import re
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,10 +29,10 @@ _REFERENCE = "en"
 _DISTINCT = (
     ("confidence", "sides"),
     *((table,) for table in ("views", "regions", "why_not_evaluated", "cautions", "unread")),
-    *((table,) for table in ("impression", "technique", "measurements")),
+    *((table,) for table in ("impression", "technique", "measurements", "criteria")),
 )
 # Where states are worded; each state has words that no other has in any of them.
-_STATED_IN = ("states", "elsewhere", "impression", "findings")
+_STATED_IN = ("states", "elsewhere", "impression", "findings", "criteria")
 _STATES = ("present", "undetermined", "absent", "not_evaluated")
 _DECIMALS = (".", ",")
 
@@ -103,6 +103,11 @@ def load_wording(language: str, site_file: Path | None = None) -> Wording:
     ordered = {name: entries[name] for name in reference}
     digest = hashlib.sha256(json.dumps([language, ordered], ensure_ascii=False).encode()).hexdigest()
     return Wording(language, digest, MappingProxyType(ordered))
+
+
+def listed(items: Sequence[str], wording: Wording) -> str:
+    """``one, two and three``."""
+    return f" {wording['and']} ".join(part for part in (", ".join(items[:-1]), items[-1]) if part)
 
 
 def placeholders(template: str) -> list[str]:
@@ -203,7 +208,6 @@ def _check_findings(path: Path, entries: Mapping[str, str]) -> None:
     """Different findings have different names, none is named as its absence, and none with a side or as a list."""
     seen: dict[str, str] = {}
     sides = {name: _words(text) for name, text in entries.items() if name.startswith("sides.")}
-    marks = (", ", "; ", f" {entries['and']} ")
     for name, text in entries.items():
         finding, _, part = name.rpartition(".")
         if not finding.startswith("findings.") or part not in ("name", "subject", "none"):
@@ -214,8 +218,16 @@ def _check_findings(path: Path, entries: Mapping[str, str]) -> None:
             raise _alike(path, name, before, entries)
         if side := next((n for n, words in sides.items() if f" {words} " in f" {said} "), None):
             raise WordingInvalid(f"{path.name}: {name} has the words of {side}; name the finding without a side")
-        if mark := next((mark for mark in marks if mark in text), None):
-            raise WordingInvalid(f"{path.name}: {name} has {mark!r}, which separates findings in a list; leave it out")
+        _check_listed(path, name, entries)
+    for name in (name for name in entries if name.startswith("criteria.names.")):
+        _check_listed(path, name, entries)
+
+
+def _check_listed(path: Path, name: str, entries: Mapping[str, str]) -> None:
+    """What stands in a list has nothing in it that separates the items of one."""
+    marks = (", ", "; ", f" {entries['and']} ")
+    if mark := next((mark for mark in marks if mark in entries[name]), None):
+        raise WordingInvalid(f"{path.name}: {name} has {mark!r}, which separates findings in a list; leave it out")
 
 
 def _alike(path: Path, name: str, other: str, entries: Mapping[str, str]) -> WordingInvalid:

@@ -16,6 +16,7 @@ from pydicom.uid import JPEG2000Lossless
 from rich.console import Console
 from rich.table import Table
 
+from models.findings import OF_ABSENCE
 from models.phantom import Pathology, chest
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
@@ -139,9 +140,10 @@ def _show(console: Console, study: DemoStudy, row: dict[str, Any], seconds: floa
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in row["findings"]:
-        if finding["state"] in ("present", "undetermined"):
+        if finding["state"] in ("present", "undetermined") and finding["key"] not in OF_ABSENCE:
             side = finding["laterality"] or ""
-            table.add_row("  " + finding["key"], finding["state"], f"{100 * finding['probability']:.0f} %", side)
+            share = "" if finding["probability"] is None else f"{100 * finding['probability']:.0f} %"
+            table.add_row("  " + finding["key"], finding["state"], share, side)
     console.print(table if table.row_count else "  nothing found by the evaluated models")
     unseen = [f["key"] for f in row["findings"] if f["state"] == "not_evaluated"]
     console.print(f"  not evaluated: {', '.join(unseen) or 'none'}", style="dim", soft_wrap=True)

@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from models.findings import Caution, View
+from models.findings import OF_ABSENCE, Caution, View
+from models.findings_json import findings_json
 from models.hanging import AS_STORED
 from models.inference import ImageIdentity, Models, load_models
 from models.reading import Reading, read, read_intake
@@ -72,7 +73,7 @@ def predict_file(file: Path, reader: FileReader, masks: Path | None) -> dict[str
             "evidence": evidence,
         }
     findings = reading.findings
-    found = findings.to_json()
+    found = findings_json(findings)
     if masks is not None:
         for segment in findings.segments:
             Image.fromarray(segment.mask.astype(np.uint8) * 255).save(masks / f"{file.stem}__{segment.key}.png")
@@ -86,6 +87,7 @@ def predict_file(file: Path, reader: FileReader, masks: Path | None) -> dict[str
         "findings": [{**f, "regions": len(f["regions"])} for f in found["findings"]],
         "regions": [region for f in found["findings"] for region in f["regions"]],
         "measurements": {m["key"]: m["value"] for m in found["measurements"]},
+        "criteria": found["criteria"],
         "segments": found["segments"],
         "cautions": found["cautions"],
         "evidence": [str(e) for e in reading.evidence],
@@ -127,8 +129,8 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 def _sentence(answer: dict[str, Any]) -> str:
     if answer["status"] != "done":
         return f"{answer['path']}: not processed ({answer['reason']}): {answer['message']}"
-    present = [f"{f['key'].replace('_', ' ')} {100 * f['probability']:.0f} %"
-               for f in answer["findings"] if f["state"] == "present"]  # fmt: skip
+    present = [f["key"].replace("_", " ") + ("" if f["probability"] is None else f" {100 * f['probability']:.0f} %")
+               for f in answer["findings"] if f["state"] == "present" and f["key"] not in OF_ABSENCE]  # fmt: skip
     ratio = answer["measurements"].get("cardiothoracic_ratio")
     words = ", ".join(present) or "nothing found by the evaluated models"
     return f"{answer['path']}: {answer['priority']}: {words}" + (f"; CTR {ratio:.2f}" if ratio else "")

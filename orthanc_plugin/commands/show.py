@@ -26,7 +26,7 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_preliminary_report, read_study
 from dicom_sr.references import predecessors_of
 from dicom_sr.text_report import FINDINGS, IMPRESSIONS, PROCEDURE
-from models.findings import Finding, FindingState, ImageFindings, in_words
+from models.findings import PROBABILITY, Criterion, Finding, FindingState, ImageFindings, in_words
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
@@ -111,6 +111,8 @@ def _show_image(image: ImageFindings, console: Console) -> None:
         table.add_row(*_cells(finding), style=_STYLES[finding.state])
     if image.findings:
         console.print(table)
+    if image.criteria:
+        console.print(_criteria(image.criteria))
     for m in image.measurements:
         caution = f" ({m.caution.replace('_', ' ')})" if m.caution else ""
         console.print(f"  {in_words(m.key)} {m.value:.2f}{caution}")
@@ -119,6 +121,29 @@ def _show_image(image: ImageFindings, console: Console) -> None:
         console.print(f"  Outlined: {segment.key.replace('_', ' ')}, {share:.1f} % of the picture, by {segment.model}")
     if image.cautions:
         console.print(f"  Cautions: {', '.join(c.replace('_', ' ') for c in image.cautions)}")
+
+
+def _criteria(criteria: Sequence[Criterion]) -> Table:
+    """By what a derived finding was derived, a line for each criterion."""
+    table = Table("Criterion", "Of", "Met", "Value", "Needed", "Why not", box=None, padding=(0, 1))
+    met = {True: "met", False: "not met"}
+    for criterion in criteria:
+        limit = _number(criterion, criterion.threshold)
+        table.add_row(
+            in_words(criterion.key),
+            in_words(criterion.speaks_for),
+            criterion.state.value.replace("_", " ") if criterion.met is None else met[criterion.met],
+            _number(criterion, criterion.value),
+            f"{criterion.sense} {limit}" if limit else "",
+            (criterion.reason or "").replace("_", " "),
+        )
+    return table
+
+
+def _number(criterion: Criterion, number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{100 * number:.6g} %" if criterion.unit == PROBABILITY else f"{number:.7g}"
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from models.findings import ImageFindings, Priority, StudyFindings
+from models.findings import ImageFindings, Priority
+from models.findings_json import findings_json
 from models.reading import Reading
 from models.refusal import Evidence, ImageRefused, Refusal
+from models.study import StudyFindings
 from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus
 from orthanc_plugin.reading.publishing import Published
 from orthanc_plugin.settings import Settings
@@ -22,7 +24,7 @@ def read_entry(reading: Reading, published: Published, instance: str, received: 
     """The entry of an image that has its results; `instance` is Orthanc's name for it."""
     findings, gate = reading.findings, reading.gate
     return {
-        **findings.to_json(),
+        **findings_json(findings),
         "status": TaskStatus.DONE.value,
         "reason": None,
         "instance": instance,

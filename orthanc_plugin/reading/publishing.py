@@ -35,8 +35,9 @@ from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed, encode_results, encoding
 from dicom_sr.text_report import encode_text_report
-from models.findings import ImageFindings, StudyFindings
+from models.findings import ImageFindings
 from models.rendering import RenderedImage
+from models.study import StudyFindings
 from orthanc_plugin.archive.client import OrthancClient, ResultRefused, Series
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.reading.documents import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +16,13 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME, is_own_resul
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed
 from models.exposures import relation
-from models.findings import ImageFindings, StudyFindings
+from models.findings import ImageFindings
 from models.header_terms import plain_code
 from models.inference import Models
 from models.intake import LARGEST_FILE, Intake, NotTakenIn, parse
 from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
+from models.study import StudyFindings
 from orthanc_plugin.archive.client import OrthancClient, ResultRefused, Series, StoredInstance
 from orthanc_plugin.archive.kept_answer import keep_answer
 from orthanc_plugin.archive.study_content import content_digest, images_digest
@@ -38,6 +39,7 @@ from orthanc_plugin.reading.outcome import (
     unread,
 )
 from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
+from orthanc_plugin.reading.shadow import Shadows
 from orthanc_plugin.settings import Settings
 
 # Series of these modalities are looked at image by image; of any other the whole series is refused (intake rules).
@@ -58,6 +60,7 @@ class Reader:
     models: Models
     intake: IntakeProcess
     wording: Wording
+    shadows: Shadows = field(default_factory=Shadows)
 
 
 @dataclass
@@ -164,6 +167,7 @@ def _read_images(job: _Job) -> tuple[list[dict[str, Any]], list[ImageFindings]]:
             continue
         read_before.append(candidate)
         answers.append(reading.findings)
+        job.reader.shadows.remember(taken.image, reading.findings)
     if worse:  # after the others have their results
         raise worse[0]
     return entries, answers

@@ -13,6 +13,8 @@ from urllib.parse import quote
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
 _PRIORITIES = ("critical", "urgent", "routine", "none")
+# Findings that say that nothing was found (``models.findings.OF_ABSENCE``).
+_OF_ABSENCE = frozenset({"no_finding", "covid_negative"})
 _STATE_RANK = {"present": 0, "undetermined": 1, "absent": 2, "not_evaluated": 3}
 
 
@@ -136,11 +138,16 @@ class WorklistRow:
         return tuple(sorted(chosen, key=lambda f: (_STATE_RANK[f.state], -(f.probability or 0.0))))
 
     @property
+    def found(self) -> tuple[FindingCell, ...]:
+        """What was called present; not a class such as "no finding"."""
+        return tuple(f for f in self.in_state("present") if f.key not in _OF_ABSENCE)
+
+    @property
     def nothing(self) -> str:
         """What stands in place of findings when none is present; a study of which nothing is known is not one of those
         in which nothing was found.
         """
-        evaluated = self.in_state("undetermined", "absent")
+        evaluated = self.in_state("present", "undetermined", "absent")
         return "Nothing called present" if evaluated else "No finding was evaluated"
 
     @property
@@ -286,7 +293,7 @@ def _thumbnail(image: dict[str, Any], study_instance_uid: str) -> Thumbnail | No
 
 def _shown(image: dict[str, Any]) -> str:
     """What a thumbnail shows: a finding that has regions has a heat map too (``models.scores``)."""
-    present = [f for f in image["findings"] if f["state"] == "present"]
+    present = [f for f in image["findings"] if f["state"] == "present" and f["key"] not in _OF_ABSENCE]
     located = [
         f["key"].replace("_", " ") + (f", {f['laterality']}" if f["laterality"] else "")
         for f in present

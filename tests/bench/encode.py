@@ -48,9 +48,9 @@ from models.findings import (
     Priority,
     Region,
     SegmentMask,
-    StudyFindings,
     View,
 )
+from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 

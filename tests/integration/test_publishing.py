@@ -18,9 +18,10 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, instance_number, is_measurement_report, read_study
 from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import load_wording
-from models.findings import Caution, ImageFindings, ModelRun, Priority, StudyFindings
+from models.findings import Caution, ImageFindings, ModelRun, Priority
 from models.hanging import AS_STORED
 from models.rendering import render
+from models.study import StudyFindings
 from orthanc_plugin.archive.client import OrthancClient
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.reading.publishing import ResultWorse, StudyResults

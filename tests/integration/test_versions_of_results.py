@@ -97,7 +97,10 @@ def test_other_models_make_a_new_result_that_names_the_old_one_and_going_back_ma
         assert [one.sop_instance_uid for one in predecessors_of(newest)] == [old.SOPInstanceUID]
         assert newest.SeriesInstanceUID != old.SeriesInstanceUID
         assert len(predecessors_of(text)) == 1
-        assert {f.model for f in read_study(running.objects(uid)).findings} - {None} == {"chest_findings"}
+        assert {f.model for f in read_study(running.objects(uid)).findings} - {None} == {
+            "chest_findings",
+            "covid_appearance",
+        }
     with node_with(tmp_path, "pixel_gate lung_fields") as running:
         reread(running, uid, monkeypatch)
         reports, _ = versions(running, uid)

@@ -19,7 +19,8 @@ from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.presentation_state import encode_presentation_state
 from dicom_sr.report.wording import load_wording
 from dicom_sr.text_report import encode_text_report
-from models.findings import ImageFindings, SaliencyMap, StudyFindings
+from models.findings import ImageFindings, SaliencyMap
+from models.study import StudyFindings
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 

@@ -7,6 +7,8 @@ const TRACKING_IDENTIFIERS = ['112039', '112040'];
 const STATES = { 52101004: 'present', 272519000: 'absent', 373068000: 'undetermined', NOTEVALUATED: 'not evaluated',
   FAILED: 'failed' };
 
+const OF_ABSENCE = ['NOFINDING', 'COV19NEG'];
+
 const children = item => list(item?.ContentSequence);
 const conceptOf = item => list(item?.ConceptNameCodeSequence)[0] ?? {};
 const codeOf = item => list(item?.ConceptCodeSequence)[0] ?? {};
@@ -33,12 +35,13 @@ const isTracked = report => named(named(children(report), IMAGING_MEASUREMENTS).
 
 /**
  * What a measurement report of ours says, for people. A state (CODE) has its probability, side and reason below it or,
- * in a measurement group, beside it.
+ * in a measurement group, beside it. What a state is inferred from, the criteria of a derived finding, is not told here.
  */
 function read(report) {
   const items = descendants(report);
   const text = (scope, value) => named(scope, value).map(item => item.TextValue ?? codeOf(item).CodeMeaning)[0];
-  const about = (item, siblings) => (children(item).length ? children(item) : siblings);
+  const own = item => children(item).filter(child => child.RelationshipType !== 'INFERRED FROM');
+  const about = (item, siblings) => (own(item).length ? own(item) : siblings);
   const findings = [report, ...items].flatMap(parent => children(parent)
     .filter(item => item.ValueType === 'CODE' && STATES[codeOf(item).CodeValue])
     .filter(item => conceptOf(item).CodeValue !== 'MODELRUN')
@@ -47,10 +50,11 @@ function read(report) {
       const site = named(scope, '363698007').flatMap(children);
       const certainty = numberOf(named(scope, '111012')[0]);
       const key = text(scope, TRACKING_IDENTIFIERS[0]);
-      return { name: key ? capitalised(key) : conceptOf(item).CodeMeaning, state: STATES[codeOf(item).CodeValue],
+      const name = key && !key.startsWith('covid_') ? capitalised(key) : conceptOf(item).CodeMeaning;
+      return { name, state: STATES[codeOf(item).CodeValue],
         percent: Number.isFinite(certainty) ? Math.round(certainty) : null,
         side: text(named(scope, '272741003').concat(named(site, '272741003')), '272741003')?.toLowerCase() ?? '',
-        reason: text(scope, 'REASON') ?? '' };
+        reason: text(scope, 'REASON') ?? '', ofAbsence: OF_ABSENCE.includes(conceptOf(item).CodeValue) };
     }));
   const measurements = named(items, 'CTR').map(item => `${conceptOf(item).CodeMeaning} ${numberOf(item).toFixed(2)}`);
   const lengths = named(items, MEASUREMENT_GROUP)

@@ -12,7 +12,7 @@ const inWords = ({ name, percent, side, reason }) =>
 function oneLine(result) {
   if (result.failed) return 'analysis failed';
   const of = state => result.findings.filter(f => f.state === state);
-  const present = of('present').sort((a, b) => b.percent - a.percent).map(inWords);
+  const present = of('present').filter(f => !f.ofAbsence).sort((a, b) => b.percent - a.percent).map(inWords);
   const others = ['undetermined', 'absent', 'not evaluated', 'failed']
     .filter(state => of(state).length).map(state => `${of(state).length} ${state}`);
   return [present.length ? present.join(', ') : 'no finding present', ...others].join(' \u00b7 ');
