@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.contracts import SECTIONS, BoxContract, ClassContract, MaskContract, read_section
 from models.findings import ModelIdentity
 from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
+from models.preprocessing import Preprocessing
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "monai.apps.detection.networks.", "models.networks.")
-INTERPRETERS = ("gate", "structures", "scores")
+INTERPRETERS = ("gate", "structures", "scores", *SECTIONS)
 
 
 class BundleInvalid(Exception):
@@ -68,13 +70,17 @@ class Contract:
     Parameters
     ----------
     interpreter
-        ``gate``, ``structures`` or ``scores``: which module reads the outputs.
+        One of `INTERPRETERS`: which module reads the outputs.
     input_size
         Side of the square picture, in pixels.
     segments, plausibility
         Key of each output channel, and what lungs look like (interpreter ``structures``).
     gate
         How the scores of the classes decide (interpreter ``gate``).
+    reading
+        What is to be known beside the findings (interpreters ``masks``, ``boxes``, ``classes``).
+    preprocessing
+        What the network sees of an image when that is not our own picture: published weights (interpreter ``scores``).
     """
 
     interpreter: str
@@ -83,6 +89,8 @@ class Contract:
     findings: tuple[FindingContract, ...] = ()
     plausibility: Plausibility | None = None
     gate: GateContract | None = None
+    preprocessing: Preprocessing | None = None
+    reading: MaskContract | BoxContract | ClassContract | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,13 @@ class Bundle:
     network: nn.Module
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, name: str = "") -> Bundle:
     """Load a bundle and verify its weights.
+
+    Parameters
+    ----------
+    name
+        Of the bundle, where its folder has another one.
 
     Raises
     ------
@@ -105,6 +118,7 @@ def load_bundle(path: Path) -> Bundle:
     """
     from monai.bundle import ConfigParser
 
+    name = name or path.name
     try:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
@@ -113,28 +127,36 @@ def load_bundle(path: Path) -> Bundle:
         expected, version = section["weights_sha256"], metadata["version"]
         contract = _contract(section)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleInvalid(f"bundle {path.name}: {type(error).__name__}: {error}; restore its folder") from error
+        raise BundleInvalid(f"bundle {name}: {type(error).__name__}: {error}; restore its folder") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise BundleInvalid(
-            f"bundle {path.name}: model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
+            f"bundle {name}: model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
         )
-    _check_network_def(path.name, network_def)
+    _check_network_def(name, network_def)
     try:
         network = ConfigParser({"network_def": network_def}).get_parsed_content("network_def", instantiate=True)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (RuntimeError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
-        raise BundleInvalid(f"bundle {path.name}: the weights do not fit network_def; restore its folder") from error
-    identity = ModelIdentity(path.name, version, digest, config_digest(section, inference))
+        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def; restore its folder") from error
+    identity = ModelIdentity(name, version, digest, config_digest(section, inference))
     return Bundle(identity, contract, network.eval())
 
 
-def write_bundle(path: Path, network: nn.Module, inference: dict[str, Any], metadata: dict[str, Any]) -> None:
-    """Write weights in half precision and both configurations; pins the digest of the weights in the metadata."""
+def write_bundle(
+    path: Path, network: nn.Module, inference: dict[str, Any], metadata: dict[str, Any], *, half: bool = True
+) -> None:
+    """Write weights and both configurations; pins the digest of the weights in the metadata.
+
+    Parameters
+    ----------
+    half
+        Whether to write them in half precision.
+    """
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True, exist_ok=True)
-    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    state = {k: v.half() if half and v.is_floating_point() else v for k, v in network.state_dict().items()}
     torch.save(state, path / "models" / "model.pt")
     metadata["hilum"]["weights_sha256"] = hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
     for name, content in (("metadata.json", metadata), ("inference.json", inference)):
@@ -143,7 +165,7 @@ def write_bundle(path: Path, network: nn.Module, inference: dict[str, Any], meta
 
 def config_digest(section: dict[str, Any], inference: dict[str, Any]) -> str:
     """SHA-256 of what decides on an answer beside the weights: contract and network, without figures and provenance."""
-    keys = ("interpreter", "input_size", "segments", "findings", "plausibility", "gate")
+    keys = ("interpreter", "input_size", "segments", "findings", "plausibility", "gate", "preprocessing", *SECTIONS)
     decisive = {k: section[k] for k in keys if k in section}
     canonical = json.dumps([decisive, inference["network_def"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -163,7 +185,14 @@ def _contract(section: dict[str, Any]) -> Contract:
     if not isinstance(size, int) or not 32 <= size <= 2048:
         raise ValueError(f"input_size {size!r} is no side between 32 and 2048 pixels")
     gate = _gate(section) if interpreter == "gate" else None
-    return Contract(interpreter, size, tuple(section.get("segments", ())), findings, _plausibility(section), gate)
+    segments, preprocessing = tuple(section.get("segments", ())), None
+    if "preprocessing" in section:
+        entry = section["preprocessing"]
+        preprocessing = Preprocessing(**{**entry, "mean": tuple(entry["mean"]), "deviation": tuple(entry["deviation"])})
+        if interpreter != "scores" or any(f.localises for f in findings):
+            raise ValueError("what is seen by a preprocessing of its own is neither outlined nor located")
+    reading = read_section(section, interpreter, [f.key for f in findings]) if interpreter in SECTIONS else None
+    return Contract(interpreter, size, segments, findings, _plausibility(section), gate, preprocessing, reading=reading)
 
 
 def _gate(section: dict[str, Any]) -> GateContract:

@@ -6,7 +6,7 @@ The rule: one model's failure is recorded as such and takes nothing from the oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from models.findings import (
 )
 from models.opacities import lung_fields
 from models.pixel_gate import GateAnswer
+from models.preprocessing import Preprocessing
 from models.refusal import ImageRefused
 from models.rendering import Frame, RenderedImage, network_input
 
@@ -84,8 +85,9 @@ class Models:
     def warm_up(self) -> None:
         """Run every network once, so that the first patient does not wait for one-time preparations."""
         for bundle, forward in self._all():
-            size = bundle.contract.input_size
-            forward(np.zeros((1, 1, size, size), np.float32))
+            size, preprocessing = bundle.contract.input_size, bundle.contract.preprocessing
+            channels = preprocessing.channels if preprocessing else 1
+            forward(np.zeros((1, channels, size, size), np.float32))
 
     def look(self, image: RenderedImage, *, children: bool) -> GateAnswer | None:
         """What the pixel gate says of an image; None when no gate is active.
@@ -156,12 +158,22 @@ def load_models(root: Path, names: Sequence[str], *, threads: int) -> Models:
     ------
     BundleInvalid
     """
-    torch.set_num_threads(threads)
     for name in names:
         if not (root / name / "configs").is_dir():
             raise BundleInvalid(f"there is no bundle {name!r} in {root.name}/: correct the setting `bundles`")
-    bundles = [load_bundle(root / name) for name in names]
-    bundles.sort(key=lambda bundle: bundle.contract.interpreter != "structures")
+    return assemble([load_bundle(root / name) for name in names], threads=threads)
+
+
+def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
+    """Make bundles ready to run; as `load_models`.
+
+    Raises
+    ------
+    BundleInvalid
+        When two of them are pixel gates.
+    """
+    torch.set_num_threads(threads)
+    bundles = sorted(loaded, key=lambda bundle: bundle.contract.interpreter != "structures")
     gates = [(b, torch_forward(b.network)) for b in bundles if b.contract.interpreter == "gate"]
     if len(gates) > 1:
         raise BundleInvalid("two pixel gates are active: name one of them in the setting `bundles`")
@@ -200,7 +212,8 @@ class _Answer:
         if size not in self._pictures:
             self._pictures[size] = network_input(self.image, size)
         picture, frame = self._pictures[size]
-        output = forward(picture[None, None])
+        preprocessing = bundle.contract.preprocessing
+        output = forward(picture[None, None]) if preprocessing is None else self._published(preprocessing, forward)
         if not all(np.isfinite(values).all() for values in output.values()):
             raise OutputInvalid(f"{name} answered with values that are not numbers")
         if bundle.contract.interpreter == "structures":
@@ -223,9 +236,19 @@ class _Answer:
                 segments=self.segments,
                 model=name,
             )
-            self.findings.update({finding.key: finding for finding in found})
+            for finding in found:  # what one model does not evaluate takes nothing from another that does
+                if finding.state is not FindingState.NOT_EVALUATED or finding.key not in self.findings:
+                    self.findings[finding.key] = finding
             self.saliency.extend(saliency)
         self.runs.append(ModelRun(bundle.identity))
+
+    def _published(self, preprocessing: Preprocessing, forward: Forward) -> dict[str, FloatArray]:
+        """What a network says that was trained elsewhere: of several crops the mean of the probabilities."""
+        logits = [forward(crop[None])["logits"] for crop in preprocessing.apply(self.image)]
+        if len(logits) > 1:
+            mean = np.mean([1.0 / (1.0 + np.exp(-one.astype(np.float64))) for one in logits], axis=0)
+            logits = [np.log(mean / (1.0 - mean)).astype(np.float32)]
+        return {"logits": logits[0], "maps": np.zeros((len(logits[0]), 1, 1), np.float32)}  # it locates nothing
 
     def add_failure(self, bundle: Bundle) -> None:
         """Note that a bundle gave no answer, for each finding that it would have evaluated."""

@@ -201,6 +201,13 @@ def verify(settings: Settings, options: argparse.Namespace) -> int:
     return verify_files(options.paths, as_json=options.json, settings=settings)
 
 
+def models(settings: Settings, options: argparse.Namespace) -> int:
+    """Bundles: which there are, which run, and how to change that."""
+    from orthanc_plugin.commands.models import models as run
+
+    return run(settings, options)
+
+
 def _print_addresses(settings: Settings) -> None:
     print(f"Worklist   {settings.http_url}/hilum/")
     print(f"OHIF       {settings.http_url}/ohif/")
@@ -244,7 +251,33 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reading.add_argument("--json", action="store_true", help="one JSON object an image, one line each")
     reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
+    _model_commands(_command(commands, "models", models))
     return parser
+
+
+def _model_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
+    for name, told in (("list", "every bundle"), ("verify", "read every file again and load every bundle")):
+        commands.add_parser(name, help=told).add_argument("--json", action="store_true")
+    showing = commands.add_parser("show", help="contract, digests and figures; what it said in shadow")
+    starting = commands.add_parser("activate", help="read the next study with it, after a trial on a phantom")
+    ending = commands.add_parser("deactivate", help="end what activate began")
+    for command in (showing, starting, ending):
+        command.add_argument("name", metavar="NAME")
+        command.add_argument("version", metavar="VERSION", nargs="?")
+    showing.add_argument("--json", action="store_true")
+    starting.add_argument("--shadow", action="store_true", help="run it and record what it says; publish nothing")
+    commands.add_parser("rollback", help="go back to what was chosen before")
+    adding = commands.add_parser("add", help="take a bundle from a folder")
+    adding.add_argument("folder", type=Path, metavar="DIR")
+    adding.add_argument("--name", help="of the bundle, if not that of its folder")
+    importing = commands.add_parser("import", help="make a bundle of published weights")
+    importing.add_argument("importer", choices=("torchxrayvision", "chexnet", "dino"))
+    importing.add_argument("variant", nargs="?", metavar="VARIANT", help="which weights; the first one by default")
+    importing.add_argument("--file", type=Path, help="the weights, instead of fetching them")
+    importing.add_argument("--name", help="of the bundle")
+    importing.add_argument("--version", default="1.0.0", help="of the bundle (default 1.0.0)")
+    commands.add_parser("pin", help="record the shipped bundles as they are: for whoever makes them")
 
 
 def _command(

@@ -137,6 +137,21 @@ class Settings:
         return self.home / "log"
 
     @property
+    def own_models(self) -> Path:
+        """Folder of the site's own bundles, and of what is known of them (``models.registry``)."""
+        return self.home / "models"
+
+    @property
+    def active_models(self) -> Path:
+        """The file that says which versions are active, where that is not what Hilum ships (``models.activation``)."""
+        return self.own_models / "active.json"
+
+    @property
+    def shadow_records(self) -> Path:
+        """Folder of what bundles said in shadow."""
+        return self.home / "shadow"
+
+    @property
     def site_wording(self) -> Path | None:
         """The site's own sentences for the preliminary report; None when it has none."""
         file = self.home / f"report.{self.report_language}.toml"

@@ -1,58 +1,154 @@
-"""``./hilum train NAME``: trains one of the default bundles again and writes it in place."""
+"""``./hilum train NAME``: trains a default bundle again and writes it in place, or follows a recipe.
+
+A recipe is one of ``training/recipes`` by its name, or a file. It is trained on ``--data``, judged on patients who had
+no part in it, and packaged with its card into ``--out``; ``--list`` tells what there is. A run that was stopped, by
+Ctrl-C or otherwise, goes on with ``--resume``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from training.data import DataMissing
+from training.export.equality import ExportDiffers
+from training.export.onnx import ExporterMissing
+from training.loop import TrainingStopped
+from training.lung_evidence import TrainingFailed
+from training.metrics.submission import SubmissionInvalid
+from training.packaging import EXPORTS, PackagingRefused, check_packaging, package
+from training.readers.splits import Leak
+from training.recipe import Recipe, load_recipe, recipe_names
+from training.tables import RecipeInvalid
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
 _EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30}
+_TOLD = (
+    RecipeInvalid, DataMissing, TrainingStopped, PackagingRefused, TrainingFailed, Leak, SubmissionInvalid,
+    ExportDiffers, ExporterMissing,
+)  # fmt: skip
+INTERRUPTED = 130  # as shells have it
 
 
-def main() -> int:
-    """Run the training of one bundle; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="./hilum train", description=__doc__)
-    parser.add_argument("name", choices=sorted(_EPOCHS))
-    parser.add_argument("--data", type=Path, default=_SHARED / "data", help="folder of the data sets (../shared/data)")
-    parser.add_argument("--weights", type=Path, default=_SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt",
-                        help="SqueezeNet 1.0 trained on ImageNet, for pixel_gate and chest_findings")  # fmt: skip
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="folder of the bundle (models/NAME)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    """Train what was asked for; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(listing())
+        return 0
+    if not options.name:
+        parser.error("name a bundle or a recipe; --list tells them")
     torch.set_num_threads(options.threads)
-    out = options.out or _REPOSITORY / "models" / options.name
-    epochs = options.epochs or _EPOCHS[options.name]
     try:
-        if options.name == "lung_fields":
-            from training import lung_evidence, lung_fields
-
-            try:
-                lung_fields.train(options.data, out, epochs=epochs, seed=options.seed)
-            except lung_evidence.TrainingFailed as error:
-                print(f"hilum: {error}", file=sys.stderr)
-                return 1
-        elif options.name == "pixel_gate":
-            from training import pixel_gate
-
-            pixel_gate.train(options.data, out, options.weights, epochs=epochs, seed=options.seed)
-        else:
-            from training import chest_findings
-
-            chest_findings.train(options.data, out, options.weights, epochs=epochs, seed=options.seed)
-    except DataMissing as error:
+        told = _train_bundle(options) if options.name in _EPOCHS else _follow(options)
+    except _TOLD as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
-    print(f"hilum: {out} is written; its card is docs/README.md", file=sys.stderr)
+    except KeyboardInterrupt:
+        again = "" if options.name in _EPOCHS else "; the same command with --resume goes on after the last whole epoch"
+        print(f"\nhilum: stopped{again}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"hilum: {told}", file=sys.stderr)
     return 0
+
+
+def listing() -> str:
+    """Bundles and recipes, one a line."""
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    width = max(len(name) for name in (*recipes, *_EPOCHS))
+    lines = ["default bundles, trained on ../shared/data:", *(f"  {name}" for name in _EPOCHS), "", "recipes:"]
+    return "\n".join([*lines, *(f"  {name:{width}}  {r.data.set:9}  {r.about}" for name, r in recipes.items())])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./hilum train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", help="a default bundle, a recipe, or a .toml file")
+    parser.add_argument("--list", action="store_true", help="tell bundles and recipes")
+    parser.add_argument("--data", type=Path, help="folder of the data set (default bundles: ../shared/data)")
+    parser.add_argument("--weights", type=Path, help="folder of the weights that recipes start from; random ones if "
+                        "not given (default bundles: the file of SqueezeNet 1.0 trained on ImageNet)")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the bundle (runs/NAME; default bundles: models/NAME)")
+    parser.add_argument("--epochs", type=_positive)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1)
+    recipes = parser.add_argument_group("recipes alone")
+    recipes.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    recipes.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    recipes.add_argument("--pictures", type=Path, help="keeps rendered pictures; in memory if not given")
+    recipes.add_argument("--export", nargs="+", choices=EXPORTS, default=[], help="for other runtimes as well")
+    return parser
+
+
+def _follow(options: argparse.Namespace) -> str:
+    """Train by a recipe, judge, package; says where the card is."""
+    from training.judging.asking import Asking
+    from training.judging.judgement import check_report, judge
+    from training.run import Places, train
+
+    recipe = _recipe(options)
+    check_report(recipe)
+    check_packaging(recipe)
+    if options.data is None:
+        raise DataMissing(f"{recipe.name} learns from {recipe.data.set}: name the folder of that data set with --data")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingStopped("there is no CUDA device here: leave out --device")
+    out: Path = options.out or _REPOSITORY / "runs" / recipe.name
+    places = Places(options.data, out / "run", options.pictures, options.weights)
+    trained = train(
+        recipe, places, seed=options.seed, resume=options.resume, device=options.device, threads=options.threads
+    )
+    asking = Asking(options.seed, options.device, options.pictures, options.threads)
+    judgement = judge(trained, recipe, options.seed, asking)
+    command = f"./hilum train {recipe.name} --epochs {recipe.schedule.epochs} --seed {options.seed}"
+    made = package(trained, judgement, recipe, out, run=places.out, command=command, exports=options.export)
+    what = out if made.bundle else places.out / "weights.pt"
+    return f"{what} is written; its card is {made.card}"
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    recipe = load_recipe(options.name)
+    if options.epochs:
+        recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=options.epochs))
+    return recipe
+
+
+def _train_bundle(options: argparse.Namespace) -> str:
+    """Train a default bundle again and write it in place."""
+    if options.resume or options.device != "cpu" or options.pictures or options.export:
+        raise RecipeInvalid(
+            f"{options.name} is a default bundle: --resume, --device, --pictures and --export want a recipe"
+        )
+    data = options.data or _SHARED / "data"
+    weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
+    out: Path = options.out or _REPOSITORY / "models" / options.name
+    epochs, seed = options.epochs or _EPOCHS[options.name], options.seed
+    if options.name == "lung_fields":
+        from training import lung_fields
+
+        lung_fields.train(data, out, epochs=epochs, seed=seed)
+    else:
+        from training import chest_findings, pixel_gate
+
+        train: Callable[..., None] = pixel_gate.train if options.name == "pixel_gate" else chest_findings.train
+        train(data, out, weights, epochs=epochs, seed=seed)
+    return f"{out} is written; its card is docs/README.md"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("1 or more")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""Model cards and MONAI metadata: the same facts for people (``docs/README.md``) and for programs."""
+"""Model cards and MONAI metadata: the same facts for people (``docs/README.md``, ``docs/card.html``) and for programs.
+
+The rule: a card begins with what the model must not be used for, and every figure stands with how it was had.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,25 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 VERSION = "0.1.0"
 RESEARCH_ONLY = "Research software, not a medical device. Not for diagnosis."
 
 
 @dataclass(frozen=True)
+class Table:
+    """Figures, with what is to be known to read them."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
-    """What a model card says.
+    """What a model card says. ``**bold**`` is the only mark-up that a text may hold.
 
     Parameters
     ----------
     rows
-        The figures, under `header`.
+        The chief figures, under `header`.
     notes
         Limits, confounders and baselines, a sentence or two each.
     plots
         Pictures below ``docs/``.
     provenance
         Command, seed, digest of the data: JSON text.
+    tables
+        More figures.
     """
 
     title: str
@@ -38,18 +56,29 @@ class Card:
     notes: Sequence[str]
     plots: Sequence[Path]
     provenance: str
+    tables: Sequence[Table] = ()
 
 
 def write_card(bundle: Path, card: Card) -> None:
-    """Write ``docs/README.md``."""
+    """Write ``docs/README.md`` and ``docs/card.html``, which says the same."""
+    tables = [part for table in card.tables for part in _markdown(table)]
     lines = [
         f"# {card.title} {VERSION}", "", f"**{RESEARCH_ONLY}**", "", card.purpose, "", "## Data", "", card.data, "",
         "## Figures on held-out patients", "", _row(card.header), _row(["---"] * len(card.header)),
-        *(_row(row) for row in card.rows), "", *(f"![{p.stem}]({p.name})" for p in card.plots), "",
+        *(_row(row) for row in card.rows), "", *tables, *(f"![{p.stem}]({p.name})" for p in card.plots), "",
         "## Limits", "", *(f"- {note}" for note in card.notes), "",
         "## How it was made", "", "```json", card.provenance, "```", "",
     ]  # fmt: skip
     (bundle / "docs" / "README.md").write_text("\n".join(lines), "utf-8")
+    environment = Environment(
+        loader=PackageLoader("training", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["marked"] = _marked
+    chief = Table("Figures on held-out patients", card.header, card.rows)
+    page = environment.get_template("card.html").render(
+        card=card, version=VERSION, notice=RESEARCH_ONLY, tables=[chief, *card.tables]
+    )
+    (bundle / "docs" / "card.html").write_text(page, "utf-8")
 
 
 def metadata(task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str]) -> dict[str, Any]:
@@ -87,27 +116,28 @@ def metadata(task: str, intended_use: str, *, channels: int, size: int, outputs:
 
 def plot_histograms(path: Path, values: Mapping[str, Sequence[float]], what: str, baseline: float) -> Path:
     """One histogram for each key, with the baseline as a line; written as PNG."""
-    figure, axes = _figure(len(values))
+    figure, axes = figure_of(len(values))
     for axis, (key, numbers) in zip(axes, values.items(), strict=True):
         axis.hist(numbers, bins=20, range=(0.8, 1.0), color="#2f7fb8")
         axis.axvline(baseline, color="#c05020", linestyle="--", label=f"baseline {baseline}")
         axis.set(title=key.replace("_", " "), xlabel=what, ylabel="images")
         axis.legend(fontsize=7)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_outlines(path: Path, pictures: Sequence[tuple[Any, Sequence[Any]]]) -> Path:
     """Pictures (rows, columns) with the outlines of boolean masks of the same shape; for computed pictures alone."""
-    figure, axes = _figure(len(pictures))
+    figure, axes = figure_of(len(pictures))
     for axis, (picture, outlines) in zip(axes, pictures, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         for mask, colour in zip(outlines, ("#2f9fe8", "#35c46a", "#f0a030"), strict=True):
             axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
         axis.set_axis_off()
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _figure(columns: int, width: float = 3.6, height: float = 3.2) -> Any:
+def figure_of(columns: int, width: float = 3.6, height: float = 3.2) -> Any:
+    """A figure of so many plots beside each other, each `width` x `height` inches, and the plots."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -117,7 +147,8 @@ def _figure(columns: int, width: float = 3.6, height: float = 3.2) -> Any:
     return figure, axes[0]
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, the same bytes each time."""
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +159,22 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _markdown(table: Table) -> list[str]:
+    lines = [f"### {table.caption}", "", _row(table.header), _row(["---"] * len(table.header))]
+    return [*lines, *(_row(row) for row in table.rows), *(["", table.note] if table.note else []), ""]
+
+
+def _marked(text: str) -> Markup:
+    """Text for the page: escaped, what is bold in Markdown is bold here."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))  # noqa: S704  escaped before
 
 
 def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[str, float], gate: float) -> Path:
     """AUROC of each finding with its interval, the shortcut baseline beside it and the gate as a line."""
-    figure, (axis,) = _figure(1, width=7.0, height=5.0)
+    figure, (axis,) = figure_of(1, width=7.0, height=5.0)
     keys = sorted(intervals, key=lambda key: intervals[key].value)
     for row, key in enumerate(keys):
         found = intervals[key]
@@ -144,28 +185,28 @@ def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[
     axis.axvline(gate, color="black", linestyle="--", linewidth=1)
     axis.set_yticks(range(len(keys)), [key.replace("_", " ") for key in keys])
     axis.set(xlabel="AUROC on held-out patients (cross: view and source alone; dashed: gate)", xlim=(0.4, 1.0))
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_reliability(path: Path, answers: Mapping[str, tuple[Any, Any]], bins: int = 8) -> Path:
     """Observed share against predicted probability, a line for each finding."""
-    figure, (axis,) = _figure(1, width=4.5, height=4.5)
+    figure, (axis,) = figure_of(1, width=4.5, height=4.5)
     axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":")
     for key, (truth, probabilities) in answers.items():
-        parts = np.array_split(np.argsort(probabilities), bins)
+        parts = [part for part in np.array_split(np.argsort(probabilities), bins) if len(part)]
         axis.plot(
             [probabilities[i].mean() for i in parts], [truth[i].mean() for i in parts], "o-", label=key, markersize=3
         )
     axis.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=7)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_roc(path: Path, curves: Mapping[str, tuple[Any, Any]]) -> Path:
     """A ROC curve for each group: truth (1: should pass) and scores, shape (n,) each; the corner that counts."""
     from sklearn.metrics import roc_curve
 
-    figure, (axis,) = _figure(1, width=6.0, height=5.0)
+    figure, (axis,) = figure_of(1, width=6.0, height=5.0)
     for name, (truth, scores) in curves.items():
         passed, sensitivity, _ = roc_curve(truth, scores)
         axis.plot(passed, 1 - sensitivity, label=name, linewidth=1.2)
@@ -173,16 +214,16 @@ def plot_roc(path: Path, curves: Mapping[str, tuple[Any, Any]]) -> Path:
     axis.axvline(0.05, color="black", linewidth=1, linestyle=":")
     axis.set(xlabel="share of the group that passes", ylabel="share of adults refused", xlim=(0, 0.1), ylim=(0, 0.05))
     axis.legend(fontsize=6)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_shares(path: Path, shares: Mapping[str, tuple[Any, bool]]) -> Path:
     """Share refused of each group with its interval; green where it should be low, blue where it should be high."""
-    figure, (axis,) = _figure(1, width=7.5, height=0.22 * len(shares) + 1.2)
+    figure, (axis,) = figure_of(1, width=7.5, height=0.22 * len(shares) + 1.2)
     for row, (share, accept) in enumerate(reversed(list(shares.values()))):
         colour = "#35a45a" if accept else "#2f7fb8"
         axis.plot([100 * share.low, 100 * share.high], [row, row], color=colour, linewidth=3)
         axis.plot(100 * share.value, row, "o", color=colour)
     axis.set_yticks(range(len(shares)), list(shares)[::-1], fontsize=7)
     axis.set(xlabel="% refused (green should pass, blue should be refused)", xlim=(-2, 102))
-    return _save(figure, path)
+    return save(figure, path)

@@ -5,10 +5,12 @@ The rule: a bundle names what stands here, as ``models.networks.FindingsNet``; w
 
 from __future__ import annotations
 
+from models.networks.anchor_boxes import AnchorBoxes
 from models.networks.encoder_unet import EncoderUNet
 from models.networks.findings import FindingsNet, OpacityHead
 from models.networks.gate import GateNet
 from models.networks.heat_detector import Detections, HeatDetector, decode
+from models.networks.mirrored import Mirrored
 from models.networks.pyramid import PyramidFeatures
 from models.networks.squeezenet import Fire, SqueezeNetTrunk
 from models.networks.transition import TransitionClassifier
@@ -16,6 +18,7 @@ from models.networks.trunks import DenseNetFeatures, ResNetFeatures, SqueezeNetF
 from models.networks.vision_transformer import TransformerClassifier, VisionTransformer
 
 __all__ = [
+    "AnchorBoxes",
     "DenseNetFeatures",
     "Detections",
     "EncoderUNet",
@@ -23,6 +26,7 @@ __all__ = [
     "Fire",
     "GateNet",
     "HeatDetector",
+    "Mirrored",
     "OpacityHead",
     "PyramidFeatures",
     "ResNetFeatures",

@@ -45,7 +45,7 @@ _MEBIBYTE = 1 << 20
 
 
 def backup(settings: Settings, folder: Path, console: Console, *, with_credentials: bool = False) -> int:
-    """Copy images, results, ledger and settings of a running node into a folder; what it holds already is kept.
+    """Copy images, results, ledger, settings and own models of a running node into a folder; what it holds is kept.
 
     Returns
     -------
@@ -185,6 +185,10 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
         if file.name == "hilum.toml" and not with_credentials:
             content = _without_ledger_url(content)
         yield file.name, content
+    for file in sorted(settings.own_models.rglob("*")):
+        path = file.relative_to(home)
+        if file.is_file() and not any(part.startswith(".") for part in path.parts):  # which is still being written
+            yield path.as_posix(), file.read_bytes()
     if with_credentials:
         yield settings.credentials.name, settings.credentials.read_bytes()
 
@@ -216,9 +220,10 @@ def _verified(source: BackupFolder, console: Console) -> Manifest:
 def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console) -> int:
     """Restore everything into a home; returns the number of studies in the ledger."""
     for kept in manifest.files:
-        name = Path(kept.path).name
-        if not name.endswith(".jsonl"):
-            target = home / name
+        path = Path(kept.path).relative_to(manifest.made_at)
+        if path.suffix != ".jsonl":
+            target = home / path
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(source.path / kept.path, target)
             target.chmod(0o600)
     settings = load_settings({**os.environ, "HILUM_HOME": str(home)})

@@ -8,7 +8,7 @@ broken off leaves the one before it as it was; and everything it counts on is fo
     manifest.json            the files of the latest backup, with their SHA-256
     <time>/ledger.jsonl      ``ledger.dump``
     <time>/resources.jsonl   each instance, and each study to which something is attached
-    <time>/...               settings
+    <time>/...               settings, and the site's own models below ``models/``
     objects/ab/<MD5>.dcm     an instance, byte for byte; Orthanc knows it by the same MD5
     objects/ab/<MD5>         what is attached to an instance or a study
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,19 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from models.bundle import BundleInvalid
 from models.findings import OF_ABSENCE, Caution, View
 from models.findings_json import findings_json
 from models.hanging import AS_STORED
-from models.inference import ImageIdentity, Models, load_models
+from models.inference import ImageIdentity, Models
 from models.reading import Reading, read, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.rendering import render_picture
 from models.selection import Selection
+from orthanc_plugin.commands.node import NodeFailed
+from orthanc_plugin.reading.active_models import load_active
 from orthanc_plugin.reading.intake_process import IntakeProcess, policy_of
-from orthanc_plugin.settings import REPOSITORY, Settings
+from orthanc_plugin.settings import Settings
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 
@@ -44,8 +46,10 @@ def predict_files(settings: Settings, paths: Sequence[Path], *, as_json: bool, m
     files = list(_files(paths))
     if masks is not None:
         masks.mkdir(parents=True, exist_ok=True)
-    threads = settings.threads or os.cpu_count() or 1
-    models = load_models(REPOSITORY / "models", settings.bundles, threads=threads)
+    try:
+        models = load_active(settings)
+    except BundleInvalid as error:
+        raise NodeFailed(str(error)) from error
     progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with IntakeProcess(settings.intake_seconds) as intake, progress:
         reader = FileReader(settings, models, intake)

@@ -85,7 +85,7 @@ class Vitals:
 _WORKER_PROBLEMS = {
     "models_unusable": (
         "The models cannot be loaded, so nothing is read.",
-        "See worker.log; check the setting bundles and the folders below models/.",
+        "./hilum models verify tells which and why, ./hilum models rollback goes back; see the setting bundles.",
     ),
     "reader_dies": (
         "The process that reads studies dies before it is ready, so nothing is read.",

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from orthanc_plugin.child_process import end_child, how_it_ended, settle, start_child
 from orthanc_plugin.failpoints import reach
@@ -43,6 +44,7 @@ _WATCH_SECONDS = 0.2  # a process that asks for all memory gets about 1 GB in th
 _LAST_WORDS_SECONDS = 0.5  # for saying where it hung
 _LONGEST_ANSWER = 64 * 2**20  # bytes; a study of a thousand images has about 3 MB
 _CHUNK = 2**16  # bytes received at once
+_IDLE_SECONDS = 0.3  # without a task; the worker has the next one sooner, if there is one
 _FRAMES = 12  # of a trace: more say no more
 _MEBIBYTE = 2**20
 
@@ -264,6 +266,7 @@ def serve(
     read: Callable[[InferenceTask], Outcome],
     versions: Mapping[str, str],
     expected: Mapping[type[Exception], tuple[str, str]],
+    work: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answer tasks until the worker has gone; runs in the reading process, after `prepare`.
 
@@ -273,16 +276,26 @@ def serve(
         Of the models: name to version.
     expected
         What `read` may raise, with reason and message of the failure that it is; anything else is a defect.
+    work
+        Called while there is no task, for something that can wait; True when it did something. It raises nothing.
     """
     channel = socket.socket(fileno=int(sys.argv[1]))
     with channel, channel.makefile("rb") as lines:
         try:
             channel.sendall(_line({"ready": dict(versions)}))
-            for line in lines:
+            while line := _next_task(channel, lines, work):
                 channel.sendall(_attempt(_task(line), read, expected))
                 reach("outcome_sent")
         except ConnectionError:
             return  # the worker has gone
+
+
+def _next_task(channel: socket.socket, lines: BinaryIO, work: Callable[[], bool]) -> bytes:
+    """The next line of the worker, which sends one only after the last was answered; empty when it has gone."""
+    while not select.select([channel], [], [], _IDLE_SECONDS)[0]:
+        if not work():
+            break
+    return lines.readline()
 
 
 def _attempt(
@@ -328,20 +341,21 @@ def main() -> int:
     # everything heavy comes only now: the worker imports this module too
     from dicom_sr.report.wording import WordingInvalid, load_wording
     from models.bundle import BundleInvalid
-    from models.inference import load_models
     from orthanc_plugin.archive.client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
     from orthanc_plugin.credentials import load_credentials
+    from orthanc_plugin.reading.active_models import load_active, load_shadows
     from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
     from orthanc_plugin.reading.publishing import ResultWorse
     from orthanc_plugin.reading.study import Reader, process_study
 
     try:
         settings: Settings = load_settings()
-        models = load_models(REPOSITORY / "models", settings.bundles, threads=settings.threads or os.cpu_count() or 1)
+        models = load_active(settings)
         wording = load_wording(settings.report_language, settings.site_wording)
         credentials = load_credentials(settings.credentials)
     except (BundleInvalid, WordingInvalid, SettingsInvalid, OSError) as error:
         return refuse(str(error))
+    shadows = load_shadows(settings)
     models.warm_up()
     # what is loaded by now stays for ever; without this, Python walks through all of it in the middle of a patient
     gc.collect()
@@ -356,8 +370,8 @@ def main() -> int:
     }
     user, password = credentials.worker_user, credentials.worker_password
     with OrthancClient(settings.http_url, user, password) as orthanc, IntakeProcess(settings.intake_seconds) as intake:
-        reader = Reader(settings, orthanc, models, intake, wording)
-        serve(lambda task: process_study(task, reader), models.versions, expected)
+        reader = Reader(settings, orthanc, models, intake, wording, shadows)
+        serve(lambda task: process_study(task, reader), models.versions, expected, shadows.work)
     return 0
 
 

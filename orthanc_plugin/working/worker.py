@@ -133,6 +133,13 @@ class Worker:
             for code in codes:
                 self._problems.pop(code, None)
 
+    def chosen(self) -> bytes:
+        """What the site has chosen of the models, to notice a change; empty when it has chosen nothing."""
+        try:
+            return self.settings.active_models.read_bytes()
+        except OSError:
+            return b""
+
     def look(self) -> None:
         """A reader is about to look for work: what rings from now on is news to it."""
         self.rang.clear()
@@ -273,10 +280,11 @@ class _Seat:
         """Work until the worker is to end."""
         stopping = self._worker.stopping
         while not stopping.is_set():
+            chosen = self._worker.chosen()  # before they are loaded, so that no change is missed
             try:
                 with ReadingProcess(self._settings.memory_mb, stopping.is_set, self._worker.command) as process:
                     self._worker.ready(process.versions)
-                    self._serve(process)
+                    self._serve(process, chosen)
             except Abandoned:
                 return
             except NotReady as error:
@@ -285,15 +293,18 @@ class _Seat:
                     self._worker.problem("models_unusable")
                 elif self._troubles:  # one that was killed is no problem yet
                     self._worker.problem("reader_dies")
-                self._pause()
+                self._pause(chosen)
             except Exception:  # the worker goes on, whatever it meets
                 log.exception("a reader failed")
                 self._pause()
 
-    def _serve(self, process: ReadingProcess) -> None:
-        """Give tasks to a process for as long as it lives."""
+    def _serve(self, process: ReadingProcess, chosen: bytes) -> None:
+        """Give tasks to a process for as long as it lives, and other models were not chosen."""
         worker = self._worker
         while not worker.stopping.is_set():
+            if worker.chosen() != chosen:
+                log.info("other models were chosen: the next study is read with them", extra={"pid": process.pid})
+                return
             if not process.lives():
                 log.warning("a reading process died while it had nothing to do", extra={"pid": process.pid})
                 self._pause()
@@ -371,6 +382,10 @@ class _Seat:
             reach("released")
             log.info("study given back", extra=held.about)
 
-    def _pause(self) -> None:
+    def _pause(self, chosen: bytes | None = None) -> None:
+        """Wait, the longer the more went wrong in a row; no longer when other models are chosen meanwhile."""
         self._troubles += 1
-        self._worker.stopping.wait(pause_seconds(self._troubles, 1.0))
+        end = time.monotonic() + pause_seconds(self._troubles, 1.0)
+        while (left := end - time.monotonic()) > 0 and not self._worker.stopping.wait(min(left, _POLL_SECONDS)):
+            if chosen is not None and self._worker.chosen() != chosen:
+                return

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from other_versions import other_version
 from postgres_server import binaries, postgres_server
 from pydicom import dcmwrite
 from rich.console import Console
 from running_node import Node, free_port, start_node
 
+from models.activation import Activation, Choice
 from models.phantom import chest
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, received_of
 from orthanc_plugin.commands import backup as copying
@@ -34,6 +36,7 @@ from orthanc_plugin.ledger.dump import dump, load
 from orthanc_plugin.ledger.notes import PLACE
 from orthanc_plugin.ledger.ownership import load_archive_id
 from orthanc_plugin.ledger.tasks import Arrival
+from orthanc_plugin.reading.active_models import registry_of
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.working.reconciliation import reconcile
 
@@ -152,6 +155,28 @@ def test_a_restored_archive_is_the_one_that_was_copied(
     first, second = (BackupFolder(tmp_path / name) for name in ("copy", "second"))
     made = [folder.manifest() for folder in (first, second)]
     assert list(first.resources(made[0])) == list(second.resources(made[1]))  # type: ignore[arg-type]
+
+
+def test_the_site_s_own_models_and_what_it_chose_are_copied_too(
+    settings: Settings, running: OrthancClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, activation = registry_of(settings), Activation(settings.active_models)
+    own = registry.add(other_version(tmp_path, "lung_fields", "0.2.0"))
+    activation.choose(Choice().activate(own, settings.bundles))
+    (settings.own_models / ".being-written").write_text("")
+    take(settings, tmp_path / "copy")
+    monkeypatch.setenv("HILUM_HTTP_PORT", str(free_port()))
+    bring_back(tmp_path / "new", tmp_path / "copy")
+    new = restored(tmp_path / "new")
+    chosen = Activation(new.active_models).choice.bundles(registry_of(new), new.bundles)
+    assert [bundle.title for bundle in chosen] == ["pixel_gate 0.1.0", "lung_fields 0.2.0", "chest_findings 0.1.0"]
+    assert chosen[1].folder.is_relative_to(new.home)
+    assert chosen[1].load().identity == own.load().identity
+    assert not (new.own_models / ".being-written").exists()
+    weights = next((tmp_path / "copy").glob("*/models/lung_fields/0.2.0/models/model.pt"))
+    weights.write_bytes(b"damaged")
+    with pytest.raises(BackupFailed, match=r"damaged: .*model\.pt"):
+        bring_back(tmp_path / "other", tmp_path / "copy")
 
 
 def test_a_second_backup_copies_what_is_new_and_drops_what_is_gone(

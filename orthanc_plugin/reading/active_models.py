@@ -1,0 +1,51 @@
+"""The models that this site has chosen, loaded through the registry.
+
+The rule: an active bundle that is not as it was recorded stops the start, and is named; a shadow only stays away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from models.activation import Activation
+from models.bundle import BundleInvalid
+from models.inference import Models, assemble
+from models.registry import Registry
+from orthanc_plugin.reading.shadow import Shadow, Shadows
+from orthanc_plugin.settings import REPOSITORY, Settings
+
+log = logging.getLogger("hilum.shadow")
+
+
+def registry_of(settings: Settings) -> Registry:
+    """The bundles that Hilum ships and those of the site."""
+    return Registry(REPOSITORY / "models", settings.own_models)
+
+
+def load_active(settings: Settings) -> Models:
+    """Verify and load what is active.
+
+    Raises
+    ------
+    BundleInvalid
+        When one of them is not here, or is not as it was recorded.
+    """
+    chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
+    return assemble([bundle.load() for bundle in chosen], threads=threads_of(settings))
+
+
+def load_shadows(settings: Settings) -> Shadows:
+    """Verify and load what runs in shadow; what cannot be loaded is told in the log."""
+    registry, loaded = registry_of(settings), []
+    for name, version in Activation(settings.active_models).choice.shadow:
+        try:
+            loaded.append(Shadow.of(registry.find(name, version).load(), threads=threads_of(settings)))
+        except BundleInvalid as error:
+            log.warning("it does not run in shadow: %s", error, extra={"model": name})
+    return Shadows(loaded, settings.shadow_records)
+
+
+def threads_of(settings: Settings) -> int:
+    """How many threads one inference may use."""
+    return settings.threads or os.cpu_count() or 1
