@@ -49,6 +49,11 @@ class PostgresServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
+
     def url(self, database: str = "postgres") -> str:
         """The address of a database, as `ledger_url` takes it."""
         return f"postgresql+psycopg://hilum@/{database}?host={self._folder}"

@@ -227,6 +227,7 @@ class Run:
     def settle_and_count(self) -> None:
         """No fault any more; the rest of the score."""
         self._failpoints = str
+        self._end_faults()
         self.kill_orthanc()
         victims.kill_all(self._node.settings.home)
         self._start_orthanc()
@@ -253,6 +254,13 @@ class Run:
                     if (uid := s.study.study_instance_uid) in again
                 }
         self.score.found = list(found.values())
+
+    def _end_faults(self) -> None:
+        """A run that was broken off may stand in the middle of one."""
+        self._node.dropper.dropping.clear()
+        self._node.disk.empty()
+        if self._node.server is not None and not self._node.server.is_running:
+            self._node.server.start()
 
     def _settle(self) -> None:
         """Wait until nothing is under way, and has not been while Orthanc and the ledger were compared twice."""
