@@ -153,3 +153,9 @@ def test_the_project_speaks_of_itself_alone() -> None:
 def test_modules_stay_rooms() -> None:
     long = {module_name(p): n for p in source_files() if (n := len(p.read_text("utf-8").splitlines())) > 400}
     assert not long, f"split these, style asks for about 300 lines: {long}"
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """Pytest imports them by their bare names, and so do the processes that tests start."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
