@@ -18,9 +18,10 @@ from orthanc_plugin.settings import REPOSITORY
 from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.data import data_digest, network_mask, read_structures, split_patients, split_sides
-from training.lung_evidence import Outliner, TrainingFailed, dice_of, fit_plausibility
+from training.lung_evidence import Outliner, TrainingFailed, fit_plausibility
 from training.lung_fields import segmentation_loss
 from training.metrics.intervals import mean_interval
+from training.metrics.overlap import dice
 from training.negatives import KINDS, spoil, spoil_as
 
 
@@ -48,7 +49,7 @@ def test_a_mask_lies_over_the_picture_as_the_network_sees_it(tmp_path: Path) -> 
     mask[100:200, 300:500] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     picture, frame = network_input(RenderedImage((mask / 255).astype(np.float32)), 256)
-    assert dice_of(network_mask(tmp_path / "mask.png", frame), picture > 0.5) > 0.99
+    assert dice(network_mask(tmp_path / "mask.png", frame), picture > 0.5) > 0.99
 
 
 def test_a_structure_that_nobody_drew_teaches_nothing() -> None:
@@ -71,7 +72,7 @@ def test_picture_and_mask_are_moved_alike() -> None:
     pictures, masks, _ = augment(square, square, still_toned)
     assert not torch.equal(masks, square)
     for picture, mask in zip(pictures, masks, strict=True):
-        assert dice_of((picture > 0.6).numpy(), (mask > 0.6).numpy()) > 0.8
+        assert dice((picture > 0.6).numpy(), (mask > 0.6).numpy()) > 0.8
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from models.bundle import write_bundle
-from models.findings import BoolMask, View
+from models.findings import View
 from models.phantom import chest
 from models.plausibility import FEATURES, Plausibility, describe
 from models.refusal import ImageRefused
@@ -28,6 +28,7 @@ from models.structures import cardiothoracic_ratio, check_likeness, check_lungs,
 from training.card import Card, metadata, plot_histograms, plot_outlines, write_card
 from training.data import BoolArray, FloatArray
 from training.lung_samples import SEGMENTS, Samples
+from training.metrics import overlap
 from training.metrics.intervals import Interval, mean_interval
 from training.negatives import KINDS, spoil_as
 
@@ -133,10 +134,10 @@ def judge(outliner: Outliner, samples: Samples, held_out: BoolArray) -> dict[str
         truth, drawn, patient = samples.masks[i], samples.drawn[i], samples.patients[i]
         if drawn[:2].all():
             reader = "lungs" if samples.main_reader[i] else "lungs_other_reader"
-            dice[reader].append((dice_of(found[0] | found[1], truth[0] | truth[1]), patient))
+            dice[reader].append((overlap.dice(found[0] | found[1], truth[0] | truth[1]), patient))
         for channel, key in enumerate(SEGMENTS):
             if drawn[channel] and (key == "heart" or samples.main_reader[i]):
-                dice[key].append((dice_of(found[channel], truth[channel]), patient))
+                dice[key].append((overlap.dice(found[channel], truth[channel]), patient))
         if drawn.all():
             ours = cardiothoracic_ratio(found[0], found[1], found[2], View.PA, "")
             theirs = cardiothoracic_ratio(truth[0], truth[1], truth[2], View.PA, "")
@@ -144,7 +145,7 @@ def judge(outliner: Outliner, samples: Samples, held_out: BoolArray) -> dict[str
                 errors.append((ours.value - theirs.value, patient))
     for number, other in samples.second.items():
         drawn_by_main = samples.masks[number, 0] | samples.masks[number, 1]
-        readers.append((dice_of(drawn_by_main, other), samples.patients[number]))
+        readers.append((overlap.dice(drawn_by_main, other), samples.patients[number]))
     return {
         "dice": dice,
         "ratio_errors": [(abs(value), patient) for value, patient in errors],
@@ -162,7 +163,7 @@ def judge_computed(outliner: Outliner, size: int, plot: Path) -> Figure:
         picture, frame = network_input(RenderedImage(phantom.pixels), size)
         outlines = [frame.mask_to_stored(field) for field in outliner.scores(picture)]
         truth = phantom.masks["lung_right"] | phantom.masks["lung_left"]
-        figure.append((dice_of(outlines[0] | outlines[1], truth), str(seed)))
+        figure.append((overlap.dice(outlines[0] | outlines[1], truth), str(seed)))
         shown.append((phantom.pixels, outlines))
     plot_outlines(plot, shown[:3])
     return figure
@@ -182,12 +183,6 @@ def made_wrong(chests: npt.NDArray[Any], seed: int) -> Iterator[tuple[str, list[
     torch.manual_seed(seed)
     for kind in KINDS:
         yield kind, [spoil_as(torch.from_numpy(chest.astype(np.float32)), kind).numpy() for chest in chests]
-
-
-def dice_of(found: BoolMask, truth: BoolMask) -> float:
-    """Twice the overlap over the sum of the areas (Dice, 1945); 1 when both are empty."""
-    total = int(found.sum() + truth.sum())
-    return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
 def write(
