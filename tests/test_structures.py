@@ -147,26 +147,26 @@ def test_true_outlines_of_computed_chests_are_like_lungs_and_those_of_a_lying_ch
 @pytest.mark.shared
 def test_lungs_and_ratio_of_held_out_patients_are_those_that_readers_drew(shared_data: Path) -> None:
     from training.data import network_mask, read_structures, split_patients
-    from training.lung_evidence import dice_of
+    from training.metrics.overlap import dice
 
     path = REPOSITORY / "models" / "lung_fields"
     seed = json.loads((path / "configs" / "metadata.json").read_text())["hilum"]["provenance"]["seed"]
     bundle, records = load_bundle(path), read_structures(shared_data)
     folds = split_patients([record.patient for record in records], 5, seed)
-    forward, dice, errors = torch_forward(bundle.network), [], []
+    forward, overlaps, errors = torch_forward(bundle.network), [], []
     for record in (r for r in records if folds[r.patient] == 0):
         picture, at = network_input(render_picture(record.image), bundle.contract.input_size)
         scores = 1 / (1 + np.exp(-forward(picture[None, None])["logits"]))
         right, left, heart = (clean(field) >= 0.5 for field in scores.astype(np.float32))
         truth = {key: network_mask(file, at) for key, file in record.masks.items()}
         if "lung_fields" in truth:
-            dice.append(dice_of(right | left, truth["lung_fields"]))
+            overlaps.append(dice(right | left, truth["lung_fields"]))
         if {"lung_right", "lung_left", "heart"} <= set(truth):
             ours = cardiothoracic_ratio(right, left, heart, View.PA, "")
             theirs = cardiothoracic_ratio(truth["lung_right"], truth["lung_left"], truth["heart"], View.PA, "")
             if ours and theirs:
                 errors.append(abs(ours.value - theirs.value))
-    assert len(dice) >= 40
-    assert np.mean(dice) >= 0.946  # what two readers of the same pictures agree to
+    assert len(overlaps) >= 40
+    assert np.mean(overlaps) >= 0.946  # what two readers of the same pictures agree to
     assert len(errors) >= 8
     assert np.mean(errors) <= 0.04
