@@ -16,12 +16,30 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from orthanc_plugin.settings import REPOSITORY
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _FIRST_TO_GO = "500"  # proc(5), oom_score_adj: 0 is an ordinary process, 1000 the first of all
 _ENDING_SECONDS = 5.0  # from the end of its connection to the end of the process
+
+
+class Child(Protocol):
+    """A process as `subprocess.Popen` has it; the return code of one that was killed is minus the signal's number."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    def poll(self) -> int | None:
+        """The return code; None while it lives."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the return code; subprocess.TimeoutExpired when it lives on."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless it has ended."""
 
 
 def start_child(
@@ -51,7 +69,7 @@ def start_child(
     return process, ours
 
 
-def how_it_ended(process: subprocess.Popen[bytes]) -> int | None:
+def how_it_ended(process: Child) -> int | None:
     """The return code of a process whose connection has ended: minus the signal's number, or None when it lives on."""
     try:
         return process.wait(_ENDING_SECONDS)
@@ -59,9 +77,9 @@ def how_it_ended(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def end_child(process: subprocess.Popen[bytes]) -> None:
+def end_child(process: Child) -> None:
     """End a process, in the middle of its work if need be."""
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orthanc_plugin.child_process import start_child
 from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus
-from orthanc_plugin.working.reading_process import prepare, refuse, serve
+from orthanc_plugin.working.reading_loop import become_reader, begin, refuse, serve
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 FOLDER = Path(os.environ.get("FAULTS", "."))
@@ -37,7 +38,7 @@ class StorageFull(OrthancAway):
 
 def say(line: bytes) -> None:
     """Write to the worker past the protocol."""
-    os.write(int(sys.argv[1]), line + b"\n")
+    CHANNEL.sendall(line + b"\n")
 
 
 def start_another(_task: InferenceTask) -> None:
@@ -55,7 +56,7 @@ def take_all_memory(_task: InferenceTask) -> None:
 
 def babble(_task: InferenceTask) -> None:
     while True:
-        os.write(int(sys.argv[1]), bytes(2**16))
+        CHANNEL.sendall(bytes(2**16))
 
 
 def need_orthanc(_task: InferenceTask) -> None:
@@ -101,11 +102,14 @@ def read(task: InferenceTask) -> Outcome:
 
 
 if __name__ == "__main__":
-    prepare()
+    begin()
+    if (FOLDER / "slow to import").exists():
+        time.sleep(600)
+    CHANNEL: socket.socket = become_reader()
     if (FOLDER / "stuck").exists():
         time.sleep(600)
     if (FOLDER / "dying").exists():
         os.abort()
     if (FOLDER / "broken").exists():
-        sys.exit(refuse("bundle lungs: its weights are damaged"))
-    serve(read, {"lungs": "1.0"}, {OrthancAway: ("orthanc_unavailable", "Orthanc did not answer")})
+        sys.exit(refuse(CHANNEL, "bundle lungs: its weights are damaged"))
+    serve(CHANNEL, read, {"lungs": "1.0"}, {OrthancAway: ("orthanc_unavailable", "Orthanc did not answer")})

@@ -15,12 +15,17 @@ from typing import Any
 import pytest
 from faulty_reader import COMMAND, SECRET
 
+from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import REPOSITORY
 from orthanc_plugin.working import reading_process
 from orthanc_plugin.working.reading_process import Abandoned, NotReady, ReadingProcess
 
 MEMORY_MB = 300
+_HELLO = (
+    "import os, sys; from orthanc_plugin.fork_server import fork_children;"
+    "os.write(fork_children(int(sys.argv[1]))[0], b'hello\\n')"
+)
 
 
 def task(name: str, **fields: Any) -> InferenceTask:
@@ -55,8 +60,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def reader(folder: Path) -> Iterator[ReadingProcess]:
-    with ReadingProcess(MEMORY_MB, wanted, COMMAND) as process:
+def server(folder: Path) -> Iterator[ForkServer]:
+    with ForkServer(COMMAND) as server:
+        yield server
+
+
+@pytest.fixture
+def reader(server: ForkServer) -> Iterator[ReadingProcess]:
+    with ReadingProcess(MEMORY_MB, wanted, server) as process:
         yield process
 
 
@@ -192,47 +203,70 @@ def test_it_leaves_no_memory_image_and_goes_first_when_memory_is_short(reader: R
     ("command", "why"),
     [
         ((sys.executable, "-c", "import os; os._exit(4)"), "ended with code 4 before it was ready"),
-        ((sys.executable, "-c", "import os, sys; os.write(int(sys.argv[1]), b'hello\\n')"), "did not say"),
+        ((sys.executable, "-c", _HELLO), "did not say"),
         (("/nowhere/python",), "no process can be started"),
     ],
 )
 def test_a_process_that_does_not_start_says_why_and_leaves_nothing_behind(command: tuple[str, ...], why: str) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     with pytest.raises(NotReady, match=why):
-        ReadingProcess(MEMORY_MB, wanted, command)
+        ReadingProcess(MEMORY_MB, wanted, ForkServer(command))
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
-def test_a_broken_bundle_is_named(folder: Path) -> None:
+def test_a_broken_bundle_is_named(folder: Path, server: ForkServer) -> None:
     (folder / "broken").touch()
     with pytest.raises(NotReady, match="bundle lungs: its weights are damaged"):
-        ReadingProcess(MEMORY_MB, wanted, COMMAND)
+        ReadingProcess(MEMORY_MB, wanted, server)
 
 
+@pytest.mark.parametrize("where", ["stuck", "slow to import"])
 def test_starting_can_be_abandoned_and_takes_no_longer_than_allowed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: ForkServer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    (folder / "stuck").touch()
+    (folder / where).touch()
     with pytest.raises(Abandoned):
-        ReadingProcess(MEMORY_MB, lambda: True, COMMAND)
+        ReadingProcess(MEMORY_MB, lambda: True, server)
     monkeypatch.setattr(reading_process, "_START_SECONDS", 0.3)
     with pytest.raises(NotReady, match=r"longer than 0\.3 s"):
-        ReadingProcess(MEMORY_MB, wanted, COMMAND)
+        ReadingProcess(MEMORY_MB, wanted, server)
 
 
-def test_it_ends_with_the_thread_that_made_it(folder: Path) -> None:
+def test_it_ends_with_the_thread_that_made_it(server: ForkServer) -> None:
     made: list[ReadingProcess] = []
-    thread = threading.Thread(target=lambda: made.append(ReadingProcess(MEMORY_MB, wanted, COMMAND)))
+    thread = threading.Thread(target=lambda: made.append(ReadingProcess(MEMORY_MB, wanted, server)))
     thread.start()
     thread.join()
     assert gone(made[0].pid)
     made[0].close()
 
 
+def test_the_next_process_imports_nothing(server: ForkServer) -> None:
+    pids, servers = set(), set()
+    for _ in range(3):
+        with ReadingProcess(MEMORY_MB, wanted, server) as process:
+            failure(process.read(task("killed"), 5.0, wanted))
+            pids.add(process.pid)
+        servers.add(server.pid)
+    assert len(pids) == 3
+    assert len(servers) == 1
+    assert servers != {None}
+
+
+def test_a_server_that_is_killed_takes_its_process_along_and_another_is_started(server: ForkServer) -> None:
+    with ReadingProcess(MEMORY_MB, wanted, server) as process:
+        os.kill(server.pid or 0, signal.SIGKILL)
+        assert gone(process.pid)
+        failed = failure(process.read(task("ok"), 5.0, wanted)) if process.lives() else None
+        assert failed is None
+    with ReadingProcess(MEMORY_MB, wanted, server) as process:
+        assert isinstance(process.read(task("ok"), 5.0, wanted), Outcome)
+
+
 _LOADED = "import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
 
 
-@pytest.mark.parametrize("module", ["orthanc_plugin.working.worker_process", "orthanc_plugin.working.reading_process"])
+@pytest.mark.parametrize("module", ["orthanc_plugin.working.worker_process", "orthanc_plugin.working.reading_loop"])
 def test_the_worker_loads_nothing_heavy(module: str) -> None:
     command = [sys.executable, "-c", _LOADED.format(module=module)]
     loaded = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
@@ -244,7 +278,7 @@ def test_the_real_one_loads_the_models_and_says_which(
 ) -> None:
     monkeypatch.setenv("HILUM_HOME", str(tmp_path))
     started = time.monotonic()
-    with ReadingProcess(4096, wanted) as process:
+    with ForkServer(reading_process.COMMAND) as server, ReadingProcess(4096, wanted, server) as process:
         record_property("seconds until ready", round(time.monotonic() - started, 1))
         record_property("MiB", process._resident() // 2**20)
         assert set(process.versions) >= {"lung_fields", "chest_findings"}
@@ -256,5 +290,5 @@ def test_the_real_one_loads_the_models_and_says_which(
 def test_the_real_one_names_a_bundle_that_it_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HILUM_HOME", str(tmp_path))
     monkeypatch.setenv("HILUM_BUNDLES", "nowhere")
-    with pytest.raises(NotReady, match="no bundle 'nowhere'"):
-        ReadingProcess(4096, wanted)
+    with ForkServer(reading_process.COMMAND) as server, pytest.raises(NotReady, match="no bundle 'nowhere'"):
+        ReadingProcess(4096, wanted, server)

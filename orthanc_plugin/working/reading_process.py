@@ -1,7 +1,8 @@
-"""The process that reads studies: it holds the models, takes one task after the other, and may die of any of them.
+"""The worker's side of the process that reads studies, which may die of any of them.
 
 The rule: what a study does to it, be it a crash, a hang or all memory, costs that attempt: the worker gets a coded
-`Failure` and starts another. The worker's side of this module loads no model library.
+`Failure` and starts another. A fork server has loaded the model libraries, so that the next reading process is there in
+half a second and not after the three that importing them takes; the worker loads none of them.
 
 Both sides send one JSON object a line, so that no garbage from a broken process is more than a wrong line::
 
@@ -13,13 +14,10 @@ Both sides send one JSON object a line, so that no garbage from a broken process
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import gc
 import json
 import logging
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -28,23 +26,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from orthanc_plugin.child_process import end_child, how_it_ended, settle, start_child
+from orthanc_plugin.child_process import Child, end_child, how_it_ended
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
-from orthanc_plugin.logs import start_logging, where
-from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, load_settings
+from orthanc_plugin.fork_server import ForkServer, ServerEnded
+from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus
+from orthanc_plugin.settings import REPOSITORY
 
 log = logging.getLogger("hilum.reading")
 
-COMMAND = (sys.executable, "-W", "ignore", "-m", "orthanc_plugin.working.reading_process")
+COMMAND = (sys.executable, "-W", "ignore", "-m", "orthanc_plugin.working.reading_loop")
 _START_SECONDS = 300.0  # a slow disk, with every other reading process starting too
 _WATCH_SECONDS = 0.2  # a process that asks for all memory gets about 1 GB in this time
 _LAST_WORDS_SECONDS = 0.5  # for saying where it hung
 _LONGEST_ANSWER = 64 * 2**20  # bytes; a study of a thousand images has about 3 MB
 _CHUNK = 2**16  # bytes received at once
-_IDLE_SECONDS = 0.3  # without a task; the worker has the next one sooner, if there is one
 _FRAMES = 12  # of a trace: more say no more
 _MEBIBYTE = 2**20
 
@@ -72,7 +69,7 @@ class _Exceeded(Exception):
 class ReadingProcess:
     """The worker's side. A context manager; making it returns when the models are loaded.
 
-    The process ends with the thread that made this (see ``child_process``).
+    The process ends with the thread that first asked its server for one (see ``child_process``).
 
     Parameters
     ----------
@@ -80,8 +77,8 @@ class ReadingProcess:
         MiB of resident memory beyond which it is ended.
     unwanted
         Asked every `_WATCH_SECONDS`: whether to stop waiting for it.
-    command
-        The program; one that calls `serve`.
+    server
+        Of `COMMAND`, or another program that calls `begin`, `become_reader` and `serve`.
 
     Raises
     ------
@@ -89,14 +86,17 @@ class ReadingProcess:
     Abandoned
     """
 
-    def __init__(self, memory_mb: int, unwanted: Callable[[], bool], command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, memory_mb: int, unwanted: Callable[[], bool], server: ForkServer) -> None:
         self._memory_mb, self._received = memory_mb, bytearray()
         self._last_words = os.memfd_create("hilum-last-words")
+        self._channel, theirs = socket.socketpair()
         try:
-            self._process, self._channel = start_child(command, [self._last_words])
-        except OSError as error:
+            with theirs:
+                self._process = _forked(server, [theirs.fileno(), self._last_words], unwanted)
+        except BaseException:
+            self._channel.close()
             os.close(self._last_words)
-            raise NotReady(f"no process can be started ({type(error).__name__})") from error
+            raise
         try:
             self.versions = self._wait_until_ready(unwanted)
         except BaseException:
@@ -134,7 +134,7 @@ class ReadingProcess:
         """
         try:
             self._channel.settimeout(seconds)
-            self._channel.sendall(_line(asdict(task)))
+            self._channel.sendall(line_of(asdict(task)))
         except OSError as error:
             self.close()
             raise NotReady(f"the reading process took no task ({type(error).__name__})") from error
@@ -168,7 +168,7 @@ class ReadingProcess:
         except _Exceeded as limit:
             raise NotReady(f"loading the models {limit}") from None
         except ConnectionError:
-            raise NotReady(f"{self._how_it_died()} before it was ready; see the worker's log") from None
+            raise NotReady(f"{_how_it_died(self._process)} before it was ready; see the worker's log") from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise NotReady("the reading process did not say that it is ready") from None
 
@@ -219,36 +219,50 @@ class ReadingProcess:
         return Failure(reason, message, trace)
 
     def _died(self) -> Failure:
-        message, trace = self._how_it_died(), self._trace()
+        message, trace = _how_it_died(self._process), self._trace()
         self.close()
         return Failure("reader_died", message, trace)
-
-    def _how_it_died(self) -> str:
-        code = how_it_ended(self._process)
-        if code is None:
-            return "the reading process closed its connection"
-        if code < 0:
-            return f"the reading process was ended by {signal.Signals(-code).name}"
-        return f"the reading process ended with code {code}"
 
     def _trace(self) -> str:
         """Where the process was when it died, as ``faulthandler`` told: innermost frame first over there, last here."""
         said = os.pread(self._last_words, 2**16, 0).decode("utf-8", "replace")
         frames = re.findall(r'^  File "(.+)", line (\d+) in (.+)$', said, re.MULTILINE)
-        return _short([f"{file}:{line} {function}" for file, line, function in reversed(frames)])
+        return short_trace([f"{file}:{line} {function}" for file, line, function in reversed(frames)])
 
 
-def _short(frames: Sequence[str]) -> str:
+def _forked(server: ForkServer, descriptors: Sequence[int], unwanted: Callable[[], bool]) -> Child:
+    """A process of the server; NotReady or Abandoned when none comes."""
+    deadline = time.monotonic() + _START_SECONDS
+    try:
+        child = server.fork(descriptors, lambda: unwanted() or time.monotonic() > deadline)
+    except OSError as error:
+        raise NotReady(f"no process can be started ({type(error).__name__})") from error
+    except ServerEnded as error:
+        raise NotReady(f"{_how_it_died(error.process)} before it was ready; see the worker's log") from None
+    if child is None:
+        if unwanted():
+            raise Abandoned
+        raise NotReady(f"loading the code took longer than {_START_SECONDS:g} s")
+    return child
+
+
+def _how_it_died(process: Child) -> str:
+    code = how_it_ended(process)
+    if code is None:
+        return "the reading process closed its connection"
+    if code < 0:
+        return f"the reading process was ended by {signal.Signals(-code).name}"
+    return f"the reading process ended with code {code}"
+
+
+def short_trace(frames: Sequence[str]) -> str:
+    """The innermost frames of a trace, for people."""
     return "\n".join(frames[-_FRAMES:]).replace(f"{REPOSITORY}/", "")
 
 
-def _line(value: Mapping[str, Any]) -> bytes:
+def line_of(value: Mapping[str, Any]) -> bytes:
+    """A message of either side."""
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-
-def _task(line: bytes) -> InferenceTask:
-    fields = json.loads(line)
-    return InferenceTask(**{**fields, "urgency": Urgency(fields["urgency"])})
 
 
 def _answer(line: bytes, task: InferenceTask) -> Outcome | Failure:
@@ -260,120 +274,3 @@ def _answer(line: bytes, task: InferenceTask) -> Outcome | Failure:
         return Failure(**{name: str(value) for name, value in message["failure"].items()})
     fields = message["outcome"]
     return Outcome(**{**fields, "status": TaskStatus(fields["status"])})
-
-
-def serve(
-    read: Callable[[InferenceTask], Outcome],
-    versions: Mapping[str, str],
-    expected: Mapping[type[Exception], tuple[str, str]],
-    work: Callable[[], bool] = lambda: False,
-) -> None:
-    """Answer tasks until the worker has gone; runs in the reading process, after `prepare`.
-
-    Parameters
-    ----------
-    versions
-        Of the models: name to version.
-    expected
-        What `read` may raise, with reason and message of the failure that it is; anything else is a defect.
-    work
-        Called while there is no task, for something that can wait; True when it did something. It raises nothing.
-    """
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    with channel, channel.makefile("rb") as lines:
-        try:
-            channel.sendall(_line({"ready": dict(versions)}))
-            while line := _next_task(channel, lines, work):
-                channel.sendall(_attempt(_task(line), read, expected))
-                reach("outcome_sent")
-        except ConnectionError:
-            return  # the worker has gone
-
-
-def _next_task(channel: socket.socket, lines: BinaryIO, work: Callable[[], bool]) -> bytes:
-    """The next line of the worker, which sends one only after the last was answered; empty when it has gone."""
-    while not select.select([channel], [], [], _IDLE_SECONDS)[0]:
-        if not work():
-            break
-    return lines.readline()
-
-
-def _attempt(
-    task: InferenceTask,
-    read: Callable[[InferenceTask], Outcome],
-    expected: Mapping[type[Exception], tuple[str, str]],
-) -> bytes:
-    """The line that answers a task."""
-    about = {"study_instance_uid": task.study_instance_uid, "fence": task.fence, "attempt": task.attempts}
-    try:
-        return _line({"fence": task.fence, "outcome": asdict(read(task))})
-    except MemoryError as error:
-        reason, message, trace = "out_of_memory", "the reading process got no more memory", error.__traceback__
-    except tuple(expected) as error:
-        log.warning("%s", error, extra=about)
-        reason, message = next(expected[kind] for kind in type(error).__mro__ if kind in expected)
-        trace = error.__traceback__
-    except Exception as error:  # the process goes on, whatever a study holds
-        log.exception("a study could not be read", extra=about)
-        reason, trace = "internal_error", error.__traceback__
-        message = f"processing failed ({type(error).__name__}); see the worker's log for this study"
-    return _line({"fence": task.fence, "failure": asdict(Failure(reason, message, _short(where(trace))))})
-
-
-def prepare() -> None:
-    """First of all in a reading process: end with the worker, and say where when it crashes."""
-    settle(int(sys.argv[1]))
-    faulthandler.enable(int(sys.argv[2]), all_threads=False)
-    start_logging()
-
-
-def refuse(message: str) -> int:
-    """Tell the worker why this process cannot read, for people; returns its exit code."""
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
-        channel.sendall(_line({"unusable": message}))
-    return 2
-
-
-def main() -> int:
-    """Load the models and read what comes."""
-    prepare()
-    started = time.monotonic()
-    # everything heavy comes only now: the worker imports this module too
-    from dicom_sr.report.wording import WordingInvalid, load_wording
-    from models.bundle import BundleInvalid
-    from orthanc_plugin.archive.client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
-    from orthanc_plugin.credentials import load_credentials
-    from orthanc_plugin.reading.active_models import load_active, load_shadows
-    from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
-    from orthanc_plugin.reading.publishing import ResultWorse
-    from orthanc_plugin.reading.study import Reader, process_study
-
-    try:
-        settings: Settings = load_settings()
-        models = load_active(settings)
-        wording = load_wording(settings.report_language, settings.site_wording)
-        credentials = load_credentials(settings.credentials)
-    except (BundleInvalid, WordingInvalid, SettingsInvalid, OSError) as error:
-        return refuse(str(error))
-    shadows = load_shadows(settings)
-    models.warm_up()
-    # what is loaded by now stays for ever; without this, Python walks through all of it in the middle of a patient
-    gc.collect()
-    gc.freeze()
-    log.info("models loaded", extra={"pid": os.getpid(), "seconds": round(time.monotonic() - started, 2)})
-    expected: dict[type[Exception], tuple[str, str]] = {
-        StorageFull: ("storage_full", "Orthanc has no room for results"),
-        OrthancUnavailable: ("orthanc_unavailable", "Orthanc did not answer"),
-        OrthancFailed: ("orthanc_error", "Orthanc failed at a request; a file of the study may be damaged"),
-        IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
-        ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
-    }
-    user, password = credentials.worker_user, credentials.worker_password
-    with OrthancClient(settings.http_url, user, password) as orthanc, IntakeProcess(settings.intake_seconds) as intake:
-        reader = Reader(settings, orthanc, models, intake, wording, shadows)
-        serve(lambda task: process_study(task, reader), models.versions, expected, shadows.work)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,6 +20,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from orthanc_plugin.failpoints import reach
+from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable, StatementRejected, migrate, open_ledger
 from orthanc_plugin.ledger.ownership import require_archive
@@ -68,7 +69,7 @@ class Worker:
     beat
         Called every few seconds, by which whoever started this knows that it does not hang.
     command
-        The reading process, see ``reading_process``.
+        Of the fork server of reading processes, see ``reading_process``.
     """
 
     def __init__(
@@ -278,11 +279,15 @@ class _Seat:
 
     def run(self) -> None:
         """Work until the worker is to end."""
+        with ForkServer(self._worker.command) as server:
+            self._run(server)
+
+    def _run(self, server: ForkServer) -> None:
         stopping = self._worker.stopping
         while not stopping.is_set():
             chosen = self._worker.chosen()  # before they are loaded, so that no change is missed
             try:
-                with ReadingProcess(self._settings.memory_mb, stopping.is_set, self._worker.command) as process:
+                with ReadingProcess(self._settings.memory_mb, stopping.is_set, server) as process:
                     self._worker.ready(process.versions)
                     self._serve(process, chosen)
             except Abandoned:
