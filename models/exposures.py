@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from models.hanging import Hanging
 from models.rendering import RenderedImage, network_input
@@ -61,10 +60,17 @@ class ExposureKey:
     details: npt.NDArray[np.float32]
 
 
+def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The place of each value among all, from 1; equal ones share the mean of theirs."""
+    _, places, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return ranks[places].reshape(values.shape).astype(np.float32)
+
+
 def exposure_key(header: Dataset, image: RenderedImage) -> ExposureKey:
     """Describe one radiograph; `header` still holds its Pixel Data."""
     small, _ = network_input(image, _THUMBNAIL, stretch=True)
-    ranks = rankdata(small.ravel()).reshape(small.shape).astype(np.float32) / small.size
+    ranks = _ranks(small) / small.size
     details = ranks - ndimage.gaussian_filter(ranks, _DETAIL)
     details = (details - details.mean()).ravel()
     image_type = header.get("ImageType")

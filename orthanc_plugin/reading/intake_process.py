@@ -7,6 +7,7 @@ process, who kill it or leave no memory for it, is never held against the image.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -61,6 +62,7 @@ class IntakeProcess:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._ready = False  # it has said so
         self._mailbox = _Mailbox.new()
 
     def __enter__(self) -> IntakeProcess:
@@ -114,33 +116,35 @@ class IntakeProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def launch(self) -> None:
+        """Start the process unless it runs, and do not wait for it: what goes wrong is told when it is needed."""
+        if self._connection is not None and self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        # pydicom's warnings repeat values of the header, which do not belong into a log
+        command = [sys.executable, "-W", "ignore", "-m", "orthanc_plugin.reading.intake_process"]
+        with contextlib.suppress(OSError):
+            self._process, channel = start_child(command, [self._mailbox.descriptor])
+            self._connection, self._ready = Connection(channel.detach()), False
+
     def start(self) -> Connection:
-        """Start the process unless it runs.
+        """Start the process unless it runs, and wait until it takes instances.
 
         Raises
         ------
         IsolationFailed
         """
-        if self._connection is not None and self._process is not None and self._process.poll() is None:
-            return self._connection
-        self.close()
-        why = "its message is in the worker's log"
+        self.launch()
+        if self._connection is None:
+            raise IsolationFailed("the process that reads images does not start: the system starts no further process")
         try:
-            connection = self._launch()
-            if connection.poll(_START_SECONDS) and connection.recv() == "ready":
-                return connection
-        except EOFError:
-            pass
-        except OSError as error:
-            why = type(error).__name__
-        self.close()
-        raise IsolationFailed(f"the process that reads images does not start: {why}")
-
-    def _launch(self) -> Connection:
-        # pydicom's warnings repeat values of the header, which do not belong into a log
-        command = [sys.executable, "-W", "ignore", "-m", "orthanc_plugin.reading.intake_process"]
-        self._process, channel = start_child(command, [self._mailbox.descriptor])
-        self._connection = Connection(channel.detach())
+            if not self._ready:
+                self._ready = self._connection.poll(_START_SECONDS) and self._connection.recv() == "ready"
+        except (EOFError, OSError):
+            self._ready = False
+        if not self._ready:
+            self.close()
+            raise IsolationFailed("the process that reads images does not start: its message is in the worker's log")
         return self._connection
 
     def close(self) -> None:

@@ -136,6 +136,8 @@ def main() -> int:
     channel, started = become_reader(), time.monotonic()
     try:
         settings: Settings = load_settings()
+        intake = IntakeProcess(settings.intake_seconds)
+        intake.launch()  # it starts while the models are loaded
         models = load_active(settings)
         wording = load_wording(settings.report_language, settings.site_wording)
         credentials = load_credentials(settings.credentials)
@@ -155,7 +157,7 @@ def main() -> int:
         ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
     }
     user, password = credentials.worker_user, credentials.worker_password
-    with OrthancClient(settings.http_url, user, password) as orthanc, IntakeProcess(settings.intake_seconds) as intake:
+    with OrthancClient(settings.http_url, user, password) as orthanc, intake:
         reader = Reader(settings, orthanc, models, intake, wording, shadows)
         serve(channel, lambda task: process_study(task, reader), models.versions, expected, shadows.work)
     return 0

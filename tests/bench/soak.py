@@ -36,7 +36,6 @@ _SAMPLES = 200
 _BLOCKS = 20  # of samples; their means depend less on one another than the samples do
 _TIMES = 5  # that a question is asked for each sample
 _UNDER_WAY = ("queued", "running", "answered")
-_ROLES = ("orthanc", "worker", "reader", "intake")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
     wanted = 0
     modality = Modality("soak", settings.dicom_port, settings.ae_title, lambda: wanted > 0)
     courses: dict[str, _Course] = {}
-    seen: dict[str, set[int]] = {role: set() for role in _ROLES}
+    seen: dict[str, set[int]] = {role: set() for role in victims.ROLES}
     replaced = 0
     credentials = load_credentials(settings.credentials)
     columns = (TextColumn("studies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -123,7 +122,7 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
             if finished >= due:
                 due += max(1, studies // _SAMPLES)
                 pids = victims.processes(settings.home)
-                for role in _ROLES:
+                for role in victims.ROLES:
                     memory = sum(map(victims.resident_mb, pids[role]))
                     courses.setdefault(f"memory of {role}, MB", _Course()).add(finished, memory)
                     replaced += len(set(pids[role]) - seen[role]) if seen[role] else 0

@@ -101,7 +101,7 @@ class Run:
         self._modality = Modality(
             f"faults/{plan.seed}", settings.dicom_port, settings.ae_title, lambda: self._open_studies < _BACKLOG
         )
-        self._chances = {"worker": 25, "reader": 30, "intake": 10, "orthanc": 12, "answers": 8}
+        self._chances = {"worker": 22, "reader": 28, "fork_server": 5, "intake": 10, "orthanc": 12, "answers": 8}
         if broken.server is not None:
             self._chances["postgresql"] = 15
         if broken.disk.why_not:

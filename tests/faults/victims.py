@@ -10,10 +10,10 @@ import os
 import signal
 from pathlib import Path
 
-ROLES = ("orthanc", "worker", "reader", "intake")
+ROLES = ("orthanc", "worker", "fork_server", "reader", "intake")
 _PROGRAMS = {
     b"orthanc_plugin.working.worker_process": "worker",
-    b"orthanc_plugin.working.reading_process": "reader",
+    b"orthanc_plugin.working.reading_loop": "reader",
     b"orthanc_plugin.reading.intake_process": "intake",
 }
 
@@ -34,7 +34,18 @@ def processes(home: Path) -> dict[str, list[int]]:
                 found[role].append(int(entry.name))
         except OSError:  # it has ended
             continue
+    loops = found["reader"]
+    found["reader"] = [pid for pid in loops if _parent(pid) in loops]
+    found["fork_server"] = [pid for pid in loops if pid not in found["reader"]]
     return found
+
+
+def _parent(pid: int) -> int:
+    """The process that started this one (proc(5), stat); 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def kill(pid: int) -> bool:
