@@ -17,6 +17,8 @@ from tests.faults.counting import Fate
 from tests.faults.run import Plan, run
 from tests.faults.score import Score, summary
 
+_TELL = 50  # kills between two lines in a log
+
 
 def compare(plan: Plan, *, as_json: bool) -> int:
     """Carry out a plan and print its score; 0 when every promise was kept."""
@@ -26,7 +28,13 @@ def compare(plan: Plan, *, as_json: bool) -> int:
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         bar = progress.add_task(f"kills, {plan.ledger}", total=plan.kills)
-        score = run(plan, lambda so_far: progress.update(bar, completed=so_far.all_kills))
+
+        def tell(so_far: Score) -> None:
+            progress.update(bar, completed=so_far.all_kills)
+            if not console.is_terminal and so_far.all_kills % _TELL == 0:  # a bar is not seen in a file
+                console.print(f"{so_far.all_kills} of {plan.kills} kills, {plan.ledger}")
+
+        score = run(plan, tell)
     if as_json:
         sys.stdout.write(json.dumps(score.to_json(), indent=1) + "\n")
     else:
