@@ -21,7 +21,7 @@ from typing import IO
 log = logging.getLogger("hilum.supervisor")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 60.0
-_NICENESS = 15  # taking images goes before reading them; what the worker starts inherits it
+_NICENESS = 10  # taking images goes before reading them; what the worker starts inherits it
 _STEADY_SECONDS = 5.0  # a worker that lived this long has earned a prompt restart
 _SILENT_SECONDS = 90.0  # a worker that does not beat for so long hangs; longer than any wait for its ledger
 _STOP_SECONDS = 15.0  # in which the worker gives its tasks back; without that, they wait for the end of their lease
