@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -81,6 +82,43 @@ def end_child(process: Child) -> None:
     """End a process, in the middle of its work if need be."""
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+class Patience:
+    """How long a process may take for something. What it waits for a processor is not its fault, and is not counted.
+
+    Parameters
+    ----------
+    pid
+        Of the process; that of those which it started itself counts as well.
+    seconds
+        Of its own; `STRETCH` times as many by the clock are the end in any case.
+    """
+
+    STRETCH = 10.0
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self._pid, self._seconds = pid, seconds
+        self._started, self._queued = time.monotonic(), _queued_seconds(pid)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has taken too long."""
+        elapsed = time.monotonic() - self._started
+        if elapsed <= self._seconds:
+            return False
+        queued = _queued_seconds(self._pid) - self._queued
+        return elapsed - queued > self._seconds or elapsed > self._seconds * self.STRETCH
+
+
+def _queued_seconds(pid: int) -> float:
+    """For how long a process and those that it started were ready to run and did not (/proc/<pid>/schedstat)."""
+    total = 0.0
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or the kernel does not tell
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+        for each in (str(pid), *children):
+            total += int(Path(f"/proc/{each}/schedstat").read_text("ascii").split()[1]) / 1e9
+    return total
 
 
 def settle(connection: int) -> None:

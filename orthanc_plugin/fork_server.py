@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from orthanc_plugin.child_process import Child, end_child, settle, start_child
 
 _ASK_SECONDS = 0.2  # between two questions whether a child is still wanted
+_TELL_SECONDS = 1.0  # from the end of a child to what its server says of it
 _NUMBER = struct.Struct("=i")  # a pid or a return code
 
 
@@ -85,11 +86,15 @@ class ForkServer:
                     self.close()
                     return None
             number, received, _, _ = socket.recv_fds(channel, _NUMBER.size, 1)
-        except ConnectionError:
+        except OSError:
+            self.close()
             raise ServerEnded(process) from None
-        if not received:
+        if (
+            not received
+        ):  # it has gone; or its child cannot be held here, for want of descriptors: not one of the two stays
+            self.close()
             raise ServerEnded(process)
-        return ForkedChild(_NUMBER.unpack(number)[0], received[0], channel)
+        return ForkedChild(_NUMBER.unpack(number)[0], received[0], channel, self.close)
 
     def close(self) -> None:
         """End the server, and with it its child."""
@@ -101,11 +106,21 @@ class ForkServer:
 
 
 class ForkedChild:
-    """A `Child` of a fork server."""
+    """A `Child` of a fork server.
 
-    def __init__(self, pid: int, descriptor: int, server: socket.socket) -> None:
+    Parameters
+    ----------
+    descriptor
+        Of the process (pidfd_open(2)): it cannot mean another one, and tells the end by itself.
+    server
+        The connection on which the server tells the return code.
+    end_server
+        For one that does not: what it says later would be taken for an answer to something else.
+    """
+
+    def __init__(self, pid: int, descriptor: int, server: socket.socket, end_server: Callable[[], None]) -> None:
         self.pid = pid
-        self._descriptor, self._server = descriptor, server
+        self._descriptor, self._server, self._end_server = descriptor, server, end_server
         self._code: int | None = None
 
     def poll(self) -> int | None:
@@ -115,14 +130,22 @@ class ForkedChild:
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the return code; subprocess.TimeoutExpired when it lives on."""
+        """Wait for the return code; subprocess.TimeoutExpired when it lives on.
+
+        That of a child whose server does not tell it is taken for that of one that was killed.
+        """
         if self._code is None:
-            if not select.select([self._server], [], [], timeout)[0]:
+            if not select.select([self._descriptor], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("a forked child", timeout or 0.0)
-            with contextlib.suppress(OSError):
-                told = self._server.recv(_NUMBER.size)
-            # a server that was killed tells nothing; the kernel ended its child
-            self._code = _NUMBER.unpack(told)[0] if told else -signal.SIGKILL
+            told = b""
+            with contextlib.suppress(OSError, ValueError):  # ValueError: the server was closed
+                if select.select([self._server], [], [], _TELL_SECONDS)[0]:
+                    told = self._server.recv(_NUMBER.size)
+            if told:
+                self._code = int(_NUMBER.unpack(told)[0])
+            else:
+                self._end_server()
+                self._code = -signal.SIGKILL
             os.close(self._descriptor)
         return self._code
 
@@ -141,7 +164,7 @@ def fork_children(connection: int) -> list[int]:
     connection
         Descriptor of the server's end. The server itself ends when the other end is closed.
     """
-    channel = socket.socket(fileno=connection)
+    channel, server = socket.socket(fileno=connection), os.getpid()
     while True:
         try:
             asked, descriptors, _, _ = socket.recv_fds(channel, 1, 8)
@@ -151,6 +174,8 @@ def fork_children(connection: int) -> list[int]:
             if child == 0:
                 channel.close()
                 settle(descriptors[0])
+                if os.getppid() != server:  # it ended before this was its child in the kernel's eyes
+                    sys.exit()
                 return descriptors
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from faulty_reader import COMMAND, SECRET
 
+from orthanc_plugin import child_process
 from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import REPOSITORY
@@ -251,6 +253,62 @@ def test_the_next_process_imports_nothing(server: ForkServer) -> None:
     assert len(pids) == 3
     assert len(servers) == 1
     assert servers != {None}
+
+
+def test_a_process_that_cannot_be_held_is_not_left_behind(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptor of a process does not arrive where this one may open no more."""
+    received = socket.recv_fds
+
+    def without_descriptors(channel: socket.socket, size: int, most: int) -> Any:
+        data, descriptors, flags, address = received(channel, size, most)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return data, [], flags, address
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "recv_fds", without_descriptors)
+        with pytest.raises(NotReady):
+            ReadingProcess(MEMORY_MB, wanted, server)
+    for _ in range(2):
+        with ReadingProcess(MEMORY_MB, wanted, server) as process:
+            answer = process.read(task("ok"), 5.0, wanted)
+            assert isinstance(answer, Outcome)
+            assert answer.result["images"][0]["by"] == process.pid
+
+
+def test_a_server_that_does_not_answer_any_more_is_replaced(server: ForkServer) -> None:
+    with ReadingProcess(MEMORY_MB, wanted, server) as process:
+        os.kill(server.pid or 0, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGKILL)
+        started = time.monotonic()
+        assert gone(process.pid)
+        assert not process.lives()
+        assert time.monotonic() - started < 4.0
+    with ReadingProcess(MEMORY_MB, wanted, server) as process:
+        assert isinstance(process.read(task("ok"), 5.0, wanted), Outcome)
+
+
+def test_waiting_for_a_processor_is_not_held_against_a_process(
+    reader: ReadingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = time.monotonic()
+    monkeypatch.setattr(child_process, "_queued_seconds", lambda _pid: 0.75 * (time.monotonic() - started))
+    assert isinstance(reader.read(task("slow.1.0"), 0.5, wanted), Outcome)
+    monkeypatch.setattr(child_process, "_queued_seconds", lambda _pid: 2.0 * (time.monotonic() - started))
+    monkeypatch.setattr(child_process.Patience, "STRETCH", 2.0)
+    assert failure(reader.read(task("slow.30"), 0.5, wanted)).reason == "time_limit"
+
+
+def test_the_time_in_which_a_process_waits_for_a_processor_is_known() -> None:
+    command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    try:
+        time.sleep(1.5)
+        assert child_process._queued_seconds(processes[0].pid) > 0.2
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_a_server_that_is_killed_takes_its_process_along_and_another_is_started(server: ForkServer) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from models.intake import Intake, NotTakenIn, take_in
 from models.refusal import Refusal
 from models.selection import Policy
-from orthanc_plugin.child_process import end_child, how_it_ended, limit, settle, start_child
+from orthanc_plugin.child_process import Patience, end_child, how_it_ended, limit, settle, start_child
 from orthanc_plugin.logs import where
 from orthanc_plugin.settings import Settings
 
@@ -34,6 +34,7 @@ log = logging.getLogger("hilum.isolation")
 # 64 million pixels need about 1.5 GB on their way from a codestream to gray values.
 MEMORY_LIMIT = 3 * 2**30
 _START_SECONDS = 60.0
+_WATCH_SECONDS = 0.5  # between two looks whether it takes too long
 # A crash may have been an accident of the machine; the second one is the image's.
 _TRIES = 2
 
@@ -87,7 +88,7 @@ class IntakeProcess:
                 used = self._processor_seconds()
                 self._mailbox.put([content])
                 connection.send((len(content), policy, self._seconds))
-                if connection.poll(self._seconds):
+                if self._is_answered(connection):
                     answer = self._mailbox.take(connection)
                     if isinstance(answer, NotTakenIn):
                         raise answer
@@ -108,6 +109,14 @@ class IntakeProcess:
             if worked:  # else the machine may have stood still, and not the image been too much
                 break
         raise NotTakenIn(Refusal.UNREADABLE_PIXELS, f"reading the instance {why}")
+
+    def _is_answered(self, connection: Connection) -> bool:
+        """Wait for an answer; False when it takes too long."""
+        patience = Patience(0 if self._process is None else self._process.pid, self._seconds)
+        while not patience.is_over:
+            if connection.poll(min(self._seconds, _WATCH_SECONDS)):
+                return True
+        return False
 
     def _processor_seconds(self) -> float:
         """Processor time that the process has used (proc(5): fields 14 and 15 of its stat file)."""
@@ -215,8 +224,8 @@ def serve(connection: Connection, mailbox: _Mailbox) -> None:
             size, policy, seconds = connection.recv()
         except (EOFError, ConnectionError):
             return
-        # ends this process when one instance takes longer, even if nobody is left to wait for it
-        signal.setitimer(signal.ITIMER_REAL, seconds + 1.0)
+        # ends this process when one instance takes longer than anybody waits, even if nobody is left to wait for it
+        signal.setitimer(signal.ITIMER_REAL, seconds * Patience.STRETCH + 1.0)
         (content,) = mailbox.read([size])
         answer: Intake | NotTakenIn
         try:

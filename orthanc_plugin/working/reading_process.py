@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orthanc_plugin.child_process import Child, end_child, how_it_ended
+from orthanc_plugin.child_process import Child, Patience, end_child, how_it_ended
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import ForkServer, ServerEnded
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus
@@ -124,7 +124,7 @@ class ReadingProcess:
         Parameters
         ----------
         seconds
-            How long this may take before the process is ended.
+            How long this may take before the process is ended, see ``Patience``.
 
         Raises
         ------
@@ -182,13 +182,13 @@ class ReadingProcess:
             It has gone.
         Abandoned
         """
-        deadline = time.monotonic() + seconds
+        patience = Patience(self.pid, seconds)
         self._channel.settimeout(_WATCH_SECONDS)
         while b"\n" not in self._received[-_CHUNK:]:
             if unwanted():
                 self.close()
                 raise Abandoned
-            if time.monotonic() > deadline:
+            if patience.is_over:
                 raise _Exceeded("time_limit", f"took longer than {seconds:g} s")
             if self._resident() > self._memory_mb * _MEBIBYTE:
                 raise _Exceeded("out_of_memory", f"took more than {self._memory_mb} MiB of memory")

@@ -119,7 +119,7 @@ class Worker:
     def ready(self, versions: dict[str, str]) -> None:
         """A reading process has these models in memory."""
         self._versions = versions
-        self.solved("models_unusable", "reader_dies")
+        self.solved("models_unusable")
         self._news.set()
 
     def problem(self, code: str) -> None:
@@ -312,12 +312,16 @@ class _Seat:
                 return
             if not process.lives():
                 log.warning("a reading process died while it had nothing to do", extra={"pid": process.pid})
+                if self._troubles:
+                    worker.problem("reader_dies")
                 self._pause()
                 return
             worker.look()
             held = worker.claim()
             if held is None:
                 worker.rang.wait(_POLL_SECONDS)
+                if process.lives():
+                    worker.solved("reader_dies")
                 continue
             try:
                 self._attempt(held, process)
@@ -342,6 +346,7 @@ class _Seat:
             self._give_back(held)
             raise
         self._troubles = 0
+        worker.solved("reader_dies")
         reach("outcome_received")
         if isinstance(answer, Outcome):
             self._answer(held, answer, time.monotonic() - started)
