@@ -20,9 +20,10 @@ from orthanc_plugin import __version__
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
+from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import routes
 from orthanc_plugin.hosting.arrivals import Arrivals
-from orthanc_plugin.hosting.health import ClockWatch, FreeSpace
+from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orthanc_plugin.hosting.health import ClockWatch, FreeSpace, Vitals, problems, state
+from orthanc_plugin.free_space import FreeSpace
+from orthanc_plugin.hosting.health import ClockWatch, Vitals, problems, state
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.redaction import copy_lines
@@ -36,6 +38,7 @@ def test_a_node_that_is_well_has_no_problem() -> None:
         (replace(WELL, ledger_error=LedgerOfAnotherArchive("x")), "ledger_of_another_archive", True),
         (replace(WELL, free_mb=499), "storage_full", True),
         (replace(WELL, free_mb=500), "storage_low", False),
+        (replace(WELL, free_mb=0, read_only=True), "storage_read_only", True),
         (replace(WELL, worker_seen=False), "worker_silent", True),
         (replace(WELL, worker_problem="models_unusable"), "models_unusable", True),
         (replace(WELL, worker_problem="orthanc_unavailable"), "orthanc_unavailable", True),
@@ -135,3 +138,14 @@ def test_a_full_disk_costs_lines_of_the_log_and_does_not_end_orthanc() -> None:
     given = iter(["one\n", "two\n"])
     copy_lines(given, Path("/dev/full"))
     assert next(given, None) is None
+
+
+def test_a_disk_that_can_only_be_read_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writable = os.statvfs(tmp_path)
+    fields = [*writable[:8], writable.f_flag | os.ST_RDONLY, writable.f_namemax]
+    space = FreeSpace([tmp_path], 1)
+    assert not space.read_only()
+    monkeypatch.setattr(os, "statvfs", lambda _folder: os.statvfs_result(fields))
+    space = FreeSpace([tmp_path], 1)
+    assert space.read_only()
+    assert space.refuses()

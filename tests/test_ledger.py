@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from postgres_server import PostgresServer, binaries, postgres_server
 from sqlalchemy import Connection, event, text
 
+from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import (
     Ledger,
     LedgerError,
@@ -27,6 +29,7 @@ from orthanc_plugin.ledger.database import (
 )
 from orthanc_plugin.ledger.notes import belong_to, get_fact, set_fact
 from orthanc_plugin.ledger.schema import SCHEMA_VERSION
+from orthanc_plugin.ledger.tasks import Arrival
 
 FIRST_SCHEMA = Path(__file__).parent / "ledger_v1.sql"
 SECRET = "Secret^Patient"
@@ -497,13 +500,69 @@ def test_a_server_that_only_reads_is_transient(postgres: PostgresServer) -> None
     ledger.close()
 
 
+def test_what_stays_of_a_ledger_that_was_deleted_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """Whoever deletes or moves the file of a node that runs leaves what SQLite keeps beside it."""
+    path = tmp_path / "ledger.sqlite"
+    ledger, other = open_ledger(path), open_ledger(path)
+    migrate(ledger)
+    note(ledger, "before")
+    note(other, "before")
+    path.unlink()
+    assert (tmp_path / "ledger.sqlite-wal").stat().st_size > 0
+    migrate(other)
+    note(other, "after")
+    migrate(ledger)
+    assert noted(ledger) == "after"
+    ledger.close()
+    other.close()
+
+
+def test_a_row_whose_result_is_damaged_stops_no_other(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path / "ledger.sqlite")
+    migrate(ledger)
+    with ledger.write() as db:
+        for uid in ("1.2.3", "1.2.4"):
+            tasks.enqueue(db, Arrival(uid), now=1.0)
+        db.exec_driver_sql("UPDATE tasks SET result = '{\"images\": [' WHERE study_instance_uid = '1.2.3'")
+        assert [row["result"] for row in tasks.reading_order(db)] == [{}, {}]
+        claimed = [tasks.claim(db, "w", now=2.0, lease_seconds=60, abandoned_limit=3) for _ in range(2)]
+    assert [task.study_instance_uid for task in claimed if task] == ["1.2.3", "1.2.4"]
+    ledger.close()
+
+
+def test_a_wrong_password_is_told_so(postgres: PostgresServer) -> None:
+    ledger = open_ledger(postgres.new_database())
+    migrate(ledger)
+    rules = postgres._folder / "data" / "pg_hba.conf"
+    before = rules.read_text()
+    with ledger.write() as db:
+        db.exec_driver_sql("DO $$ BEGIN CREATE ROLE locked LOGIN PASSWORD 'right'; "
+                           "EXCEPTION WHEN duplicate_object THEN NULL; END $$")  # fmt: skip
+    try:
+        rules.write_text(f"local all locked scram-sha-256\n{before}")
+        with ledger.write() as db:
+            db.exec_driver_sql("SELECT pg_reload_conf()")
+        time.sleep(0.5)
+        for given in ("locked:wrong@", "locked@"):
+            other = open_ledger(ledger.url.render_as_string(hide_password=False).replace("hilum@", given))
+            with pytest.raises(LedgerUnusable, match="refuses user or password") as told:
+                note(other)
+            assert "wrong" not in str(told.value)
+            other.close()
+    finally:
+        rules.write_text(before)
+        with ledger.write() as db:
+            db.exec_driver_sql("SELECT pg_reload_conf()")
+        ledger.close()
+
+
 def test_a_user_without_rights_is_told_so(postgres: PostgresServer) -> None:
     ledger = open_ledger(postgres.new_database())
     migrate(ledger)
     with ledger.write() as db:
         db.exec_driver_sql("DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     guest = open_ledger(str(ledger.url).replace("hilum@", "guest@"))
-    with pytest.raises(LedgerUnusable, match="refuses this user"):
+    with pytest.raises(LedgerUnusable, match="refuses user or password"):
         note(guest)
     guest.close()
     ledger.close()

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
 from orthanc_plugin.hosting.routes import Request, Response, Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
+from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus
 from orthanc_plugin.settings import load_settings
 
@@ -76,7 +78,7 @@ def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]
         fetch_thumbnail=kept.fetch,
         intake=lambda: (None, 0),
         wake=lambda: woken.append(True),
-        free_space=health.FreeSpace([tmp_path], 0),
+        free_space=FreeSpace([tmp_path], 0),
         clock=health.ClockWatch(),
         started_at=time.monotonic(),
     )
@@ -92,6 +94,17 @@ def thumbnail(site: Site, report: str, study: str, seen: str | None = None) -> R
 def retry(site: Site, body: str, **changes: Any) -> Response:
     asked = Request("/hilum/api/retry", "POST", headers={"x-requested-with": "test"}, body=body.encode())
     return routes.respond(replace(asked, **changes), site)
+
+
+def test_a_ledger_of_another_archive_shows_no_patient_and_is_not_changed(site: Site) -> None:
+    other = replace(site, intake=lambda: (LedgerOfAnotherArchive("it belongs to another archive"), 0))
+    for path in ("/hilum/", "/hilum/rows", "/hilum/api/worklist", "/hilum/api/images", "/hilum/api/status"):
+        answer = routes.respond(Request(path), other)
+        assert b"1.2.3" not in answer.body
+        assert b"another archive" in answer.body
+    before = states(site)
+    assert retry(other, "all=yes").status == 503
+    assert states(site) == before
 
 
 def states(site: Site) -> dict[str, int]:

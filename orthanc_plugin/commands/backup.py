@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from orthanc_plugin.archive.client import (
     received_of,
 )
 from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder, Kept, Manifest, Resource, line_of
-from orthanc_plugin.commands.node import running_pid
+from orthanc_plugin.commands.node import UNFINISHED, running_pid
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import open_ledger
@@ -92,16 +93,22 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
             console.print(f"{source.path} is whole: {manifest.instances} instances, made {manifest.made_at}")
             return 0
         home = settings.home
+        unfinished = home / UNFINISHED
+        if running_pid(settings) is None and unfinished.exists():
+            _empty(home)  # of what an earlier try left
         if running_pid(settings) is not None or (home.exists() and any(home.iterdir())):
             raise BackupFailed(f"{home} is not empty: a node is restored into an empty folder; set HILUM_HOME to one")
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         if (free := shutil.disk_usage(home).free) < manifest.size:
             raise BackupFailed(f"{home} has {free // _MEBIBYTE} MiB free, {manifest.size // _MEBIBYTE} are needed")
+        unfinished.touch(mode=0o600)
         try:
-            rows = _fill(home, source, manifest, console)
+            with _ended_in_order():
+                rows = _fill(home, source, manifest, console)
         except BaseException:
             _empty(home)
             raise
+        unfinished.unlink()
     console.print(f"{manifest.instances} instances and {rows} studies of the ledger restored into {home}")
     return 0
 
@@ -283,6 +290,21 @@ def _empty(home: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let a request to end (a connection that is closed, a service that is stopped) undo what was begun."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -58,6 +58,9 @@ class NodeStatus:
         return list(self.details.get("problems", ()))
 
 
+UNFINISHED = "restore-unfinished"  # a file in the home of a node that is being restored
+
+
 def start(settings: Settings) -> subprocess.Popen[bytes]:
     """Write the configuration and start Orthanc with our plugin.
 
@@ -68,6 +71,10 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     LedgerUnusable
         When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
     """
+    if (settings.home / UNFINISHED).exists():
+        raise NodeFailed(
+            f"{settings.home} holds a part of a backup, for its restore was broken off: run ./hilum restore again"
+        )
     open_ledger(settings.ledger_address).close()
     try:
         load_wording(settings.report_language, settings.site_wording)

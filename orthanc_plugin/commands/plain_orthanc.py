@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
 
 _START_SECONDS, _STOP_SECONDS = 60.0, 30.0
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")  # of util-linux; else it would serve on when this is killed
 _LOG = "plain-orthanc.log"
 
 
@@ -73,13 +75,11 @@ def _require_free(port: int) -> None:
 
 
 def _start(configuration: Path, log: Path) -> subprocess.Popen[bytes]:
+    if (orthanc := shutil.which("Orthanc")) is None:
+        raise NodeFailed("Orthanc is not installed; ./hilum installs it, or: apt install orthanc")
+    command = [*_ENDS_WITH_US, orthanc, str(configuration)]
     with log.open("ab") as output:
-        try:
-            return subprocess.Popen(
-                ["Orthanc", str(configuration)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        except FileNotFoundError as error:
-            raise NodeFailed("Orthanc is not installed; ./hilum installs it, or: apt install orthanc") from error
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _wait_for(orthanc: OrthancClient, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,16 +1,13 @@
-"""How the node is: what is wrong, in words and with what to do, and whether there is room for another image.
+"""How the node is: what is wrong, in words and with what to do.
 
 The rule: whatever keeps a study from being read is named here, by a code, and shown in ``status`` and on the worklist.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from orthanc_plugin.ledger.database import LedgerError, LedgerUnusable
@@ -21,7 +18,6 @@ _START_SECONDS = 30.0  # in which a worker is expected to speak up for the first
 _WAITING_LIMIT_SECONDS = 600.0
 _JUMP_SECONDS = 60.0  # more than any time service corrects at once without being asked
 _JUMP_SHOWN_SECONDS = 3600.0
-_MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,8 @@ class Vitals:
         Studies with results of ours and no image.
     clock_jump_seconds
         By which the clock jumped lately; 0 when it did not.
+    read_only
+        Whether the disk of the images, or of the node's own files, can only be read.
     """
 
     ledger_error: LedgerError | None
@@ -80,6 +78,7 @@ class Vitals:
     oldest_waiting_seconds: float | None = None
     orphans: int = 0
     clock_jump_seconds: float = 0.0
+    read_only: bool = False
 
 
 _WORKER_PROBLEMS = {
@@ -96,8 +95,8 @@ _WORKER_PROBLEMS = {
         "Nothing, if Orthanc is starting. Otherwise see orthanc.log, and worker.log for the address it tries.",
     ),
     "storage_full": (
-        "Orthanc has no room for results, so no study is finished.",
-        "Free disk space. It goes on by itself.",
+        "Orthanc cannot write results, so no study is finished.",
+        "Free disk space, or see why the disk cannot be written to. It goes on by itself.",
     ),
     "intake_unavailable": (
         "The processes that decode images cannot be started, so nothing is read.",
@@ -149,6 +148,15 @@ def _of_ledger(vitals: Vitals) -> list[Problem]:
 
 def _of_storage(vitals: Vitals) -> list[Problem]:
     free, reserve = vitals.free_mb, vitals.reserve_mb
+    if vitals.read_only:
+        return [
+            Problem(
+                "storage_read_only",
+                "The disk can only be read: new images are refused, and no result can be kept.",
+                "Look why (often it has errors) and mount it for writing again. It goes on by itself.",
+                stops=True,
+            )
+        ]
     if free < reserve:
         return [
             Problem(
@@ -231,44 +239,6 @@ def _of_studies(vitals: Vitals) -> list[Problem]:
 def _sentence(error: LedgerError) -> str:
     text = str(error)
     return f"{text[:1].upper()}{text[1:]}."
-
-
-class FreeSpace:
-    """The room that is left for images; the system is asked once a second at most, whoever calls.
-
-    Parameters
-    ----------
-    folders
-        What is written to; the one with the least room counts. One that cannot be asked has none.
-    reserve_mb
-        MiB that are kept for results and the ledger.
-    """
-
-    def __init__(self, folders: Sequence[Path], reserve_mb: int) -> None:
-        self._folders, self.reserve_mb = tuple(folders), reserve_mb
-        self._asked_at, self._free_mb = float("-inf"), 0
-
-    def free_mb(self) -> int:
-        """MiB that an ordinary user may still write."""
-        now = time.monotonic()
-        if now - self._asked_at >= 1.0:
-            self._free_mb = min(_free_mb(folder) for folder in self._folders)
-            self._asked_at = now
-        return self._free_mb
-
-    def refuses(self) -> bool:
-        """Whether another image would eat into the reserve."""
-        return self.free_mb() < self.reserve_mb
-
-
-def _free_mb(folder: Path) -> int:
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return 0
-    if found.f_blocks == 0:  # a file system in memory without a limit
-        return sys.maxsize
-    return found.f_bavail * found.f_frsize // _MEBIBYTE
 
 
 def _since_boot() -> float:

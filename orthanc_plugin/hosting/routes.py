@@ -17,10 +17,12 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerError
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
+from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
@@ -93,7 +95,7 @@ class Site:
     fetch_thumbnail: Callable[[str], bytes | None]
     intake: Callable[[], tuple[LedgerError | None, int]]
     wake: Callable[[], None]
-    free_space: health.FreeSpace
+    free_space: FreeSpace
     clock: health.ClockWatch
     started_at: float
 
@@ -103,7 +105,9 @@ def respond(request: Request, site: Site) -> Response:
     name = request.path.removeprefix("/hilum").strip("/")
     if name.startswith("static/"):
         return _static(name.removeprefix("static/"))
-    now = time.time()
+    now, (blocked, _) = time.time(), site.intake()
+    if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
+        return _without_ledger(name, site, blocked, now)
     try:
         if name == "api/retry":
             return _retry(request, site, now)
@@ -157,6 +161,7 @@ def _status(site: Site, db: Connection | None, now: float, error: LedgerError | 
         health.Vitals(
             ledger_error=error or blocked,
             free_mb=site.free_space.free_mb(),
+            read_only=site.free_space.read_only(),
             reserve_mb=site.free_space.reserve_mb,
             worker_seen=bool(workers),
             worker_problem=next((w["problem"] for w in workers if w["problem"]), ""),

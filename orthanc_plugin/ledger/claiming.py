@@ -9,12 +9,10 @@ A clock may jump back. A task that was written later than now, or whose lease no
 
 from __future__ import annotations
 
-import json
-
 from sqlalchemy import Connection
 
 from orthanc_plugin.ledger.notes import get_fact, set_fact
-from orthanc_plugin.ledger.statements import SHIFT_SECONDS, run
+from orthanc_plugin.ledger.statements import SHIFT_SECONDS, result_of, run
 from orthanc_plugin.ledger.task_states import InferenceTask, Urgency
 
 BACKGROUND_TURN_SECONDS = 60.0  # between two background tasks that go before live ones
@@ -135,7 +133,7 @@ def _claim_first(
         attempts=row.attempts,
         failures=row.failures,
         first_failed_at=row.first_failed_at,
-        result=json.loads(row.result),
+        result=result_of(row.result),
         conclude=row.answered_generation == row.generation,
         received_at=row.received_at,
         last_instance_at=row.last_instance_at,

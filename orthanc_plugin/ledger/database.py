@@ -13,6 +13,8 @@ another, is used again without restarting the node.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -288,7 +290,18 @@ def _foreign_tables(db: Connection) -> list[str]:
 def _make_file(ledger: Ledger, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # a file that is there keeps its mode
+        if path.exists():
+            return
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # worker and plugin may both find that there is none
+            if not path.exists():
+                # what SQLite kept beside a file that was moved away or deleted makes the new one unreadable
+                for kept in ("-wal", "-shm"):
+                    path.with_name(path.name + kept).unlink(missing_ok=True)
+                path.touch(mode=0o600)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise LedgerUnavailable(f"{ledger.name} cannot be made: {error.strerror}") from error
 
@@ -352,8 +365,9 @@ def _of_postgresql(ledger: Ledger, error: DBAPIError) -> LedgerError:
         return LedgerUnusable(f"{ledger.name} is no ledger of this version of Hilum: start the node to prepare it")
     if state.startswith(_SQLSTATE_DAMAGED):
         return LedgerUnusable(f"{ledger.name} is damaged ({state}): restore a backup")
-    if state.startswith(_SQLSTATE_FORBIDDEN):
-        return LedgerUnusable(f"{ledger.name} refuses this user or has no such database ({state}): see ledger_url")
+    if state.startswith(_SQLSTATE_FORBIDDEN) or (not state and "password" in str(error.orig)):
+        code = f" ({state})" if state else ""
+        return LedgerUnusable(f"{ledger.name} refuses user or password, or is not there{code}: correct ledger_url")
     if state.startswith(_SQLSTATE_LATER):
         return LedgerUnavailable(f"{ledger.name} cannot be used now ({state}); trying again")
     if not state and type(error.orig).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout"):

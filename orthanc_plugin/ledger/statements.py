@@ -5,6 +5,7 @@ The rule: the SQL stands where it is used; only two words in braces are filled i
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -37,3 +38,15 @@ _cached_text = cache(text)  # halves the time of an `enqueue`, which a C-STORE w
 def _storable(value: Any) -> Any:
     """Text without what a database refuses: NUL (PostgreSQL), and halves of a character from broken encodings."""
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8") if type(value) is str else value
+
+
+def result_of(stored: str) -> dict[str, Any]:
+    """What the column ``result`` holds; nothing where it is damaged, so that one row does not stop the others.
+
+    Doing the study again (``./hilum reread``) writes it anew.
+    """
+    try:
+        result = json.loads(stored)
+    except ValueError:
+        return {}
+    return result if isinstance(result, dict) else {}

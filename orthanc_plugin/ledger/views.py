@@ -5,12 +5,12 @@ The rule: no question grows slower with the number of studies, except the count 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, bindparam, text
 
+from orthanc_plugin.ledger.statements import result_of
 from orthanc_plugin.ledger.task_states import Standing, TaskStatus
 
 _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
@@ -79,4 +79,4 @@ def _standing(row: Row[Any]) -> tuple[str, Standing]:
 
 
 def _with_result(row: RowMapping) -> dict[str, Any]:
-    return {**row, "result": json.loads(row["result"])}
+    return {**row, "result": result_of(row["result"])}

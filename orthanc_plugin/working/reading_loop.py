@@ -22,6 +22,7 @@ from typing import BinaryIO
 from orthanc_plugin.child_process import settle
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import fork_children
+from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, Urgency
 from orthanc_plugin.logs import start_logging, where
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
@@ -150,7 +151,7 @@ def main() -> int:
     gc.freeze()
     log.info("models loaded", extra={"pid": os.getpid(), "seconds": round(time.monotonic() - started, 2)})
     expected: dict[type[Exception], tuple[str, str]] = {
-        StorageFull: ("storage_full", "Orthanc has no room for results"),
+        StorageFull: ("storage_full", "Orthanc cannot write results"),
         OrthancUnavailable: ("orthanc_unavailable", "Orthanc did not answer"),
         OrthancFailed: ("orthanc_error", "Orthanc failed at a request; a file of the study may be damaged"),
         IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
@@ -159,7 +160,17 @@ def main() -> int:
     user, password = credentials.worker_user, credentials.worker_password
     with OrthancClient(settings.http_url, user, password) as orthanc, intake:
         reader = Reader(settings, orthanc, models, intake, wording, shadows)
-        serve(channel, lambda task: process_study(task, reader), models.versions, expected, shadows.work)
+        space = FreeSpace((settings.storage, settings.home), settings.reserve_mb)
+
+        def read(task: InferenceTask) -> Outcome:
+            try:
+                return process_study(task, reader)
+            except OrthancFailed as error:
+                if space.free_mb() < 1:
+                    raise StorageFull(f"{error}, and its disk cannot be written to") from error
+                raise
+
+        serve(channel, read, models.versions, expected, shadows.work)
     return 0
 
 

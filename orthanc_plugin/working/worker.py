@@ -319,8 +319,7 @@ class _Seat:
             worker.look()
             held = worker.claim()
             if held is None:
-                worker.rang.wait(_POLL_SECONDS)
-                if process.lives():
+                if not worker.rang.wait(_POLL_SECONDS) and process.lives():
                     worker.solved("reader_dies")
                 continue
             try:

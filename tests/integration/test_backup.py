@@ -6,6 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -37,7 +41,7 @@ from orthanc_plugin.ledger.notes import PLACE
 from orthanc_plugin.ledger.ownership import load_archive_id
 from orthanc_plugin.ledger.tasks import Arrival
 from orthanc_plugin.reading.active_models import registry_of
-from orthanc_plugin.settings import Settings, load_settings
+from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 from orthanc_plugin.working.reconciliation import reconcile
 
 PIXELS = chest(1).pixels[:64, :64]
@@ -292,6 +296,53 @@ def test_a_node_is_restored_into_an_empty_folder_only_and_a_failure_leaves_it_em
     with pytest.raises(BackupFailed, match="is not what was copied"):
         bring_back(home, tmp_path / "copy")
     assert list(home.iterdir()) == []
+
+
+_RESTORE = """
+import os, signal, sys
+from pathlib import Path
+from rich.console import Console
+from orthanc_plugin.commands import backup
+from orthanc_plugin.settings import load_settings
+original = backup._restore_resource
+def and_then(*given):
+    original(*given)
+    os.kill(os.getpid(), int(sys.argv[2]))
+backup._restore_resource = and_then
+backup.restore(load_settings(), Path(sys.argv[1]), Console(file=sys.stderr))
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_restore_that_is_broken_off_serves_nobody_and_can_be_done_again(
+    settings: Settings,
+    running: OrthancClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: signal.Signals,
+) -> None:
+    take(settings, tmp_path / "copy")
+    home, port = tmp_path / "new", free_port()
+    monkeypatch.setenv("HILUM_HTTP_PORT", str(port))
+    given = {**os.environ, "HILUM_HOME": str(home), "HILUM_HTTP_PORT": str(port)}
+    command = [sys.executable, "-c", _RESTORE, str(tmp_path / "copy"), str(int(ending))]
+    done = subprocess.run(command, cwd=REPOSITORY, env=given, check=False, capture_output=True)
+    assert done.returncode == (-ending if ending is signal.SIGKILL else 128 + ending), done.stderr[-1000:]
+    end = time.monotonic() + 10.0
+    while not port_is_free(port):  # no Orthanc serves half an archive
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    if ending is signal.SIGKILL:
+        with pytest.raises(node.NodeFailed, match="restore was broken off"):
+            node.start(load_settings(given))
+    else:
+        assert list(home.iterdir()) == []
+    assert "3 instances" in bring_back(home, tmp_path / "copy")
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_node_that_does_not_run_and_a_folder_of_another_archive_are_told(
