@@ -171,7 +171,7 @@ def test_the_picture_is_of_the_image_that_sets_the_priority_and_its_words_say_wh
         ([], "Radiograph; no finding was evaluated"),
         ([finding("effusion", "not_evaluated", None)], "Radiograph; no finding was evaluated"),
         ([finding("effusion", "undetermined", 0.4)], "Radiograph; nothing called present"),
-        ([finding("effusion", "present", 0.8)], "Radiograph; no heat map for what was called present"),
+        ([finding("effusion", "present", 0.8)], "Radiograph; nothing drawn for what was called present"),
         (
             [finding("effusion", "present", 0.8), finding("lung_opacity", "present", 0.7, regions=1),
              finding("mass", "present", 0.7, "bilateral", regions=2)],
