@@ -31,7 +31,7 @@ _SMALLEST_FONT, _LARGEST_FONT, _WIDTH_PER_FONT = 9, 24, 42
 # A caption is at least as wide as this, in pixels, however narrow the image is.
 _NARROWEST_CAPTION = 320
 _LINE = 2  # pixels
-_THIN = 31  # of 255: a pixel that an outline covers by an eighth belongs to it, or thin ones would vanish
+_THIN = 63  # of 255: a pixel that an outline covers by a quarter belongs to it, or thin ones would vanish
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,6 +187,16 @@ def test_a_picture_is_described_without_the_patient(found: list[dict[str, Any]],
     assert "Doe" not in row.thumbnail.url + row.thumbnail.words
 
 
+def test_outlines_and_boxes_without_a_heat_map_are_told_as_such() -> None:
+    found = [finding("pneumothorax", "present", 0.9, "left"), finding("nodule", "present", 0.8, regions=1),
+             finding("lung_opacity", "present", 0.7, "right", regions=2), finding("edema", "present", 0.6),
+             finding("mass", "absent", 0.1)]  # fmt: skip
+    entry = pictured("2.25.1", "critical", *found) | {"maps": ["lung_opacity"], "segments": ["heart", "pneumothorax"]}
+    row = rows.worklist_row(task(entry))
+    assert row.thumbnail is not None
+    assert row.thumbnail.words == "AI heat map: lung opacity, right. AI outline: pneumothorax, left; nodule"
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [("absent", "Nothing called present"), ("undetermined", "Nothing called present"),
