@@ -1,4 +1,4 @@
-"""One picture for people: the radiograph in gray, heat maps over it, and a caption below.
+"""One picture for people: the radiograph in gray, heat maps, boxes and outlines over it, and a caption below.
 
 The rule: the Secondary Capture and the worklist's thumbnail are painted here from the arrays of the result itself.
 Where a map is low the radiograph stays gray and untouched, and no text ever covers the image.
@@ -7,12 +7,13 @@ Where a map is low the radiograph stays gray and untouched, and no text ever cov
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from models.findings import FloatMap, SaliencyMap
+from models.findings import BoolMask, FloatMap, ImageFindings, Region, SaliencyMap
 
 Picture = npt.NDArray[np.uint8]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -29,10 +30,39 @@ _BAND, _INK = (18, 18, 18), (236, 236, 236)
 _SMALLEST_FONT, _LARGEST_FONT, _WIDTH_PER_FONT = 9, 24, 42
 # A caption is at least as wide as this, in pixels, however narrow the image is.
 _NARROWEST_CAPTION = 320
+_LINE = 2  # pixels
+_THIN = 63  # of 255: a pixel that an outline covers by a quarter belongs to it, or thin ones would vanish
 
 
-def paint(gray: FloatMap, maps: Sequence[SaliencyMap], *, longest: int, caption: Sequence[str]) -> Picture:
-    """Paint heat maps over a radiograph.
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What is drawn in lines.
+
+    Parameters
+    ----------
+    rows, columns
+        Of the stored image, to whose pixels boxes and masks refer.
+    """
+
+    rows: int
+    columns: int
+    boxes: tuple[Region, ...] = ()
+    masks: tuple[BoolMask, ...] = ()
+
+
+def marks_of(findings: ImageFindings) -> Marks:
+    """Boxes and outlines of what was called present by a model that has no heat map for it."""
+    mapped = {one.key for one in findings.saliency}
+    shown = {finding.key: finding for finding in findings.present if finding.key not in mapped}
+    masks = {segment.key: segment.mask for segment in findings.segments if segment.key in shown}
+    boxes = tuple(region for key, finding in shown.items() if key not in masks for region in finding.regions)
+    return Marks(findings.rows, findings.columns, boxes, tuple(masks.values()))
+
+
+def paint(
+    gray: FloatMap, maps: Sequence[SaliencyMap], *, longest: int, caption: Sequence[str], marks: Marks | None = None
+) -> Picture:
+    """Paint heat maps, boxes and outlines over a radiograph.
 
     Parameters
     ----------
@@ -45,6 +75,8 @@ def paint(gray: FloatMap, maps: Sequence[SaliencyMap], *, longest: int, caption:
         The longer side of the picture is at most this, in pixels, the caption included. Nothing is enlarged.
     caption
         Lines of text, wrapped where they are too long; nothing that names the patient. No line, no caption.
+    marks
+        Boxes and outlines, if any.
 
     Returns
     -------
@@ -60,6 +92,8 @@ def paint(gray: FloatMap, maps: Sequence[SaliencyMap], *, longest: int, caption:
     (width, height), band = _layout(gray.shape, longest, caption)
     radiograph = _shrunk(gray, height, width)
     picture = _heated(radiograph, _merged(maps, height, width)) if maps else np.stack([radiograph] * 3, axis=-1)
+    if marks is not None:
+        picture = _marked(picture, marks)
     if band is None:
         return picture
     whole = Image.new("RGB", (band.width, height + band.height), _BAND)
@@ -107,6 +141,24 @@ def _heated(radiograph: Picture, strength: Picture) -> Picture:
     mixed = (1 - hidden) * radiograph[hot].astype(np.float32)[:, None] + hidden * colour_table()[level]
     picture[hot] = (mixed + np.float32(0.5)).astype(np.uint8)
     return picture
+
+
+def _marked(picture: Picture, marks: Marks) -> Picture:
+    """With boxes, and the rims of masks, in the colour of the strongest places."""
+    height, width = picture.shape[:2]
+    drawn = Image.fromarray(picture)
+    draw = ImageDraw.Draw(drawn)
+    down, across = height / marks.rows, width / marks.columns
+    for box in marks.boxes:
+        ends = (box.x * across, box.y * down, (box.x + box.width) * across - 1, (box.y + box.height) * down - 1)
+        left, top, right, bottom = (round(end) for end in ends)
+        draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=_COLOURS[-1], width=_LINE)
+    for mask in marks.masks:
+        small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+        inside = small.point(lambda value: 255 * (value > _THIN))
+        rim = np.asarray(inside.filter(ImageFilter.MaxFilter(2 * _LINE + 1))) > np.asarray(inside)
+        drawn.paste(_COLOURS[-1], mask=Image.fromarray(rim))
+    return np.asarray(drawn).copy()
 
 
 def _layout(shape: tuple[int, ...], longest: int, caption: Sequence[str]) -> tuple[tuple[int, int], Image.Image | None]:

@@ -192,6 +192,8 @@ def _contract(section: dict[str, Any]) -> Contract:
         if interpreter != "scores" or any(f.localises for f in findings):
             raise ValueError("what is seen by a preprocessing of its own is neither outlined nor located")
     reading = read_section(section, interpreter, [f.key for f in findings]) if interpreter in SECTIONS else None
+    if interpreter == "classes" and sorted(f.output for f in findings) != list(range(len(findings))):
+        raise ValueError("exclusive classes take the first outputs, each finding one of its own")
     return Contract(interpreter, size, segments, findings, _plausibility(section), gate, preprocessing, reading=reading)
 
 

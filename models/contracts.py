@@ -16,6 +16,8 @@ SECTIONS = ("masks", "boxes", "classes")
 class MaskContract:
     """What becomes the mask of a finding, from the output ``masks`` (n, findings, size, size): logits of pixels.
 
+    A network that returns one tensor returns these.
+
     Parameters
     ----------
     threshold
@@ -82,7 +84,7 @@ class ClassContract:
     """How exclusive classes are told: a finding's probability is its share in softmax(logits / temperature).
 
     Only as many logits as there are findings are classes; one more weighs the images of a study and is not read. Slope
-    and intercept of the findings are not used.
+    and intercept of the findings are not used. One class at most is called present: the most probable one.
     """
 
     temperature: float

@@ -1,6 +1,6 @@
 """The findings of an image as JSON types: what the ledger keeps and ``./hilum predict`` prints.
 
-The rule: all but the pixels is there; segments are listed by key, maps and lines are left to the objects.
+The rule: all but the pixels is there; segments and maps are listed by key, lines are left to the objects.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def findings_json(image: ImageFindings) -> dict[str, Any]:
         "failures": {run.model.name: run.failure for run in image.runs if run.failure},
         "findings": [_finding_json(f) for f in image.findings],
         "segments": [s.key for s in image.segments],
+        "maps": [s.key for s in image.saliency],
         "measurements": [
             {"key": m.key, "value": round(m.value, 4), "unit": m.unit, "caution": m.caution} for m in image.measurements
         ],

@@ -9,14 +9,17 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from models import appearance, pixel_gate, scores, structures
-from models.bundle import Bundle, BundleInvalid, load_bundle
+from models import appearance, boxes, classes, masks, pixel_gate, scores, structures
+from models.bundle import Bundle, BundleInvalid, Contract, load_bundle
+from models.calls import sigmoid
+from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import (
     Criterion,
     Finding,
@@ -139,7 +142,7 @@ class Models:
             findings=answer.all_findings(),
             segments=answer.segments,
             measurements=answer.measurements,
-            saliency=tuple(answer.saliency),
+            saliency=answer.saliency,
             criteria=answer.criteria,
         )
 
@@ -170,9 +173,12 @@ def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
     Raises
     ------
     BundleInvalid
-        When two of them are pixel gates.
+        When two of them are pixel gates, or one has the name under which appearances are derived.
     """
     torch.set_num_threads(threads)
+    loaded = list(loaded)
+    if any(bundle.identity.name == appearance.IDENTITY.name for bundle in loaded):
+        raise BundleInvalid(f"the name {appearance.IDENTITY.name} is taken by what is derived: give the bundle another")
     bundles = sorted(loaded, key=lambda bundle: bundle.contract.interpreter != "structures")
     gates = [(b, torch_forward(b.network)) for b in bundles if b.contract.interpreter == "gate"]
     if len(gates) > 1:
@@ -193,6 +199,31 @@ def torch_forward(network: nn.Module) -> Forward:
     return forward
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What one bundle says of an image, and what it drew for it."""
+
+    findings: tuple[Finding, ...]
+    segments: tuple[SegmentMask, ...] = ()
+    saliency: tuple[SaliencyMap, ...] = ()
+
+
+def _told(
+    contract: Contract, output: dict[str, FloatArray], frame: Frame, segments: Sequence[SegmentMask], model: str
+) -> _Told:
+    """Read the outputs as the contract says."""
+    findings, reading = contract.findings, contract.reading
+    if isinstance(reading, ClassContract):
+        return _Told(classes.interpret(output["logits"], contract=findings, reading=reading, model=model))
+    common: Any = {"contract": findings, "segments": segments, "model": model}
+    if isinstance(reading, MaskContract):
+        return _Told(*masks.interpret(output, frame, reading=reading, **common))
+    if isinstance(reading, BoxContract):
+        return _Told(boxes.interpret(output, frame, reading=reading, **common))
+    said, saliency = scores.interpret(output["logits"], output.get("maps"), frame, **common)
+    return _Told(said, saliency=saliency)
+
+
 class _Answer:
     """Collects what the bundles say about one image."""
 
@@ -202,7 +233,7 @@ class _Answer:
         self.findings: dict[str, Finding] = {}
         self.segments: tuple[SegmentMask, ...] = ()
         self.measurements: tuple[Measurement, ...] = ()
-        self.saliency: list[SaliencyMap] = []
+        self.saliency: tuple[SaliencyMap, ...] = ()
         self.criteria: tuple[Criterion, ...] = ()
         self._pictures: dict[int, tuple[FloatArray, Frame]] = {}
 
@@ -217,9 +248,8 @@ class _Answer:
         if not all(np.isfinite(values).all() for values in output.values()):
             raise OutputInvalid(f"{name} answered with values that are not numbers")
         if bundle.contract.interpreter == "structures":
-            fields = (1.0 / (1.0 + np.exp(-output["logits"]))).astype(np.float32)
             self.segments, self.measurements = structures.interpret(
-                fields,
+                sigmoid(output["logits"]).astype(np.float32),
                 frame,
                 bundle.contract.segments,
                 self.view,
@@ -228,27 +258,31 @@ class _Answer:
                 plausibility=bundle.contract.plausibility,
             )
         else:
-            found, saliency = scores.interpret(
-                output["logits"],
-                output["maps"],
-                frame,
-                contract=bundle.contract.findings,
-                segments=self.segments,
-                model=name,
-            )
-            for finding in found:  # what one model does not evaluate takes nothing from another that does
-                if finding.state is not FindingState.NOT_EVALUATED or finding.key not in self.findings:
-                    self.findings[finding.key] = finding
-            self.saliency.extend(saliency)
+            self._keep(_told(bundle.contract, output, frame, self.segments, name))
         self.runs.append(ModelRun(bundle.identity))
+
+    def _keep(self, told: _Told) -> None:
+        """Take over findings, and what was drawn for them; what was drawn for an answer that is replaced goes with it.
+
+        What one model does not evaluate takes nothing from another that does.
+        """
+        for finding in told.findings:
+            if finding.state is not FindingState.NOT_EVALUATED or finding.key not in self.findings:
+                self.findings[finding.key] = finding
+        self.segments = tuple(s for s in (*self.segments, *told.segments) if self._stands(s))
+        self.saliency = tuple(s for s in (*self.saliency, *told.saliency) if self._stands(s))
+
+    def _stands(self, drawn: SegmentMask | SaliencyMap) -> bool:
+        finding = self.findings.get(drawn.key)
+        return finding is None or finding.model == drawn.model
 
     def _published(self, preprocessing: Preprocessing, forward: Forward) -> dict[str, FloatArray]:
         """What a network says that was trained elsewhere: of several crops the mean of the probabilities."""
         logits = [forward(crop[None])["logits"] for crop in preprocessing.apply(self.image)]
         if len(logits) > 1:
-            mean = np.mean([1.0 / (1.0 + np.exp(-one.astype(np.float64))) for one in logits], axis=0)
+            mean = np.mean([sigmoid(one.astype(np.float64)) for one in logits], axis=0)
             logits = [np.log(mean / (1.0 - mean)).astype(np.float32)]
-        return {"logits": logits[0], "maps": np.zeros((len(logits[0]), 1, 1), np.float32)}  # it locates nothing
+        return {"logits": logits[0]}  # its maps lie over crops: it locates nothing
 
     def add_failure(self, bundle: Bundle) -> None:
         """Note that a bundle gave no answer, for each finding that it would have evaluated."""
@@ -259,12 +293,14 @@ class _Answer:
             self.findings.setdefault(c.key, finding)
 
     def add_appearance(self) -> None:
-        """Derive the appearance for COVID-19 pneumonia where a model knows opacities and none knows the appearance."""
+        """Derive the appearance for COVID-19 pneumonia where a model knows opacities and none tells the appearance."""
         opacity = self.findings.get("lung_opacity")
-        if opacity is None or not self.findings.keys().isdisjoint(appearance.CLASSES):
+        told = (self.findings[key] for key in appearance.CLASSES if key in self.findings)
+        if opacity is None or any(finding.state is not FindingState.NOT_EVALUATED for finding in told):
             return
         if opacity.state is FindingState.NOT_EVALUATED:  # nothing to derive it from, for this model and this reason
-            self.findings.update({key.value: replace(opacity, key=key.value) for key in appearance.CLASSES})
+            for key in appearance.CLASSES:
+                self.findings.setdefault(key.value, replace(opacity, key=key.value))
             return
         try:
             found = self._appearance()

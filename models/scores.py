@@ -1,7 +1,7 @@
-"""From the outputs of ``chest_findings`` to findings with state, probability, regions and side. numpy and scipy only.
+"""From logits and maps (interpreter ``scores``) to findings with state, probability, regions and side.
 
-The rule: a finding that the evidence does not carry is not evaluated, whatever its score; and a box is drawn, or a heat
-map shown, only from a map that was shown to point at the finding.
+The rule: a box is drawn, or a heat map shown, only from a map that was shown to point at the finding; a network without
+maps locates nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from models.bundle import FindingContract
-from models.findings import MIDLINE, BoolMask, Finding, FindingState, Laterality, Region, SaliencyMap, SegmentMask
-from models.rendering import Frame, on_grid, resize
+from models.calls import calibrate, called
+from models.findings import MIDLINE, Finding, FindingState, Region, SaliencyMap, SegmentMask
+from models.places import midline, region_of, together
+from models.rendering import Frame, resize
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -31,7 +33,7 @@ _SALIENCY_SIDE = 128
 
 def interpret(
     logits: FloatArray,
-    maps: FloatArray,
+    maps: FloatArray | None,
     frame: Frame,
     *,
     contract: Sequence[FindingContract],
@@ -43,7 +45,7 @@ def interpret(
     Parameters
     ----------
     logits, maps
-        Shapes (outputs,) and (outputs, h, w).
+        Shapes (outputs,) and (outputs, h, w); None where the network has no maps.
     segments
         Lungs of the same image, in stored pixels, to tell sides; may be empty.
 
@@ -54,31 +56,20 @@ def interpret(
     saliency
         One for each finding that has regions, from the array in which they were drawn.
     """
-    midline = _midline(segments, frame)
+    middle = midline(segments, frame)
     findings, saliency = [], []
     for c in contract:
-        finding = _finding(c, float(logits[c.output]), model)
-        if finding.state is FindingState.PRESENT and c.localises and finding.probability is not None:
+        probability = calibrate(float(logits[c.output]), c)
+        finding = called(probability, c, model)
+        if finding.state is FindingState.PRESENT and c.localises and maps is not None:
             # four times finer, the contours of a map stop being stairs
             heat = resize(maps[c.output], maps.shape[1] * 4, maps.shape[2] * 4)
-            regions = _regions(heat, finding.probability, frame, None if c.key in MIDLINE else midline)
-            finding = replace(finding, regions=regions, laterality=_side(regions))
+            regions = _regions(heat, probability, frame, None if c.key in MIDLINE else middle)
+            finding = replace(finding, regions=regions, laterality=together(r.laterality for r in regions))
             if regions:
                 saliency.append(SaliencyMap(c.key, _saliency(heat, frame), model))
         findings.append(finding)
     return tuple(findings), tuple(saliency)
-
-
-def state_of(probability: float, contract: FindingContract) -> FindingState:
-    """Present from the upper threshold, absent below the lower one, undetermined between them."""
-    if probability >= round(contract.threshold_present, 6):  # as finely as both are given
-        return FindingState.PRESENT
-    return FindingState.ABSENT if probability < contract.threshold_absent else FindingState.UNDETERMINED
-
-
-def calibrate(logit: float, contract: FindingContract) -> float:
-    """From a logit to a probability (Platt scaling), as finely as findings give it."""
-    return round(float(1.0 / (1.0 + np.exp(-np.clip(contract.slope * logit + contract.intercept, -30.0, 30.0)))), 6)
 
 
 def relative(heat: FloatArray) -> FloatArray:
@@ -105,29 +96,14 @@ def boxes_of(heat: FloatArray, probability: float) -> list[tuple[float, float, f
     return sorted(boxes, key=lambda box: -box[4])[:_MOST_BOXES]
 
 
-def _finding(contract: FindingContract, logit: float, model: str) -> Finding:
-    if not contract.evaluated:
-        return Finding(contract.key, FindingState.NOT_EVALUATED, reason="evidence", model=model)
-    probability = calibrate(logit, contract)
-    state, threshold = state_of(probability, contract), round(contract.threshold_present, 6)
-    return Finding(contract.key, state, probability=probability, threshold=threshold, model=model)
-
-
-def _regions(heat: FloatArray, probability: float, frame: Frame, midline: float | None) -> tuple[Region, ...]:
+def _regions(heat: FloatArray, probability: float, frame: Frame, middle: float | None) -> tuple[Region, ...]:
     # the map's cells cover the picture evenly
     cell = frame.size / heat.shape[0]
-    regions = []
-    for x, y, width, height, score in boxes_of(heat, probability):
-        left, top, w, h = frame.box_to_stored(x * cell, y * cell, width * cell, height * cell)
-        right, bottom, left, top = on_grid(left + w), on_grid(top + h), on_grid(left), on_grid(top)
-        if right > left and bottom > top:
-            side = None if midline is None else _half((x + width / 2) * cell, midline)
-            regions.append(Region(left, top, right - left, bottom - top, score, side))
-    return tuple(regions)
-
-
-def _half(x: float, midline: float) -> Laterality:
-    return Laterality.RIGHT if x < midline else Laterality.LEFT
+    found = (
+        region_of((x * cell, y * cell, width * cell, height * cell), frame, score, middle)
+        for x, y, width, height, score in boxes_of(heat, probability)
+    )
+    return tuple(region for region in found if region is not None)
 
 
 def _saliency(heat: FloatArray, frame: Frame) -> FloatArray:
@@ -135,19 +111,3 @@ def _saliency(heat: FloatArray, frame: Frame) -> FloatArray:
     values = frame.map_to_stored(relative(heat), _SALIENCY_SIDE)
     values /= values.max()  # a region reaches into the image, so that something is hot there
     return values
-
-
-def _side(regions: tuple[Region, ...]) -> Laterality | None:
-    sides = {region.laterality for region in regions}
-    if not sides or None in sides:
-        return None
-    return sides.pop() if len(sides) == 1 else Laterality.BILATERAL
-
-
-def _midline(segments: Sequence[SegmentMask], frame: Frame) -> float:
-    """Column of the network's picture half-way between the two lungs, or the middle of the image."""
-    masks: dict[str, BoolMask] = {s.key: frame.hanging.apply(s.mask) for s in segments}
-    if "lung_right" in masks and "lung_left" in masks:
-        centres = [float(np.flatnonzero(masks[key].any(axis=0)).mean()) for key in ("lung_right", "lung_left")]
-        return frame.left + (sum(centres) / 2 + 0.5) * frame.width / int(masks["lung_right"].shape[1])
-    return frame.left + frame.width / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from models.bundle import BundleInvalid, load_bundle, write_bundle
+from models.bundle import INTERPRETERS, BundleInvalid, FindingContract, _contract, load_bundle, write_bundle
 from orthanc_plugin.settings import REPOSITORY
 
 SHIPPED = sorted(path.parent.parent for path in (REPOSITORY / "models").glob("*/configs/metadata.json"))
@@ -135,6 +136,12 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         {"findings": {"effusion": {"output": 0, "evaluated": True, "threshold_absent": 0.7, "threshold_present": 0.3}}},
         {"findings": {"effusion": {"output": 0, "evaluated": True, "threshold_present": 1.2}}},
         {"plausibility": {"mean": [0.0], "precision": [[1.0]], "limit": 3.0}},
+        {"interpreter": "masks"},
+        {
+            "interpreter": "classes",
+            "classes": {"temperature": 1.0},
+            "findings": {"mass": {"output": 1, "evaluated": True}},
+        },
     ],
 )
 def test_a_contract_that_makes_no_sense_is_refused(tmp_path: Path, section: dict[str, Any]) -> None:
@@ -167,3 +174,13 @@ def test_the_digest_of_the_contract_follows_what_decides_and_nothing_else(tmp_pa
 def test_a_bundle_is_named_after_its_folder(tmp_path: Path) -> None:
     shutil.copytree(small_bundle(tmp_path / "b"), tmp_path / "c")
     assert load_bundle(tmp_path / "c").identity.name == "c"
+
+
+def test_the_contracts_of_the_documentation_can_be_followed() -> None:
+    text = (REPOSITORY / "docs" / "bundles.md").read_text("utf-8")
+    examples = [json.loads(part) for part in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert [_contract(example).interpreter for example in examples] == ["masks", "boxes", "classes"]
+    for interpreter in INTERPRETERS:
+        assert f"| `{interpreter}` |" in text
+    for name in FindingContract.__dataclass_fields__.keys() - {"key"}:
+        assert f"`{name}`" in text

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from pydicom import dcmread
 from scipy import ndimage
 
-from models import inference
-from models.bundle import BundleInvalid
-from models.findings import Finding, FindingState, ImageFindings, View
+from models import appearance, inference
+from models.bundle import BundleInvalid, load_bundle
+from models.findings import Finding, FindingState, ImageFindings, SaliencyMap, SegmentMask, View
 from models.findings_json import findings_json
-from models.inference import NIH_FINDINGS, ImageIdentity, Models, load_models
+from models.inference import NIH_FINDINGS, ImageIdentity, Models, assemble, load_models
 from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
 from models.rendering import RenderedImage, network_input, render, render_picture
@@ -163,6 +164,51 @@ def test_a_model_that_knows_the_appearance_is_not_overruled() -> None:
     answer.add_appearance()
     assert answer.findings == {finding.key: finding for finding in (called, opacity)}
     assert (answer.runs, answer.criteria) == ([], ())
+
+
+@pytest.mark.parametrize("reason", ["evidence", "model_failed"])
+def test_classes_that_a_model_did_not_tell_are_derived(reason: str) -> None:
+    answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
+    for key in appearance.CLASSES:
+        answer.findings[key] = Finding(key, FindingState.NOT_EVALUATED, reason=reason, model="classifier")
+    answer.add_appearance()
+    assert {f.reason for f in answer.findings.values()} == {reason}, "there is nothing to derive them from"
+    answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.NOT_EVALUATED, reason="evidence")
+    answer.add_appearance()
+    assert {answer.findings[key].model for key in appearance.CLASSES} == {"classifier"}
+    answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.ABSENT, 0.1, 0.5, model="detector")
+    answer.add_appearance()
+    assert {answer.findings[key].model for key in appearance.CLASSES} == {appearance.IDENTITY.name}
+    assert answer.findings["covid_negative"].state is FindingState.PRESENT
+    assert answer.criteria
+
+
+def test_what_was_drawn_for_an_answer_that_is_replaced_goes_with_it() -> None:
+    answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
+    mask, heat = np.ones((4, 4), np.bool_), np.ones((4, 4), np.float32)
+    lung = SegmentMask("lung_left", mask, "lungs")
+    answer.segments = (lung,)
+
+    def told(model: str, state: FindingState, *, draws: bool) -> inference._Told:
+        finding = Finding("effusion", state, model=model)
+        segments = (SegmentMask("effusion", mask, model),) if draws else ()
+        return inference._Told((finding,), segments, (SaliencyMap("effusion", heat, model),) if draws else ())
+
+    answer._keep(told("first", FindingState.PRESENT, draws=True))
+    answer._keep(told("silent", FindingState.NOT_EVALUATED, draws=False))
+    assert [(s.key, s.model) for s in answer.segments] == [("lung_left", "lungs"), ("effusion", "first")]
+    answer._keep(told("second", FindingState.PRESENT, draws=True))
+    assert [(s.key, s.model) for s in answer.segments] == [("lung_left", "lungs"), ("effusion", "second")]
+    assert [s.model for s in answer.saliency] == ["second"]
+    answer._keep(told("third", FindingState.ABSENT, draws=False))
+    assert (answer.segments, answer.saliency) == ((lung,), ())
+
+
+def test_no_bundle_has_the_name_of_what_is_derived() -> None:
+    bundle = load_bundle(BUNDLES / "lung_fields")
+    taken = replace(bundle, identity=replace(bundle.identity, name=appearance.IDENTITY.name))
+    with pytest.raises(BundleInvalid, match="the name covid_appearance is taken"):
+        assemble([taken], threads=1)
 
 
 def test_findings_that_no_active_model_knows_are_not_evaluated() -> None:

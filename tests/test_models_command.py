@@ -14,6 +14,7 @@ import torch
 from other_versions import edit, other_version
 from test_bundle import small_bundle
 
+from dicom_sr.report.statements import can_be_stated
 from models.activation import Activation, Choice
 from models.findings import View
 from models.inference import ImageIdentity, Models, assemble
@@ -102,6 +103,20 @@ def test_a_bundle_that_fails_on_a_phantom_is_not_activated(run: Run, tmp_path: P
     run("add", other_version(tmp_path, "pixel_gate", "0.4.0"), "--name", "second_gate")
     assert "two pixel gates" in run("activate", "second_gate", fails=True)
     assert not settings.active_models.exists()
+
+
+def test_a_bundle_whose_findings_no_report_can_state_is_not_activated(run: Run, tmp_path: Path) -> None:
+    def rename(metadata: dict[str, Any]) -> None:
+        findings = metadata["hilum"]["findings"]
+        findings["thingness"] = findings.pop("effusion")
+
+    run("add", other_version(tmp_path, "chest_findings", "0.2.0", rename))
+    assert "no report can state thingness" in run("activate", "chest_findings", "0.2.0", fails=True)
+    assert states(run)["chest_findings", "0.1.0"] == "active"
+    assert can_be_stated("covid_negative")
+    assert not can_be_stated("covid_negative", outlined=True)
+    assert can_be_stated("pneumothorax", outlined=True)
+    assert not can_be_stated("lung_left")
 
 
 def test_a_tampered_bundle_is_told_by_verify_and_never_loaded(run: Run, newer: Path, settings: Settings) -> None:

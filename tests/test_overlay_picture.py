@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from dicom_sr.heat_map import caption
-from dicom_sr.overlay_picture import colour_table, paint
+from dicom_sr.overlay_picture import Marks, colour_table, marks_of, paint
 from models.findings import (
     Finding,
     FindingState,
@@ -17,6 +18,7 @@ from models.findings import (
     Laterality,
     ModelIdentity,
     ModelRun,
+    Region,
     SaliencyMap,
     SegmentMask,
     View,
@@ -213,3 +215,34 @@ def test_a_radiograph_is_shrunk_fast_and_without_moving() -> None:
     assert rows.min() == pytest.approx(600 / scale, abs=1)
     assert rows.max() + 1 == pytest.approx(1200 / scale, abs=1)
     assert seconds < 0.4  # ten times what it takes; it must not become seconds
+
+
+def test_outlines_and_boxes_are_drawn_where_they_lie_and_only_of_what_has_no_heat_map() -> None:
+    mask = np.zeros((400, 300), np.bool_)
+    mask[100:200, 200:280] = True
+    box = Region(20, 240, 100, 120, 0.8)
+    run = ModelRun(ModelIdentity("outliner", "1.0", "a" * 64, "b" * 64))
+    states = {"effusion": FindingState.PRESENT, "nodule": FindingState.PRESENT, "mass": FindingState.ABSENT}
+    found = tuple(
+        Finding(key, state, 0.8, 0.5, regions=(box,) if key == "nodule" else (), model="outliner")
+        for key, state in states.items()
+    )
+    segments = SegmentMask("effusion", mask, "outliner"), SegmentMask("heart", ~mask, "lung_fields")
+    findings = ImageFindings("1.2", "1.3", "1.4", 400, 300, View.PA, (run,), found, segments)
+    gray = ramp(200, 150)
+    hot = colourfulness(paint(gray, (), longest=200, caption=(), marks=marks_of(findings))) > 0
+    rows, columns = np.nonzero(hot[:110])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (48, 101, 98, 141), "two pixels around the mask"
+    assert not hot[52:98, 102:138].any(), "within, the radiograph stays gray"
+    rows, columns = np.nonzero(hot[110:])
+    assert (rows.min() + 110, rows.max() + 110, columns.min(), columns.max()) == (120, 179, 10, 59)
+    assert not hot[124:176, 14:56].any()
+    mapped = replace(findings, saliency=tuple(peak(0.5, 0.5, 20, 15, key) for key in ("effusion", "nodule")))
+    assert (marks_of(mapped).boxes, marks_of(mapped).masks) == ((), ())
+
+
+def test_a_thin_outline_does_not_vanish_in_a_small_picture() -> None:
+    mask = np.zeros((2000, 1500), np.bool_)
+    mask[300:1500, 1200:1204] = True
+    marks = Marks(2000, 1500, masks=(mask,))
+    assert (colourfulness(paint(ramp(256, 192), (), longest=256, caption=(), marks=marks)) > 0).sum() > 300

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from models import structures
 from models.bundle import FindingContract
+from models.calls import calibrate, state_of
 from models.findings import FindingState, Laterality, SegmentMask, View
 from models.hanging import Hanging
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
-from models.scores import boxes_of, calibrate, interpret, relative, state_of
+from models.scores import boxes_of, interpret, relative
 
 CONTRACT = FindingContract(
     "lung_opacity",

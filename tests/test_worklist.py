@@ -171,7 +171,7 @@ def test_the_picture_is_of_the_image_that_sets_the_priority_and_its_words_say_wh
         ([], "Radiograph; no finding was evaluated"),
         ([finding("effusion", "not_evaluated", None)], "Radiograph; no finding was evaluated"),
         ([finding("effusion", "undetermined", 0.4)], "Radiograph; nothing called present"),
-        ([finding("effusion", "present", 0.8)], "Radiograph; no heat map for what was called present"),
+        ([finding("effusion", "present", 0.8)], "Radiograph; nothing drawn for what was called present"),
         (
             [finding("effusion", "present", 0.8), finding("lung_opacity", "present", 0.7, regions=1),
              finding("mass", "present", 0.7, "bilateral", regions=2)],
@@ -185,6 +185,16 @@ def test_a_picture_is_described_without_the_patient(found: list[dict[str, Any]],
     assert row.thumbnail is not None
     assert row.thumbnail.words == words
     assert "Doe" not in row.thumbnail.url + row.thumbnail.words
+
+
+def test_outlines_and_boxes_without_a_heat_map_are_told_as_such() -> None:
+    found = [finding("pneumothorax", "present", 0.9, "left"), finding("nodule", "present", 0.8, regions=1),
+             finding("lung_opacity", "present", 0.7, "right", regions=2), finding("edema", "present", 0.6),
+             finding("mass", "absent", 0.1)]  # fmt: skip
+    entry = pictured("2.25.1", "critical", *found) | {"maps": ["lung_opacity"], "segments": ["heart", "pneumothorax"]}
+    row = rows.worklist_row(task(entry))
+    assert row.thumbnail is not None
+    assert row.thumbnail.words == "AI heat map: lung opacity, right. AI outline: pneumothorax, left; nodule"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ def statements(study: StudyFindings) -> dict[str, tuple[Statement, ...]]:
     return {key: tuple(sorted(_merged(key, what), key=telling)) for key, what in alike.items()}
 
 
+def can_be_stated(key: str, *, outlined: bool = False) -> bool:
+    """Whether results have codes and words for a finding, and for an outline of it."""
+    stated = any(key in keys for keys in REGIONS.values())
+    return stated and (not outlined or finding_codes(key).category is not None)
+
+
 def confidence(probability: float | None) -> str:
     """The degree, as an entry of ``confidence``, for what is present; the lowest where there is no probability."""
     percent = round(100 * (probability or 0.0))

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dicom_sr.report.statements import can_be_stated
 from models.activation import Activation, Choice
 from models.bundle import Bundle, BundleInvalid
 from models.inference import assemble
@@ -112,6 +113,7 @@ class ModelsCommand:
         loaded = next(one for one in self._load(chosen, trial=True) if one.identity.name == bundle.name)
         evaluated = tuple(finding for finding in loaded.contract.findings if finding.evaluated)
         _require_findings(loaded, "nothing that it tells was evaluated: run it in shadow (--shadow)", evaluated)
+        _require_codes(loaded)
         self.activation.choose(chosen)
         self.say(f"{bundle.title} is active: the next study is read with it. ./hilum models rollback goes back.")
         return 0
@@ -300,9 +302,19 @@ def _problem(attempt: Callable[[], object]) -> str | None:
 
 
 def _require_findings(bundle: Bundle, why: str, findings: Sequence[object] | None = None) -> None:
-    """Refuse what reads scores and has nothing to say."""
-    if bundle.contract.interpreter == "scores" and not (bundle.contract.findings if findings is None else findings):
+    """Refuse what tells findings and has nothing to say."""
+    if bundle.contract.interpreter in ("gate", "structures"):
+        return
+    if not (bundle.contract.findings if findings is None else findings):
         raise BundleInvalid(f"{bundle.identity.name} {bundle.identity.version}: {why}")
+
+
+def _require_codes(bundle: Bundle) -> None:
+    """Refuse what no report could state: every study would fail."""
+    outlined = bundle.contract.interpreter == "masks"
+    if unknown := [f.key for f in bundle.contract.findings if not can_be_stated(f.key, outlined=outlined)]:
+        title = f"{bundle.identity.name} {bundle.identity.version}"
+        raise BundleInvalid(f"{title}: no report can state {', '.join(unknown)}; dicom_sr/codes.csv says what can be")
 
 
 def _report_json(report: ShadowReport) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The small picture of a radiograph that the worklist shows, with the heat maps of what was called present.
+"""The small picture of a radiograph that the worklist shows, with what was called present: heat map, outline or box.
 
 The rule: it is painted from the arrays of the result itself, is kept in Orthanc alone, where it goes with its study,
 and costs no study its answer.
@@ -12,7 +12,7 @@ from io import BytesIO
 import httpx
 from PIL import Image
 
-from dicom_sr.overlay_picture import paint
+from dicom_sr.overlay_picture import marks_of, paint
 from models.findings import ImageFindings
 from models.rendering import RenderedImage
 from orthanc_plugin.archive import attachments
@@ -32,7 +32,8 @@ _JPEG_QUALITY = 80
 
 def make_thumbnail(image: RenderedImage, findings: ImageFindings) -> bytes:
     """Paint the thumbnail of one image: JPEG, as the image is stored, long side 256 pixels at most, no text."""
-    picture = paint(image.preview(LONGEST), findings.saliency, longest=LONGEST, caption=())
+    gray, marks = image.preview(LONGEST), marks_of(findings)
+    picture = paint(gray, findings.saliency, longest=LONGEST, caption=(), marks=marks)
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

@@ -36,7 +36,7 @@ class FindingCell:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """Where the small picture of a radiograph with the AI's heat maps lies, and what it shows, in words."""
+    """Where the small picture of a radiograph with the AI's marks lies, and what it shows, in words."""
 
     url: str
     words: str
@@ -292,19 +292,23 @@ def _thumbnail(image: dict[str, Any], study_instance_uid: str) -> Thumbnail | No
 
 
 def _shown(image: dict[str, Any]) -> str:
-    """What a thumbnail shows: a finding that has regions has a heat map too (``models.scores``)."""
+    """What a thumbnail shows of what was called present: heat maps, and boxes and outlines where there is none."""
     present = [f for f in image["findings"] if f["state"] == "present" and f["key"] not in _OF_ABSENCE]
-    located = [
-        f["key"].replace("_", " ") + (f", {f['laterality']}" if f["laterality"] else "")
-        for f in present
-        if f["regions"]
-    ]
-    if located:
-        return f"AI heat map: {'; '.join(located)}"
+    # the first versions listed no maps: whatever had regions had one
+    maps = image.get("maps", [f["key"] for f in present if f["regions"]])
+    drawn = [f for f in present if f["key"] not in maps and (f["regions"] or f["key"] in image.get("segments", ()))]
+    parts = [("AI heat map", [f for f in present if f["key"] in maps]), ("AI outline", drawn)]
+    if told := [f"{what}: {'; '.join(map(_named, shown))}" for what, shown in parts if shown]:
+        return ". ".join(told)
     if present:
-        return "Radiograph; no heat map for what was called present"
+        return "Radiograph; nothing drawn for what was called present"
     evaluated = any(f["state"] != "not_evaluated" for f in image["findings"])
     return f"Radiograph; {'nothing called present' if evaluated else 'no finding was evaluated'}"
+
+
+def _named(finding: dict[str, Any]) -> str:
+    side = f", {finding['laterality']}" if finding["laterality"] else ""
+    return f"{finding['key'].replace('_', ' ')}{side}"
 
 
 def _pressing(image: dict[str, Any]) -> tuple[int, float]:

@@ -13,17 +13,19 @@ import torch
 from conftest import Finished
 from torch import Tensor, nn
 
+from models.calls import sigmoid
+from models.contracts import MaskContract
+from models.masks import image_logits, outlined
 from training.evidence import LEAST_POSITIVES
 from training.judging import competition
 from training.judging.asking import Asked
 from training.judging.case import COMMON, Case
 from training.judging.classification import columns
 from training.judging.detection import best_score
-from training.judging.gate import Verdict, line_of, shortcuts, sigmoid, weigh
+from training.judging.gate import Verdict, line_of, shortcuts, weigh
 from training.judging.judgement import check_report, judge
 from training.judging.published import published_table
 from training.judging.saliency import NoMaps, boxes_of, method_of, rank_correlation, saliency, sanity_check
-from training.judging.segmentation import image_logits
 from training.labels import Outputs
 from training.metrics import scores, submission
 from training.metrics.calibration import calibration_error, platt
@@ -225,10 +227,11 @@ def test_boxes_are_drawn_from_the_confidence_of_the_best_f1_on_validation() -> N
 
 def test_the_score_of_a_mask_passes_the_threshold_just_when_the_least_area_does() -> None:
     torch.manual_seed(0)
-    masks = torch.randn(50, 1, 8, 8) - 1.0
-    score = image_logits({"masks": masks}, 12)
-    assert torch.equal(score[:, 0] >= 0, (masks >= 0).sum((1, 2, 3)) >= 12)
-    assert torch.equal(image_logits({"masks": masks, "empty": score}, 12), -score)
+    masks = (torch.randn(50, 8, 8) - 1.0).numpy()
+    score = image_logits({"masks": masks}, MaskContract(0.5, 12))
+    assert ((score >= 0) == outlined({"masks": masks}, MaskContract(0.5, 12)).any((1, 2))).all()
+    assert 0 < (score >= 0).sum() < 50
+    assert (image_logits({"masks": masks, "empty": score}, MaskContract(0.5, 12, "empty")) == -score).all()
 
 
 def test_published_figures_stand_beside_ours() -> None:

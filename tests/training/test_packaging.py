@@ -16,6 +16,7 @@ import torch
 from conftest import Finished
 from torch import nn
 
+from models.boxes import boxes_of
 from models.bundle import BundleInvalid, load_bundle
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import FindingState, View
@@ -28,6 +29,7 @@ from training.judging.judgement import UNLABELLED
 from training.labels import Outputs
 from training.packaging import PackagingRefused, check_packaging, export, shipped
 from training.recipe import load_recipe, recipe_names
+from training.tasks.retina import turned
 
 Finish = Callable[[str], Finished]
 RECIPES = [name for name in recipe_names() if load_recipe(name).task.kind not in UNLABELLED]
@@ -162,23 +164,24 @@ def test_masks_of_a_mirrored_network_lie_as_the_picture_does(finished: Finish) -
     assert both["empty"].shape == (1, 1)
 
 
-def test_boxes_of_a_packaged_retinanet_are_those_that_were_judged(finished: Finish) -> None:
+def test_boxes_of_a_packaged_retinanet_are_those_of_monai_s_detector(finished: Finish) -> None:
     run = finished("covid19_retinanet")
     task: Any = run.trained.task
-    network = load_bundle(run.folder).network
-    full, _ = shipped(run.trained, run.recipe)
+    network, _ = shipped(run.trained, run.recipe)
     pictures = torch.from_numpy(run.trained.pictures.values(task.val))
-    task._retina.box_selector.score_thresh, kept = 0.0, task._retina.box_selector.score_thresh
+    reading = replace(task.reading, least_score=0.0)
+    task._retina.set_box_selector_parameters(score_thresh=0.0, nms_thresh=reading.overlap, detections_per_img=20)
+    task._retina.training = False
     with torch.inference_mode():
-        judged = task._found(pictures, {})
-        ours = full(pictures)
-        assert network(pictures)["boxes"].shape == ours["boxes"].shape
-    task._retina.box_selector.score_thresh = kept
-    for i, (boxes, scores, _kinds) in enumerate(judged):
-        best = int(scores.argmax())
-        place = int(ours["logits"][i, :, 0].argmax())
-        assert float(ours["logits"][i, place, 0].sigmoid()) == pytest.approx(float(scores[best]), abs=1e-5)
-        assert torch.allclose(ours["boxes"][i, place], boxes[best], atol=1e-3)
+        theirs = task._retina(pictures)
+        ours = torch_forward(network)
+        for i, told in enumerate(theirs):
+            boxes = boxes_of(ours(pictures[i : i + 1].numpy()), reading)
+            assert len(boxes) == len(told["labels_scores"]) == reading.limit
+            assert np.allclose(boxes.scores, told["labels_scores"], atol=1e-5)
+            assert np.allclose(boxes.corners, turned(told["boxes"]), atol=1e-3)
+            judged = task.boxes(task.tell(pictures[i : i + 1]), 1)[0]
+            assert len(judged) == (boxes.scores >= task.reading.least_score).sum()
 
 
 def test_weights_that_half_precision_cannot_hold_are_refused(finished: Finish, monkeypatch: pytest.MonkeyPatch) -> None:

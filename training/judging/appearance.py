@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import softmax
 
+from models.classes import probabilities
 from training.card import Table
 from training.judging import competition
 from training.judging.asking import Asked, Asking, known, records_of, test_task, thumbnails
@@ -66,7 +66,7 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> StudyCase:
     val, judged = (
         Asked(
             records_of(t.pictures, firsts := _firsts(t, studies)), findings, known(t.targets[studies]),
-            softmax(z, axis=1), softmax(z / warmth, axis=1), thumbnails(t.pictures, firsts),
+            probabilities(z, 1.0), probabilities(z, warmth), thumbnails(t.pictures, firsts),
         )
         for t, studies, z in ((task, task.val, val_logits), (test, test.train, logits))
     )  # fmt: skip
@@ -77,7 +77,10 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> StudyCase:
     rows = task.material.val
     by_image = np.array([[r.labels.get(k, np.nan) for k in findings] for r in records_of(task.pictures, rows)])
     sanity, notes = check_maps(trained, recipe, table, by_image.reshape(-1, len(findings)), asking)
-    notes = (*notes, "Studies are told from all of their images together; the node tells them image by image.")
+    notes = (
+        *notes, "Studies are told from all of their images together; the node tells them image by image.",
+        "The node calls a class present only where it is the most probable one and reaches its threshold.",
+    )  # fmt: skip
     return StudyCase(
         asking.seed, val, judged, verdicts, baselines, known(task.targets[task.train]),
         {"classes": {"temperature": warmth}}, notes, pictures.records, sanity,

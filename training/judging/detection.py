@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.boxes import Boxes, image_logit, within
 from training.card import Table
 from training.evidence import LEAST_POINTING
 from training.judging import competition
@@ -29,10 +30,9 @@ from training.recipe import Recipe
 from training.run import Trained
 from training.sampling import IntArray
 from training.tasks.common import answers
-from training.tasks.detection import Detection
+from training.tasks.detection import LEAST_SCORE, Detection
 
 CELLS = 64  # a side of the grid on which pointing is judged
-LEAST_SCORE = 1e-4  # an image without any box is at most this sure
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +67,8 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> BoxCase:
     )  # fmt: skip
     baselines = shortcuts(judged, asking.seed)
     verdicts = weigh(val, judged, lines, baselines, asking.seed)
-    options = task.options
-    contract: dict[str, Any] = {
-        "boxes": {
-            "head": "anchors" if options.head == "retina" else options.head, "least_score": options.least_score,
-            "none_score": LEAST_SCORE, "limit": options.limit,
-            "draw_from": {key: best_score(before.found[key], before.drawn[key]) for key in findings},
-        }
-    }  # fmt: skip
+    drawn_from = {key: best_score(before.found[key], before.drawn[key]) for key in findings}
+    contract = {"boxes": asdict(replace(task.reading, draw_from=drawn_from))}
     training = records_of(task.pictures, task.train)
     case = BoxCase(
         asking.seed, val, judged, verdicts, baselines, _labels(training, findings), contract, (), after,
@@ -88,14 +82,11 @@ def draw(task: Detection, rows: IntArray, device: torch.device) -> Boxed:
     findings, size = task.recipe.data.findings, task.recipe.schedule.batch
     found: dict[str, list[Detections]] = {key: [] for key in findings}
     with torch.no_grad():
-        for part, pictures, output in answers(
-            task._output, task.pictures, rows, device=device, batch=size, what="judging"
-        ):
-            for row, (boxes, scores, kinds) in zip(part, task._found(pictures, output), strict=True):
+        for part, _, output in answers(task.tell, task.pictures, rows, device=device, batch=size, what="judging"):
+            for row, boxes in zip(part, task.boxes(output, len(part)), strict=True):
                 placement = task.pictures.placements[int(row)]
                 for k, key in enumerate(findings):
-                    mine = (kinds == k).cpu()
-                    found[key].append(to_stored(boxes.cpu()[mine].numpy(), scores.cpu()[mine].numpy(), placement))
+                    found[key].append(to_stored(boxes.of(k), placement))
     records = records_of(task.pictures, rows)
     frames = [task.pictures.placements[int(row)] for row in rows]
     return Boxed(
@@ -105,18 +96,17 @@ def draw(task: Detection, rows: IntArray, device: torch.device) -> Boxed:
     )
 
 
-def to_stored(boxes: FloatArray, scores: FloatArray, placement: Placement) -> Detections:
-    """Boxes (k, 4) in pixels of the picture, in pixels of the stored image; those outside it are dropped."""
-    stored = [placement.box_to_stored(*(float(v) for v in box)) for box in boxes]
-    kept = [i for i, box in enumerate(stored) if box.width > 0 and box.height > 0]
-    return Detections(corners(stored[i] for i in kept), np.asarray(scores, np.float64)[kept])
+def to_stored(boxes: Boxes, placement: Placement) -> Detections:
+    """Boxes in pixels of the picture, in pixels of the stored image; those outside it are dropped."""
+    kept = within(boxes, placement.frame)
+    stored = [placement.box_to_stored(*(float(v) for v in box)) for box in kept.corners]
+    return Detections(corners(stored), kept.scores.astype(np.float64))
 
 
 def image_logits(boxed: Boxed, findings: Sequence[str]) -> FloatArray:
     """Logit of the confidence of each image's surest box: shape (n, findings)."""
-    surest = np.array([[d.confidences.max(initial=LEAST_SCORE) for d in boxed.found[key]] for key in findings]).T
-    clipped = np.clip(surest, LEAST_SCORE, 1 - LEAST_SCORE)
-    return np.asarray(np.log(clipped / (1 - clipped))).reshape(-1, len(findings))
+    each = [[image_logit(d.confidences, LEAST_SCORE) for d in boxed.found[key]] for key in findings]
+    return np.array(each).T.reshape(-1, len(findings))
 
 
 def best_score(found: Sequence[Detections], drawn: Sequence[FloatArray]) -> float:

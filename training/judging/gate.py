@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from models.calls import sigmoid
 from training.evidence import LEAST_PROBABILITY, SENSITIVITY, SPECIFICITY, Evidence
 from training.judging.asking import Asked, records_of, thumbnails
 from training.metrics.answers import Column
@@ -24,8 +25,6 @@ from training.metrics.scores import auroc
 from training.metrics.shortcuts import shortcut_baselines
 from training.pictures import Pictures
 from training.sampling import IntArray
-
-_WIDEST = 30.0  # the node clips what it takes the sigmoid of
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,6 @@ class Verdict:
             "intercept": self.line.intercept, "threshold_absent": self.threshold_absent,
             "threshold_present": self.threshold_present, "localises": self.localises and self.evaluated,
         }  # fmt: skip
-
-
-def sigmoid(x: FloatArray) -> FloatArray:
-    """As the node computes it."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -_WIDEST, _WIDEST))))
 
 
 def line_of(truth: FloatArray, logits: FloatArray) -> Line:

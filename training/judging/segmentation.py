@@ -15,6 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.bundle import FindingContract
+from models.calls import state_of
+from models.contracts import MaskContract
+from models.findings import FindingState
+from models.masks import image_logits, outlined
 from training.card import Table
 from training.evidence import LEAST_POINTING
 from training.judging.asking import Asking, test_task
@@ -26,7 +31,7 @@ from training.metrics.subgroups import mean_by_group
 from training.recipe import Recipe
 from training.run import Trained
 from training.sampling import IntArray
-from training.tasks.common import answers, named
+from training.tasks.common import answers, named, single
 from training.tasks.segmentation import Segmentation
 
 
@@ -44,8 +49,8 @@ class Outlined:
         For each image and structure; None and NaN where nobody looked.
     hits
         1 where the hottest pixel lies in the drawn mask, 0 where it does not, NaN where none was drawn.
-    empty
-        Whether the network has a head for empty masks.
+    reading
+        How they were read.
     """
 
     logits: FloatArray
@@ -54,47 +59,48 @@ class Outlined:
     scores: tuple[tuple[MaskScore | None, ...], ...]
     iou: FloatArray
     hits: FloatArray
-    empty: bool
+    reading: MaskContract
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCase(Case):
-    """A case with outlines of the test images."""
+    """A case with outlines of the test images.
+
+    Parameters
+    ----------
+    shown
+        Whether the node would show a mask, shape (n, structures): where it calls the finding present.
+    """
 
     outlined: Outlined | None = None
-
-
-def image_logits(found: dict[str, Tensor], least_area: int) -> Tensor:
-    """Scores of images from a network's outputs: shape (n, structures)."""
-    if "empty" in found:
-        return -found["empty"]
-    flat = found["masks"].flatten(2)
-    return flat.topk(min(max(1, least_area), flat.shape[2]), dim=2).values[:, :, -1]
+    shown: BoolArray | None = None
 
 
 def outline(task: Segmentation, rows: IntArray, device: torch.device) -> Outlined:
     """Outline rows and hold each mask against the drawn one."""
-    logits, scores, unions, hits, empty = [], [], [], [], False
+    logits, scores, unions, hits = [], [], [], []
     drawn, filled = task.drawn[rows], np.zeros((len(rows), len(task.recipe.data.findings)), np.bool_)
+    reading = task.reading({})
     done = 0
     with torch.inference_mode():
         for part, found in _found(task, rows, device):
-            logits.append(image_logits(found, task.options.least_area).double().cpu().numpy())
-            masks, empty = task.masks(found).cpu().numpy(), "empty" in found
-            heat = found["masks"].flatten(2).argmax(2).cpu().numpy()
+            reading = task.reading(found)
             truth = task.pictures.masks(part) > 0.5
             for i in range(len(part)):
+                output = single(found, i)
+                masks, heat = outlined(output, reading), output["masks"].reshape(len(output["masks"]), -1).argmax(1)
+                logits.append(image_logits(output, reading).astype(np.float64))
                 looked = drawn[done + i]
                 filled[done + i] = truth[i].any((1, 2))
-                pairs = [(m, t) if k else None for m, t, k in zip(masks[i], truth[i], looked, strict=True)]
+                pairs = [(m, t) if k else None for m, t, k in zip(masks, truth[i], looked, strict=True)]
                 scores.append(tuple(score_mask(*p) if p else None for p in pairs))
                 unions.append([iou(*p) if p else np.nan for p in pairs])
                 hits.append([
                     float(t.ravel()[at]) if k and t.any() else np.nan
-                    for t, at, k in zip(truth[i], heat[i], looked, strict=True)
+                    for t, at, k in zip(truth[i], heat, looked, strict=True)
                 ])  # fmt: skip
             done += len(part)
-    return Outlined(np.concatenate(logits), drawn, filled, tuple(scores), np.array(unions), np.array(hits), empty)
+    return Outlined(np.array(logits), drawn, filled, tuple(scores), np.array(unions), np.array(hits), reading)
 
 
 def ask(trained: Trained, recipe: Recipe, asking: Asking) -> MaskCase:
@@ -113,17 +119,15 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> MaskCase:
         _drawing(verdict, after.hits[:, verdict.output], judged.patients)
         for verdict in weigh(val, judged, lines, baselines, asking.seed)
     )
-    options = task.options
-    contract = {
-        "masks": {
-            "threshold": options.threshold, "least_area": options.least_area,
-            "score": "empty" if after.empty else "area",
-            **({"empty_threshold": options.empty_threshold} if after.empty else {}),
-        }
-    }  # fmt: skip
+    contract = {"masks": asdict(after.reading)}
     train = task.material.train
     train_truth = np.where(task.drawn[train], _filled(task, train), np.nan)
-    return MaskCase(asking.seed, val, judged, verdicts, baselines, train_truth, contract, (), after)
+    contracts = [FindingContract(v.key, **v.contract) for v in verdicts]
+    shown = np.array([
+        [state_of(float(p), c) is FindingState.PRESENT for p, c in zip(row, contracts, strict=True)]
+        for row in judged.probabilities
+    ])  # fmt: skip
+    return MaskCase(asking.seed, val, judged, verdicts, baselines, train_truth, contract, (), after, shown)
 
 
 def tell_dice(case: MaskCase) -> Part:
@@ -132,24 +136,27 @@ def tell_dice(case: MaskCase) -> Part:
     rows = []
     for key, scores, patients in _judged(case):
         try:
-            told = mask_figures(scores, patients, case.seed)
+            told = mask_figures([score for score, _ in scores], patients, case.seed)
+            shown = mask_figures([s if shown else _emptied(s) for s, shown in scores], patients, case.seed)
         except Undefined as why:
             numbers[key] = {"reason": str(why)}
             continue
-        numbers[key] = asdict(told)
-        figures = (told.dice, told.all_empty, told.dice_where_present, told.left_empty)
+        numbers[key] = asdict(told) | {"shown": asdict(shown)}
+        figures = (told.dice, shown.dice, told.all_empty, told.dice_where_present, told.left_empty)
         rows.append((words(key), str(len(scores)), *(str(f) for f in figures)))
     header = (
         "structure",
         "images",
         "Dice",
+        "shown where called present",
         "empty masks alone",
         "Dice where it is there",
         "left empty where it is not",
     )
     note = (
         "As SIIM-ACR 2019: an empty mask that was left empty counts 1, any other empty one 0. Measured in pixels of "
-        "the network's picture; 95 % intervals by patient."
+        "the network's picture; 95 % intervals by patient. The node shows a mask only where it calls the finding "
+        "present: the second figure counts the others as empty."
     )
     return Part({"findings": numbers}, (Table("Dice", header, tuple(rows), note),))
 
@@ -185,11 +192,18 @@ def dices(case: MaskCase) -> FloatArray:
     return np.array([[np.nan if s is None else s.dice for s in row] for row in case.outlined.scores])
 
 
-def _judged(case: MaskCase) -> Iterator[tuple[str, list[MaskScore], tuple[str, ...]]]:
-    assert case.outlined is not None  # noqa: S101
+def _judged(case: MaskCase) -> Iterator[tuple[str, list[tuple[MaskScore, bool]], tuple[str, ...]]]:
+    """Scores of each structure where somebody looked, whether the mask would be shown, and patients."""
+    assert case.outlined is not None and case.shown is not None  # noqa: S101, PT018
     for i, key in enumerate(case.test.findings):
-        pairs = [(row[i], p) for row, p in zip(case.outlined.scores, case.test.patients, strict=True)]
-        yield key, [s for s, _ in pairs if s is not None], tuple(p for s, p in pairs if s is not None)
+        rows = zip(case.outlined.scores, case.shown[:, i].tolist(), case.test.patients, strict=True)
+        kept = [(row[i], shown, patient) for row, shown, patient in rows]
+        looked = [(score, shown, patient) for score, shown, patient in kept if score is not None]
+        yield key, [(score, shown) for score, shown, _ in looked], tuple(patient for *_, patient in looked)
+
+
+def _emptied(score: MaskScore) -> MaskScore:
+    return MaskScore(float(score.truth_empty), score.truth_empty, found_empty=True)
 
 
 def _found(task: Segmentation, rows: IntArray, device: torch.device) -> Iterator[tuple[IntArray, dict[str, Tensor]]]:

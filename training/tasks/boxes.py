@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.boxes import Boxes
 from training.metrics.detection import Detections, match
 from training.metrics.intervals import FloatArray
 
@@ -95,10 +96,9 @@ def average_precision(found: list[Detections], truths: list[FloatArray]) -> floa
     return float(np.sum(matches.hits * reached)) / total
 
 
-def as_detections(boxes: Tensor, scores: Tensor) -> Detections:
-    """Boxes (k, 4) with their scores, without those that have no area."""
-    solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Detections(boxes[solid].double().cpu().numpy(), scores[solid].double().cpu().numpy())
+def as_detections(boxes: Boxes) -> Detections:
+    """Boxes of one kind as figures take them."""
+    return Detections(boxes.corners.astype(np.float64), boxes.scores.astype(np.float64))
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
@@ -180,6 +181,11 @@ def named(output: Any, name: str) -> Outputs:
     """What a network returned, as a dict of single precision; a bare tensor has the name given."""
     found = output if isinstance(output, dict) else {name: output}
     return {k: [p.float() for p in v] if isinstance(v, list) else v.float() for k, v in found.items()}
+
+
+def single(found: Outputs, i: int) -> dict[str, npt.NDArray[np.float32]]:
+    """What a network said of the i-th picture of a batch, as the node has it: without the axis of the batch."""
+    return {name: value[i].float().cpu().numpy() for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def answers(

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.networks import decode
+from models.boxes import Boxes, boxes_of
+from models.contracts import BoxContract
 from training.losses import centre_l1, heat_focal
 from training.metrics.detection import Detections
 from training.sampling import IntArray
 from training.tables import choose, fill
 from training.tasks.boxes import as_detections, average_precision, centre_maps, move_boxes
-from training.tasks.common import Material, PictureTask, answers, make_sampler, named
+from training.tasks.common import Material, PictureTask, answers, make_sampler, named, single
 
+LEAST_SCORE = 1e-4  # an image without any box is at most this sure
 FIGURES = {"ap50": True, "loss": False}
 LOSSES: dict[str, Any] = {}
 
@@ -78,11 +80,13 @@ class Detection(PictureTask):
         notes = [f"{unknown} pictures without anybody's boxes were not used."] if unknown else []
         self.notes = (*notes, *([self.sampler.note] if self.sampler.note else []))
         self._retina: Any = None
+        self._teller = network
         if self.options.head == "retina":
-            from training.tasks.retina import detector
+            from training.tasks.retina import detector, with_boxes
 
             options = self.options
-            self._retina = detector(network, options.anchor, options.levels, options.least_score, options.limit)
+            self._retina = detector(network, options.anchor, options.levels)
+            self._teller = with_boxes(network, self.pictures.size, options.anchor, options.levels)
 
     def order(self, epoch: int, rng: np.random.Generator) -> IntArray:
         """Rows as the sampler gives them."""
@@ -113,13 +117,13 @@ class Detection(PictureTask):
         found: list[list[Detections]] = [[] for _ in findings]
         losses, size = [], self.recipe.schedule.batch
         for part, pictures, output in answers(
-            self._output, self.pictures, self.val, device=device, batch=size, what="judging"
+            self.tell, self.pictures, self.val, device=device, batch=size, what="judging"
         ):
             boxes = [self._boxes(int(row)) for row in part]
             losses.append(float(self._losses(pictures, boxes)["loss"]))
-            for one in self._found(pictures, output):
+            for one in self.boxes(output, len(part)):
                 for k in findings:
-                    found[k].append(as_detections(one[0][one[2] == k], one[1][one[2] == k]))
+                    found[k].append(as_detections(one.of(k)))
         truths = [[self._boxes(int(row))[k].double().numpy() for row in self.val] for k in findings]
         precisions = np.array([average_precision(found[k], truths[k]) for k in findings])
         defined = precisions[np.isfinite(precisions)]
@@ -131,21 +135,21 @@ class Detection(PictureTask):
     def _boxes(self, row: int) -> list[Tensor]:
         return [torch.from_numpy(self.pictures.boxes(row, key)) for key in self.recipe.data.findings]
 
-    def _output(self, pictures: Tensor) -> Any:
-        """The maps of a centre detector; a RetinaNet is asked by its wrapper."""
-        return self.module(pictures) if self._retina is None else {}
+    def tell(self, pictures: Tensor) -> Any:
+        """What the node's network says of pictures (n, 1, h, w)."""
+        return self._teller.to(pictures.device)(pictures)
 
-    def _found(self, pictures: Tensor, output: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes, scores and findings of each picture."""
-        if self._retina is None:
-            told = decode(named(output, "heat"), threshold=self.options.least_score, limit=self.options.limit)
-            return [
-                (torch.cat((d.boxes[:, :2], d.boxes[:, :2] + d.boxes[:, 2:]), 1), d.scores, d.classes) for d in told
-            ]
-        from training.tasks.retina import turned
+    def boxes(self, output: Any, count: int) -> list[Boxes]:
+        """The boxes of each picture, as the node reads them."""
+        found = named(output, "heat")
+        return [boxes_of(single(found, i), self.reading) for i in range(count)]
 
-        self._retina.training = False
-        return [(turned(d["boxes"].float()), d["labels_scores"].float(), d["labels"]) for d in self._retina(pictures)]
+    @property
+    def reading(self) -> BoxContract:
+        """How boxes are read, here and by the node; from where on they are drawn is settled in judging."""
+        options = self.options
+        head = "anchors" if options.head == "retina" else options.head
+        return BoxContract(head, options.least_score, LEAST_SCORE, options.limit, {})
 
     def _losses(self, pictures: Tensor, boxes: list[list[Tensor]]) -> dict[str, Tensor]:
         if self._retina is not None:

@@ -15,6 +15,8 @@ from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorSha
 from monai.losses import FocalLoss
 from torch import Tensor, nn
 
+from models.networks import AnchorBoxes
+
 SHAPES = ((1.0, 1.0), (0.7, 1.4), (1.4, 0.7))  # height and width of anchors, in units of their size
 
 
@@ -39,8 +41,8 @@ class Detector(RetinaNetDetector):  # type: ignore[misc, unused-ignore]
         return found
 
 
-def detector(network: nn.Module, anchor: float, levels: int, least_score: float, limit: int) -> Detector:
-    """Wrap a RetinaNet of MONAI.
+def detector(network: nn.Module, anchor: float, levels: int) -> Detector:
+    """Wrap a RetinaNet of MONAI for its losses.
 
     Parameters
     ----------
@@ -48,8 +50,6 @@ def detector(network: nn.Module, anchor: float, levels: int, least_score: float,
         Side of the smallest anchors, in pixels of the picture; each level doubles it.
     levels
         Of the pyramid.
-    least_score, limit
-        Of the boxes that are told.
     """
     anchors = AnchorGeneratorWithAnchorShape(
         feature_map_scales=[2**level for level in range(levels)],
@@ -58,8 +58,12 @@ def detector(network: nn.Module, anchor: float, levels: int, least_score: float,
     made = Detector(network, anchors)
     made.set_atss_matcher(num_candidates=4, center_in_gt=False)
     made.set_cls_loss(FocalLoss(reduction="mean", gamma=2.0))
-    made.set_box_selector_parameters(score_thresh=least_score, nms_thresh=0.3, detections_per_img=limit)
     return made
+
+
+def with_boxes(network: nn.Module, picture: int, anchor: float, levels: int) -> AnchorBoxes:
+    """The same network as the node runs it, giving boxes; `picture` is the side of its pictures in pixels."""
+    return AnchorBoxes(network, picture, anchor, levels, SHAPES)
 
 
 def turned(boxes: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from monai.losses import DeepSupervisionLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.contracts import MaskContract
+from models.masks import outlined
 from training.losses import MASK_LOSSES, Loss, mask_loss
 from training.metrics.overlap import dice
 from training.sampling import IntArray
 from training.tables import fill
-from training.tasks.common import Material, PictureTask, answers, make_sampler, named
+from training.tasks.common import Material, Outputs, PictureTask, answers, make_sampler, named, single
 
 FIGURES = {"dice": True, "loss": False}
 LOSSES = MASK_LOSSES
@@ -106,17 +108,15 @@ class Segmentation(PictureTask):
                 other = named(self.module(pictures.flip(-1)), "masks")
                 other["masks"] = other["masks"].flip(-1)
                 found = {name: (found[name] + other[name]) / 2 for name in found}
-            masks = self.masks(found).cpu()
-            scores += [dice(masks[i, k].numpy(), truth[i, k].bool().numpy()) for i, k in drawn.nonzero().tolist()]
+            reading = self.reading(found)
+            masks = [outlined(single(found, i), reading) for i in range(len(part))]
+            scores += [dice(masks[i][k], truth[i, k].bool().numpy()) for i, k in drawn.nonzero().tolist()]
         return {"dice": _mean(scores), "loss": _mean(losses)}
 
-    def masks(self, found: dict[str, Tensor]) -> Tensor:
-        """Masks of boolean values from a network's outputs, as `Options` says."""
-        masks = torch.sigmoid(found["masks"]) >= self.options.threshold
-        kept = masks.sum((2, 3)) >= self.options.least_area
-        if "empty" in found:
-            kept &= torch.sigmoid(found["empty"]) <= self.options.empty_threshold
-        return masks & kept[:, :, None, None]
+    def reading(self, found: Outputs) -> MaskContract:
+        """How masks are read from a network with these outputs, here and by the node."""
+        options, score = self.options, "empty" if "empty" in found else "area"
+        return MaskContract(options.threshold, options.least_area, score, options.empty_threshold)
 
     def _losses(self, found: dict[str, Tensor], masks: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         levels = [found["masks"], *reversed(found.get("deep", []))]
