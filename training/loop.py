@@ -217,14 +217,14 @@ class _Trainer:
         if self.average is not None:
             self.average.restore(saved["average"])
         self.history = list(saved["history"])
-        drawn = torch.atleast_2d(saved["rng"].cpu())
+        drawn = _of_each(saved["rng"])
         self.workers = len(drawn)
         if self.workers != self.spread.workers and not self._has_ended():
             raise TrainingStopped(f"{self.run.folder} holds a run of {self.workers} workers: go on with as many")
         mine = self.spread.rank % self.workers  # one that has ended is taken up by any number
-        torch.set_rng_state(drawn[mine].clone())  # of a view torch 2.13 reads other memory, and crashes
+        torch.set_rng_state(drawn[mine])
         if self.run.device.type == "cuda" and saved["gpu_rng"] is not None:
-            torch.cuda.set_rng_state(torch.atleast_2d(saved["gpu_rng"].cpu())[mine].clone(), self.run.device)
+            torch.cuda.set_rng_state(_of_each(saved["gpu_rng"])[mine], self.run.device)
 
     def _epoch(self, epoch: int, log: RunLog, reader: ThreadPoolExecutor) -> dict[str, float]:
         plan, order = self.run.schedule, self.task.order(epoch, epoch_rng(self.run.seed, epoch))
@@ -373,6 +373,11 @@ def _cosine(total: int, warm_up: float) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising))))
 
     return factor
+
+
+def _of_each(states: Tensor) -> list[Tensor]:
+    """The states of workers' generators; of views torch 2.13 would read other memory, and crash."""
+    return [state.clone() for state in states.cpu().reshape(-1, states.shape[-1])]
 
 
 def _load(path: Path, device: torch.device) -> Any:

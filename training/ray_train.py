@@ -4,8 +4,9 @@ The rule: a worker does what a process that is alone does, ``training.run.train`
 process renders before and judges after, as ever. Wants the package ``ray[train]``.
 
 Without ``RAY_ADDRESS`` in the environment, a Ray of our own runs on this machine while the training does and listens on
-loopback alone: whoever reaches a Ray can run programs on it. With it, the cluster there is used, whose machines see
-code, data, pictures and the run's folder under the same names as this one. Ray reports its use to nobody.
+loopback alone, for whoever reaches a Ray can run programs on it. (The port where torch's processes find each other is
+open on every interface; nothing that is learnt from goes through it.) With it, the cluster there is used, whose
+machines see code, data, pictures and the run's folder under the same names as this one. Ray reports its use to nobody.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -71,9 +71,7 @@ def train_spread(
     """
     check_workers(recipe, places, workers)
     # a worker starts in a folder of its own
-    places = Places(
-        *(None if p is None else p.absolute() for p in (places.data, places.out, places.pictures, places.weights))
-    )
+    places = Places(**{name: path and path.absolute() for name, path in vars(places).items()})
     ready = make_ready(recipe, places, seed=seed, device=device, threads=threads)  # renders what is not rendered yet
     each = max(1, threads // workers)
 
@@ -100,7 +98,7 @@ def run_workers(work: Callable[[Spread], None], workers: int, *, gpu: bool, fold
     TrainingStopped
         When `work` does, a process fails, or there are too few GPUs or cores.
     """
-    with _ray(workers, gpu=gpu) as ray:
+    with _ray(workers, gpu=gpu):
         from ray.train import RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -117,22 +115,23 @@ def run_workers(work: Callable[[Spread], None], workers: int, *, gpu: bool, fold
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
             run_config=RunConfig(name="workers", storage_path=str(folder)),
         )
-        # in the main thread Ray would take Ctrl-C for itself, and keep it
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                told = thread.submit(trainer.fit).result().return_value
-            except TrainingFailedError as error:
-                last = str(error).strip().splitlines()[-1]
-                raise TrainingStopped(f"a worker failed: {last}") from error
-            finally:
-                ray.shutdown()
-                shutil.rmtree(folder, ignore_errors=True)
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            told = trainer.fit().return_value
+        except TrainingFailedError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise TrainingStopped(f"a worker failed: {last}") from error
+        except SystemExit as stopped:  # so Ray leaves after Ctrl-C, when it has stopped the workers
+            raise KeyboardInterrupt from stopped
+        finally:
+            signal.signal(signal.SIGINT, interrupt)  # Ray would keep it
+            shutil.rmtree(folder, ignore_errors=True)
     if told is not None:
         raise TrainingStopped(told)
 
 
 @contextmanager
-def _ray(workers: int, *, gpu: bool) -> Iterator[Any]:
+def _ray(workers: int, *, gpu: bool) -> Iterator[None]:
     """Ray, connected: to the cluster of ``RAY_ADDRESS``, or one that lives as long as the context."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     address = os.environ.get("RAY_ADDRESS")
@@ -141,19 +140,21 @@ def _ray(workers: int, *, gpu: bool) -> Iterator[Any]:
     import ray
 
     # workers import what this process can import
-    found = {"env_vars": {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}}
+    found = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
+    quiet = ray.LoggingConfig(log_level="ERROR")  # what a worker prints comes through all the same
     if address is None:
         cores = max(workers, os.cpu_count() or 1)
         ray.init(
-            "local", num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECTS, runtime_env=found
+            "local", num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECTS, logging_config=quiet,
+            runtime_env={"env_vars": {**found, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}},
         )  # fmt: skip
     else:
-        ray.init(address, runtime_env=found)
+        ray.init(address, logging_config=quiet, runtime_env={"env_vars": found})
     try:
         kind = "GPU" if gpu else "CPU"
         there = int(ray.cluster_resources().get(kind, 0))
         if there < workers:  # Ray would wait for more
             raise TrainingStopped(f"{workers} workers want a {kind} each, and Ray has {there}")
-        yield ray
+        yield
     finally:
         ray.shutdown()

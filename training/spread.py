@@ -85,7 +85,7 @@ class Spread:
         message = torch.cat([*(g.flatten() for g in given), met])
         distributed.all_reduce(message)
         message /= self.workers
-        *parts, met = message.split([*(p.numel() for p in trained), len(trained)])
+        *parts, met = torch.split(message, [*(p.numel() for p in trained), len(trained)])
         for parameter, part, is_met in zip(trained, parts, (met > 0).tolist(), strict=True):
             parameter.grad = part.view_as(parameter) if is_met else None
 
@@ -101,7 +101,7 @@ class Spread:
         message = torch.cat([b.detach().flatten().double() for b in kept])
         distributed.all_reduce(message)
         message /= self.workers
-        for buffer, part in zip(kept, message.split([b.numel() for b in kept]), strict=True):
+        for buffer, part in zip(kept, torch.split(message, [b.numel() for b in kept]), strict=True):
             buffer.copy_(part.view_as(buffer))
 
     def told(self, find: Callable[[], Found]) -> Found:
