@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     recipes = parser.add_argument_group("recipes alone")
     recipes.add_argument("--resume", action="store_true", help="go on with the run in --out")
     recipes.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    recipes.add_argument("--ray-workers", type=_positive, default=1, metavar="N",
+                         help="so many workers of Ray Train share each batch; wants --pictures, and one GPU for each "
+                         "with --device cuda; RAY_ADDRESS names a cluster")  # fmt: skip
     recipes.add_argument("--pictures", type=Path, help="keeps rendered pictures; in memory if not given")
     recipes.add_argument("--export", nargs="+", choices=EXPORTS, default=[], help="for other runtimes as well")
     return parser
@@ -93,6 +96,7 @@ def _follow(options: argparse.Namespace) -> str:
     """Train by a recipe, judge, package; says where the card is."""
     from training.judging.asking import Asking
     from training.judging.judgement import check_report, judge
+    from training.ray_train import train_spread
     from training.run import Places, train
 
     recipe = _recipe(options)
@@ -104,12 +108,13 @@ def _follow(options: argparse.Namespace) -> str:
         raise TrainingStopped("there is no CUDA device here: leave out --device")
     out: Path = options.out or _REPOSITORY / "runs" / recipe.name
     places = Places(options.data, out / "run", options.pictures, options.weights)
-    trained = train(
-        recipe, places, seed=options.seed, resume=options.resume, device=options.device, threads=options.threads
-    )
+    how = {"seed": options.seed, "resume": options.resume, "device": options.device, "threads": options.threads}
+    workers = options.ray_workers
+    trained = train_spread(recipe, places, workers, **how) if workers > 1 else train(recipe, places, **how)
     asking = Asking(options.seed, options.device, options.pictures, options.threads)
     judgement = judge(trained, recipe, options.seed, asking)
     command = f"./hilum train {recipe.name} --epochs {recipe.schedule.epochs} --seed {options.seed}"
+    command += f" --ray-workers {workers}" if workers > 1 else ""
     made = package(trained, judgement, recipe, out, run=places.out, command=command, exports=options.export)
     what = out if made.bundle else places.out / "weights.pt"
     return f"{what} is written; its card is {made.card}"
@@ -124,9 +129,10 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _train_bundle(options: argparse.Namespace) -> str:
     """Train a default bundle again and write it in place."""
-    if options.resume or options.device != "cpu" or options.pictures or options.export:
+    if options.resume or options.device != "cpu" or options.pictures or options.export or options.ray_workers > 1:
         raise RecipeInvalid(
-            f"{options.name} is a default bundle: --resume, --device, --pictures and --export want a recipe"
+            f"{options.name} is a default bundle: --resume, --device, --ray-workers, --pictures and --export want a "
+            "recipe"
         )
     data = options.data or _SHARED / "data"
     weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"

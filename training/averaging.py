@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -21,3 +24,13 @@ class MovingAverage:
                 self.state[name].mul_(decay).add_(value.detach(), alpha=1 - decay)
             else:
                 self.state[name].copy_(value)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"state": self.state, "steps": self._steps}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint holds."""
+        self._steps = saved["steps"]
+        for name, value in saved["state"].items():
+            self.state[name].copy_(value)

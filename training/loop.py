@@ -32,7 +32,9 @@ from tqdm import tqdm
 
 from training.averaging import MovingAverage
 from training.recipe import SchedulePart
+from training.run_log import RunLog
 from training.sampling import IntArray, batches, epoch_rng
+from training.spread import Spread
 
 LOG_EVERY = 50
 
@@ -91,6 +93,8 @@ class Run:
         Of recipe and data: a checkpoint of another one is refused.
     facts
         For ``run.json``.
+    spread
+        Which of several workers this is; each calls `fit` with a task and a run that differ in nothing else.
     """
 
     folder: Path
@@ -100,6 +104,7 @@ class Run:
     digest: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     facts: Mapping[str, Any] = field(default_factory=dict)
+    spread: Spread = field(default_factory=Spread)
 
 
 @dataclass(frozen=True)
@@ -131,48 +136,57 @@ def fit(task: Task, run: Run, *, resume: bool = False, until: int | None = None)
     Raises
     ------
     TrainingStopped
-        When the folder holds another run, the loss is no number, or the task knows no such figure.
+        When the folder holds another run, the loss is no number, the task knows no such figure, or the workers cannot
+        share a batch alike.
     """
     if run.watch not in task.figures:
         raise TrainingStopped(f"the task gives no figure {run.watch!r} but {', '.join(task.figures)}")
     trainer = _Trainer(task, run)
-    if resume and (run.folder / "last.pt").exists():
+    begun = run.spread.told((run.folder / "last.pt").exists)
+    if resume and begun:
         trainer.restore()
-    elif (run.folder / "last.pt").exists():
+    elif begun:
         raise TrainingStopped(f"{run.folder} holds a run already: resume it, or name another folder")
     return trainer.train(until or run.schedule.epochs)
 
 
-class _Average(MovingAverage):
-    """A moving average that a checkpoint can hold."""
+def check_shares(batch: int, workers: int) -> None:
+    """Refuse a batch of which the workers' shares would differ in size.
 
-    def saved(self) -> dict[str, Any]:
-        return {"state": self.state, "steps": self._steps}
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        self._steps = saved["steps"]
-        for name, value in saved["state"].items():
-            self.state[name].copy_(value)
+    Raises
+    ------
+    TrainingStopped
+    """
+    if batch % workers:
+        raise TrainingStopped(f"{workers} workers cannot share a batch of {batch} alike: take a number that divides it")
 
 
 class _Trainer:
     def __init__(self, task: Task, run: Run) -> None:
         self.task, self.run, plan = task, run, run.schedule
+        self.spread = run.spread
+        self.workers = run.spread.workers  # that train, or have trained what was found in the folder
+        parts = batches(task.order(0, epoch_rng(run.seed, 0)), plan.batch)
+        check_shares(len(parts[0]), run.spread.workers)
         task.module.to(run.device)
-        torch.manual_seed(run.seed)
-        self.steps = len(batches(task.order(0, epoch_rng(run.seed, 0)), plan.batch))
+        self.spread.agree(task.module)
+        torch.manual_seed(self.spread.seed(run.seed))
+        self.steps = len(parts)
         self.optimiser = _optimiser(task.module, plan)
         self.scheduler = _scheduler(self.optimiser, plan, self.steps)
         on_gpu = run.device.type == "cuda"
         self.half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(plan.precision) if on_gpu else None
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=self.half is torch.float16)
-        self.average = _Average(task.module, plan.average) if plan.average else None
+        self.average = MovingAverage(task.module, plan.average) if plan.average else None
         self.history: list[dict[str, float]] = []
 
     def train(self, until: int) -> Outcome:
-        self.run.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.run.folder / "run.json", {**self.run.facts, "seed": self.run.seed, "notes": self.task.notes})
-        with _Log(self.run.folder, len(self.history)) as log, ThreadPoolExecutor(1) as reader:
+        if self.spread.first:
+            self.run.folder.mkdir(parents=True, exist_ok=True)
+            told = {"seed": self.run.seed, "workers": self.workers, "notes": self.task.notes}
+            _write_json(self.run.folder / "run.json", {**self.run.facts, **told})
+        written = self.run.folder if self.spread.first else None
+        with RunLog(written, len(self.history)) as log, ThreadPoolExecutor(1) as reader:
             while len(self.history) < until and not self._has_ended():
                 started, epoch = time.monotonic(), len(self.history)
                 trained = self._epoch(epoch, log, reader)
@@ -180,8 +194,11 @@ class _Trainer:
                 self.history.append(figures)
                 self._save()
                 log.write("epoch", epoch, (epoch + 1) * self.steps, figures, seconds=time.monotonic() - started)
+                if self.spread.workers > 1 and self.spread.first:  # no bar comes through from another process
+                    said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                    tqdm.write(f"epoch {epoch + 1} of {self.run.schedule.epochs}: {said}")
         best = self._best()
-        if self._has_ended() or len(self.history) >= self.run.schedule.epochs:
+        if self._has_ended():
             self.task.module.load_state_dict(_load(self.run.folder / "best.pt", self.run.device))
             self.task.module.eval()
         return Outcome(tuple(self.history), best)
@@ -200,17 +217,24 @@ class _Trainer:
         if self.average is not None:
             self.average.restore(saved["average"])
         self.history = list(saved["history"])
-        torch.set_rng_state(saved["rng"].cpu())
+        drawn = _of_each(saved["rng"])
+        self.workers = len(drawn)
+        if self.workers != self.spread.workers and not self._has_ended():
+            raise TrainingStopped(f"{self.run.folder} holds a run of {self.workers} workers: go on with as many")
+        mine = self.spread.rank % self.workers  # one that has ended is taken up by any number
+        torch.set_rng_state(drawn[mine])
         if self.run.device.type == "cuda" and saved["gpu_rng"] is not None:
-            torch.cuda.set_rng_state(saved["gpu_rng"].cpu(), self.run.device)
+            torch.cuda.set_rng_state(_of_each(saved["gpu_rng"])[mine], self.run.device)
 
-    def _epoch(self, epoch: int, log: _Log, reader: ThreadPoolExecutor) -> dict[str, float]:
+    def _epoch(self, epoch: int, log: RunLog, reader: ThreadPoolExecutor) -> dict[str, float]:
         plan, order = self.run.schedule, self.task.order(epoch, epoch_rng(self.run.seed, epoch))
         parts = batches(order, plan.batch)[: self.steps]
         self.task.set_training()
         sums: dict[str, float] = {}
-        waiting = reader.submit(self.task.load, parts[0])
-        with tqdm(total=len(parts), desc=f"epoch {epoch + 1} of {plan.epochs}", unit="step", disable=None) as progress:
+        parts = [self.spread.share(part) for part in parts]
+        waiting, title = reader.submit(self.task.load, parts[0]), f"epoch {epoch + 1} of {plan.epochs}"
+        hidden = None if self.spread.first else True
+        with tqdm(total=len(parts), desc=title, unit="step", disable=hidden) as progress:
             for step in range(len(parts)):
                 batch = waiting.result()
                 if step + 1 < len(parts):
@@ -231,22 +255,32 @@ class _Trainer:
         plan, device = self.run.schedule, self.run.device
         with torch.autocast(device.type, self.half) if self.half else nullcontext():
             losses = self.task.losses(batch, device)
-        if not math.isfinite(losses["loss"].item()):
-            raise TrainingStopped(f"the loss became {losses['loss'].item()}: lower the rate, or clip the gradient")
+        told = self.spread.mean({name: float(value.detach()) for name, value in losses.items()})
+        if not math.isfinite(told["loss"]):
+            raise TrainingStopped(f"the loss became {told['loss']}: lower the rate, or clip the gradient")
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
+        self.spread.average_gradients(self.task.module)
         if plan.clip:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.task.module.parameters(), plan.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.spread.average_statistics(self.task.module)
         if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step()
         if self.average is not None:
             self.average.update()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return told
 
     def _validate(self) -> dict[str, float]:
+        """Figures as the first worker finds them; the rate may fall by them."""
+        figures = self.spread.told(self._judge)
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(figures["loss"])
+        return figures
+
+    def _judge(self) -> dict[str, float]:
         """Figures of the averaged weights if there are any; the best ones are kept."""
         module = self.task.module
         raw = {k: v.detach().clone() for k, v in module.state_dict().items()} if self.average else None
@@ -261,8 +295,6 @@ class _Trainer:
                 torch.autocast(self.run.device.type, self.half) if self.half else nullcontext(),
             ):
                 figures = self.task.validate(self.run.device)
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(figures["loss"])
         values = [h[self.run.watch] for h in self.history]
         if _best([*values, figures[self.run.watch]], more=self.task.figures[self.run.watch]) == len(values):
             _replace(self.run.folder / "best.pt", {k: v.cpu() for k, v in module.state_dict().items()})
@@ -274,11 +306,16 @@ class _Trainer:
         return _best([h[self.run.watch] for h in self.history], more=self.task.figures[self.run.watch])
 
     def _has_ended(self) -> bool:
-        patience = self.run.schedule.patience
-        return bool(patience and self.history and len(self.history) - 1 - self._best() >= patience)
+        """Whether all epochs are done, or the last ones were in vain."""
+        plan, done = self.run.schedule, len(self.history)
+        return done >= plan.epochs or bool(plan.patience and done and done - 1 - self._best() >= plan.patience)
 
     def _save(self) -> None:
         on_gpu = self.run.device.type == "cuda"
+        rng = self.spread.gathered(torch.get_rng_state())
+        gpu_rng = self.spread.gathered(torch.cuda.get_rng_state(self.run.device)) if on_gpu else None
+        if not self.spread.first:
+            return
         state = {
             "digest": self.run.digest,
             "seed": self.run.seed,
@@ -288,45 +325,10 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.saved(),
             "history": self.history,
-            "rng": torch.get_rng_state(),
-            "gpu_rng": torch.cuda.get_rng_state(self.run.device) if on_gpu else None,
+            "rng": rng,
+            "gpu_rng": gpu_rng,
         }
         _replace(self.run.folder / "last.pt", state)
-
-
-class _Log:
-    """JSON lines, and TensorBoard's events where its package is installed; lines of epochs to be redone are dropped."""
-
-    def __init__(self, folder: Path, epochs: int) -> None:
-        path = folder / "log.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line).get("epoch", 0) < epochs]
-        path.write_text("".join(line + "\n" for line in kept), "utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            tqdm.write("the package tensorboard is not installed: the log is log.jsonl alone")
-        else:
-            last = max((json.loads(line)["step"] for line in kept), default=-1)
-            self._board = SummaryWriter(str(folder), purge_step=last + 1)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def write(self, kind: str, epoch: int, step: int, figures: Mapping[str, float], **more: float) -> None:
-        said = {k: v if math.isfinite(v) else None for k, v in {**figures, **more}.items()}
-        self._file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **said}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def _best(values: list[float], *, more: bool) -> int:
@@ -371,6 +373,11 @@ def _cosine(total: int, warm_up: float) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising))))
 
     return factor
+
+
+def _of_each(states: Tensor) -> list[Tensor]:
+    """The states of workers' generators; of views torch 2.13 would read other memory, and crash."""
+    return [state.clone() for state in states.cpu().reshape(-1, states.shape[-1])]
 
 
 def _load(path: Path, device: torch.device) -> Any:

@@ -249,7 +249,7 @@ def _rewrite(folder: Path, provenance: Mapping[str, Any]) -> None:
 
 def _provenance(run: Path, recipe: Recipe, trained: Trained, command: str) -> dict[str, Any]:
     facts = json.loads((run / "run.json").read_text("utf-8"))
-    kept = ("seed", "recipe_sha256", "data_sha256", "revision", "versions", "device", "records", "notes")
+    kept = ("seed", "recipe_sha256", "data_sha256", "revision", "versions", "device", "workers", "records", "notes")
     return {
         "command": command, "recipe": recipe.name, "data": recipe.data.set, **{name: facts[name] for name in kept},
         "left_out": len(facts["left_out"]), "epochs": len(trained.outcome.history),

@@ -22,6 +22,7 @@ from training.readers.catalogue import READERS
 from training.readers.records import DataSet, Record
 from training.readers.splits import split
 from training.recipe import Recipe
+from training.spread import Spread
 from training.tasks import build_task
 from training.tasks.common import Material, PictureTask, build_network, load_start
 
@@ -49,6 +50,22 @@ class Places:
     out: Path
     pictures: Path | None = None
     weights: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What a recipe comes to before the first step.
+
+    Parameters
+    ----------
+    test
+        Records on which nothing is to be trained and nothing chosen.
+    """
+
+    task: PictureTask
+    run: Run
+    pictures: Pictures
+    test: tuple[Record, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +110,7 @@ def train(
     threads: int = 1,
     data: DataSet | None = None,
     until: int | None = None,
+    spread: Spread | None = None,
 ) -> Trained:
     """Follow a recipe.
 
@@ -104,6 +122,28 @@ def train(
         Records read already; those that the recipe names if not given.
     until
         Stop after so many epochs, to go on later.
+    spread
+        Which of several workers this is; alone if not given.
+
+    Raises
+    ------
+    DataMissing, RecipeInvalid, TrainingStopped
+    """
+    ready = make_ready(recipe, places, seed=seed, device=device, threads=threads, data=data, spread=spread)
+    return follow(ready, resume=resume, until=until)
+
+
+def make_ready(
+    recipe: Recipe,
+    places: Places,
+    *,
+    seed: int = 7,
+    device: str = "cpu",
+    threads: int = 1,
+    data: DataSet | None = None,
+    spread: Spread | None = None,
+) -> Ready:
+    """Read, render, and build the task; parameters as those of `train`.
 
     Raises
     ------
@@ -136,10 +176,22 @@ def train(
             "records": {name: len(part) for name, part in parts.items()},
             "left_out": [asdict(one) for one in (*given.left_out, *pictures.left_out)],
         },
+        spread=spread or Spread(),
     )  # fmt: skip
-    outcome = fit(task, run, resume=resume, until=until)
-    torch.save(task.shipped.state_dict(), places.out / "weights.pt")
-    return Trained(task, outcome, pictures, parts.get("test", ()))
+    return Ready(task, run, pictures, parts.get("test", ()))
+
+
+def follow(ready: Ready, *, resume: bool = False, until: int | None = None) -> Trained:
+    """Train what is ready; parameters as those of `train`.
+
+    Raises
+    ------
+    TrainingStopped
+    """
+    outcome = fit(ready.task, ready.run, resume=resume, until=until)
+    if ready.run.spread.first:
+        torch.save(ready.task.shipped.state_dict(), ready.run.folder / "weights.pt")
+    return Trained(ready.task, outcome, ready.pictures, ready.test)
 
 
 def divide(data: DataSet, recipe: Recipe, seed: int) -> dict[str, tuple[Record, ...]]:

@@ -173,7 +173,7 @@ def test_a_figure_that_the_task_does_not_give_is_refused(tmp_path: Path) -> None
 def test_the_folder_says_what_made_it(tmp_path: Path) -> None:
     fit(Plane(), run(tmp_path, facts={"recipe": {"name": "plane"}}))
     said = json.loads((tmp_path / "run.json").read_text())
-    assert said == {"recipe": {"name": "plane"}, "seed": 5, "notes": ["a note"]}
+    assert said == {"recipe": {"name": "plane"}, "seed": 5, "workers": 1, "notes": ["a note"]}
 
 
 def test_steps_are_logged_and_tensorboard_gets_events_where_it_is_installed(
