@@ -131,7 +131,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
         of_source = [o for o in outcomes if o.source == source]
         read = [o for o in of_source if o.label != _REFUSED]
         shares[f"{source}: refused"] = _share(of_source, _REFUSED)
-        shares |= {f"{source}: {label.value}": _share(read, label) for label in OUTCOMES if read}
+        shares |= {f"{source}: {_called(label)}": _share(read, label) for label in OUTCOMES if read}
     return shares
 
 
@@ -203,7 +203,7 @@ def card(
 
     def row(source: str) -> tuple[str, ...]:
         read = sum(o.source == source and o.label != _REFUSED for o in outcomes)
-        keys = (*(label.value for label in OUTCOMES), _REFUSED)
+        keys = (*map(_called, OUTCOMES), _REFUSED)
         return (source, str(read), *(_percent(shares.get(f"{source}: {key}")) for key in keys))
 
     sources = _sources(outcomes)
@@ -275,9 +275,9 @@ def _seldom(outcomes: Sequence[Outcome]) -> str:
     }
     return (
         f"**Of {len(ill)} pictures of patients with COVID-19, typical is called in {typical}**, and the class is left "
-        f"undetermined in {len(undetermined)}: effusion lies between its operating points in {open_['effusion']} of these, opacity "
-        f"in {open_['no_opacity']}. Until models tell both better, the class says little; its criteria may still help "
-        "whoever looks at the picture."
+        f"undetermined in {len(undetermined)}: effusion lies between its operating points in {open_['effusion']} of "
+        f"these, opacity in {open_['no_opacity']}. Until models tell both better, the class says little; its criteria "
+        "may still help whoever looks at the picture."
     )
 
 

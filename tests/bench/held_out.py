@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
+from models.pixel_gate import GateContract, interpret
 from training import lung_fields as lungs
 from training import pixel_gate as gate
 from training.data import (
@@ -28,12 +29,12 @@ from training.data import (
     rows,
     split_patients,
 )
-from training.gate_evidence import Group, judge, refused_share
+from training.gate_evidence import Group, judge
 from training.gate_samples import UNSEEN, GateSamples, load_gate_samples, read_gate_records
 from training.lung_evidence import Outliner
 from training.lung_evidence import judge as judge_outlines
 from training.lung_samples import load_samples
-from training.metrics.intervals import Figure, Interval, attempt, mean_interval, share_interval
+from training.metrics.intervals import Figure, IntArray, Interval, attempt, mean_interval, share_interval
 from training.metrics.scores import auroc
 
 UNSEEN_FRONTALS = 400  # of a collection, evenly drawn
@@ -135,7 +136,11 @@ def lung_fields(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[
     folds = split_patients([r.patient for r in (*records, *wrong)], lungs.FOLDS, provenance["seed"])
     chosen = [record for record in records if folds[record.patient] in lungs.HELD_OUT]
     refused = [record for record in wrong if folds[record.patient] in lungs.OTHERS_HELD_OUT]
-    _check(provenance, files, len(chosen), provenance["images"]["held_out"])
+    _check(provenance, files)
+    if len(chosen) != provenance["images"]["held_out"]:
+        raise NotHeldOut(
+            f"{len(chosen)} pictures are held out here, {provenance['images']['held_out']} by its provenance"
+        )
     outliner, samples = Outliner(bundle.network), load_samples(chosen)
     # named by their numbers, so that each value tells its picture
     numbered = replace(samples, patients=[str(number) for number in range(len(chosen))])
@@ -199,7 +204,7 @@ def pixel_gate(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[R
         records = read_gate_records(data)
     except DataMissing as error:
         raise NotHeldOut(f"{error}") from error
-    _check(provenance, [record.image for record in records], 0, 0)
+    _check(provenance, [record.image for record in records])
     samples = load_gate_samples(records, provenance["seed"])
     counted = {
         source: sum(
@@ -216,7 +221,7 @@ def pixel_gate(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[R
     for group in evidence.groups:
         kind = group.name.removeprefix("held-out ")
         card = figures.get(group.name, {}).get("value")
-        share, should = refused_share(group, contract), "pass" if group.accept else "be refused"
+        share, should = _refused(group, contract), "pass" if group.accept else "be refused"
         shortcut = evidence.baseline.get(kind.partition(":")[0])
         found.append(row("refused", f"{group.name} (should {should})", len(group.margins), share, card=card,
                          shortcut=shortcut))  # fmt: skip
@@ -236,19 +241,24 @@ def pixel_gate(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[R
     return found
 
 
-def _by_view(group: Group, samples: GateSamples, chosen: Any, views: Mapping[str, str], contract: Any) -> Iterator[Row]:
+def _by_view(
+    group: Group, samples: GateSamples, chosen: IntArray, views: Mapping[str, str], contract: GateContract
+) -> Iterator[Row]:
     """A group of pictures, whose numbers among the samples are `chosen`, by the view that their collection names."""
     of_pictures = [views.get(samples.records[int(i)].image.name, "") for i in chosen]
     for view in sorted(set(of_pictures)):
         members = [n for n, name in enumerate(of_pictures) if name == view]
         part = replace(group, logits=group.logits[members], patients=[group.patients[n] for n in members])
-        share = attempt(partial(refused_share, part, contract))
-        yield row("refused", f"{group.name}, view {view or 'not known'}", len(members), share)
+        yield row("refused", f"{group.name}, view {view or 'not known'}", len(members), _refused(part, contract))
 
 
-def _check(provenance: Mapping[str, Any], files: Sequence[Path], held_out: int, recorded: int) -> None:
+def _refused(group: Group, contract: GateContract) -> Figure:
+    """Share of a group that is refused; where all are, or none, the interval still knows how few they are."""
+    refused = [not interpret(logits, contract).accepted for logits in group.logits]
+    return attempt(partial(share_interval, refused, group.patients))
+
+
+def _check(provenance: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Raise `NotHeldOut` unless the data are those that the weights were made with."""
     if data_digest(files) != provenance["data_sha256"]:
         raise NotHeldOut("the data here are not those that it was made with")
-    if held_out != recorded:
-        raise NotHeldOut(f"{held_out} pictures are held out here, {recorded} by its provenance")
