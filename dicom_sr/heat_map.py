@@ -21,7 +21,7 @@ from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
 from dicom_sr.overlay_picture import SEEN, Picture, paint
 from dicom_sr.result_object import add_origin, result_object, source_image
-from models.findings import BoolMask, Finding, FloatMap, ImageFindings, Laterality, SaliencyMap
+from models.findings import OF_ABSENCE, BoolMask, Finding, FloatMap, ImageFindings, Laterality, SaliencyMap
 
 SERIES_NUMBER = 9003
 LONGEST = 1024  # pixels
@@ -78,8 +78,9 @@ def encode_heat_map(
 def caption(findings: ImageFindings) -> list[str]:
     """What is written below the picture, line by line."""
     mapped = {one.key: one for one in findings.saliency}
-    shown = "; ".join(_in_words(f, _lit(mapped[f.key], findings)) for f in findings.present if f.key in mapped)
-    others = "; ".join(_in_words(f, _sides(f)) for f in findings.present if f.key not in mapped)
+    found = [finding for finding in findings.present if finding.key not in OF_ABSENCE]
+    shown = "; ".join(_in_words(f, _lit(mapped[f.key], findings)) for f in found if f.key in mapped)
+    others = "; ".join(_in_words(f, _sides(f)) for f in found if f.key not in mapped)
     return [
         f"{DISCLAIMER}. Not verified; research software.",
         f"Where the AI looked, purple weak, yellow strong: {shown}." if shown else "No heat map.",

@@ -17,7 +17,7 @@ from models.study import StudyFindings
 
 # Raise this when the encoding of the same findings changes, its English sentences included: a new object must not carry
 # an old identifier.
-ENCODING_VERSION = 5
+ENCODING_VERSION = 6
 _NAMESPACE = uuid.UUID("6e1dfc1c-94a0-5c6e-9d0b-7c1c3f0a4f2e")
 
 

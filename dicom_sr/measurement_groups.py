@@ -40,9 +40,9 @@ from models.findings import (
     ModelIdentity,
     Region,
     SegmentMask,
-    in_words,
     percent,
 )
+from models.names import in_words
 
 # Viewers built on Cornerstone turn a group into a locked, labelled drawing when its tracking identifier names the tool.
 BOX = "Cornerstone3DTools@^0.1.0:RectangleROI"

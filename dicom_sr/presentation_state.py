@@ -24,7 +24,8 @@ from dicom_sr.equipment import complete, dataset
 from dicom_sr.identity import image_result
 from dicom_sr.measurement_groups import label
 from dicom_sr.result_object import image_reference, result_object
-from models.findings import ImageFindings, Measurement, in_words
+from models.findings import ImageFindings, Measurement
+from models.names import in_words
 
 SERIES_NUMBER = 9005
 LAYER = "AI"

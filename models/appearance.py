@@ -1,5 +1,7 @@
 """The appearance for COVID-19 pneumonia, from opacities, lungs and findings, by published criteria.
 
+Its numbers are the contract of a bundle without a network, ``covid_appearance``; a site that leaves that out has none.
+
 The rule: every criterion is given with what was measured, the threshold and the outcome; what nobody looked for is a
 limitation of the appearance, never a criterion that is not met; and no probability is made up for a class.
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from models.findings import (
@@ -31,7 +33,6 @@ from models.findings import (
     Criterion,
     Finding,
     FindingState,
-    ModelIdentity,
     Sense,
 )
 from models.opacities import LungFields, Opacity, measure
@@ -53,33 +54,56 @@ class AppearanceClass(StrEnum):
 
 CLASSES = tuple(AppearanceClass)[:4]
 
-# At least two opacities are multifocal; and two round ones are rounded opacities, where a single one may be a nodule.
-SEVERAL = 2
-# A centre in the outer half of the lung is peripheral, one in the inner half central.
-OUTER_HALF = 0.5
-# Predominant: of the area of all opacities.
-PREDOMINANT = 0.5
-# Of an ellipse whose axes are as 2 to 3, 0.92; as 1 to 2, 0.80.
-ROUND = 0.9
-# Of a lung field. A lobe projects on a third of it and more, a middle lobe on about a quarter.
-LOBAR = 0.25
-
-# Findings that make the appearance atypical by being there. No model knows the last two yet.
-_ATYPICAL_FINDINGS = ("pneumothorax", "effusion", "edema", "diffuse_nodules", "cavity")
+# Findings that can make the appearance atypical by being there. No model knows the last two yet.
+ATYPICAL_FINDINGS = ("pneumothorax", "effusion", "edema", "diffuse_nodules", "cavity")
 _NODULES = ("nodule", "mass")
 _NODULE_OR_MASS = "lung_lesion"  # of CheXpert: either
 # Opacities by another name: "no opacity" does not hold beside one of them.
 _OTHER_OPACITIES = ("consolidation", "infiltration", "pneumonia")
 
-# This has no weights of its own; what it does is decided by its constants and by `version`.
-IDENTITY = ModelIdentity(
-    name="covid_appearance",
-    version="1.0.0",
-    weights_digest=hashlib.sha256(b"").hexdigest(),
-    config_digest=hashlib.sha256(
-        json.dumps([SEVERAL, OUTER_HALF, PREDOMINANT, ROUND, LOBAR, _ATYPICAL_FINDINGS]).encode()
-    ).hexdigest(),
-)
+
+@dataclass(frozen=True)
+class CriteriaContract:
+    """The numbers that the published table does not give, and which findings are looked at.
+
+    Parameters
+    ----------
+    several
+        Opacities from which on they are multifocal; and so many round ones are rounded opacities, where a single one
+        may be a nodule.
+    outer_half
+        Share of the width of a lung, from its outer border, within which an opacity is peripheral.
+    predominant
+        Share of the area of all opacities from which on they are predominantly there.
+    round
+        Roundness (``models.opacities.Opacity``) of a rounded opacity. Of an ellipse whose axes are as 2 to 3, it is
+        0.92; as 1 to 2, 0.80.
+    lobar
+        Share of a lung field from which on a single opacity is as large as a lobe. A lobe projects on a third of it and
+        more, a middle lobe on about a quarter.
+    atypical_findings
+        Of `ATYPICAL_FINDINGS`: those that make the appearance atypical by being there.
+    """
+
+    several: int
+    outer_half: float
+    predominant: float
+    round: float
+    lobar: float
+    atypical_findings: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise ValueError when they cannot be followed."""
+        shares = (self.outer_half, self.predominant, self.round, self.lobar)
+        if self.several < 2 or not all(0.0 < share < 1.0 for share in shares):
+            raise ValueError(f"{self} cannot be followed")
+        if unknown := set(self.atypical_findings) - set(ATYPICAL_FINDINGS):
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be a criterion")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the values in their order."""
+        return hashlib.sha256(json.dumps(list(asdict(self).values())).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -112,8 +136,14 @@ class Appearance:
     opacities: tuple[Opacity, ...] = ()
     opacity_probability: float | None = None
 
-    def findings(self, model: str = IDENTITY.name) -> tuple[Finding, ...]:
-        """The four classes as findings, without probabilities; a class is absent only where nothing leaves it open."""
+    def findings(self, model: str) -> tuple[Finding, ...]:
+        """The four classes as findings, without probabilities; a class is absent only where nothing leaves it open.
+
+        Parameters
+        ----------
+        model
+            Name of the bundle whose criteria were applied.
+        """
         unseen = {c.speaks_for: c.reason for c in reversed(self.criteria) if c.key in self.limitations}
         return tuple(self._finding(label, unseen, model) for label in CLASSES)
 
@@ -129,7 +159,9 @@ class Appearance:
         return Finding(label.value, _ABSENT, model=model)
 
 
-def derive(findings: Iterable[Finding], lungs: LungFields | None, mask: BoolMask | None = None) -> Appearance:
+def derive(
+    findings: Iterable[Finding], lungs: LungFields | None, mask: BoolMask | None = None, *, contract: CriteriaContract
+) -> Appearance:
     """Apply the criteria to one image.
 
     Parameters
@@ -140,12 +172,14 @@ def derive(findings: Iterable[Finding], lungs: LungFields | None, mask: BoolMask
         ``models.opacities.lung_fields`` of the same image; None where they were not found.
     mask
         Opacities outlined, shape (rows, columns) of the stored image; without it the boxes stand for them.
+    contract
+        The numbers that the criteria are judged by.
     """
     known = {finding.key: finding for finding in findings}
     opacity = known.get("lung_opacity") or Finding("lung_opacity", _UNSEEN, reason="no_model")
     opacities, unmeasured = _measured(opacity, lungs, mask)
-    distribution = _distribution(opacity, opacities, unmeasured)
-    atypical = _atypical(known, opacity, opacities, unmeasured)
+    distribution = _distribution(contract, opacity, opacities, unmeasured)
+    atypical = _atypical(contract, known, opacity, opacities, unmeasured)
     absence = _absence(opacity, known)
     appearance = Appearance(
         AppearanceClass.NOT_EVALUATED,
@@ -185,24 +219,26 @@ def _measured(
     return opacities, None if opacities else "no_regions"
 
 
-def _distribution(opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None) -> tuple[Criterion, ...]:
+def _distribution(
+    contract: CriteriaContract, opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
+) -> tuple[Criterion, ...]:
     """How many opacities there are and where they lie: what is typical, then what is indeterminate."""
     typical, indeterminate = AppearanceClass.TYPICAL, AppearanceClass.INDETERMINATE
     area = sum(o.area for o in opacities)
-    outer = round(sum(o.area for o in opacities if o.from_wall <= OUTER_HALF) / area, 6) if area else None
+    outer = round(sum(o.area for o in opacities if o.from_wall <= contract.outer_half) / area, 6) if area else None
     lower = round(sum(o.area * o.lower for o in opacities) / area, 6) if area else None
     inner, upper = (None if share is None else round(1 - share, 6) for share in (outer, lower))
     count, sides = float(len(opacities)), float(len({o.side for o in opacities}))
-    rounded = _rounded(opacities)
+    rounded = _rounded(contract, opacities)
     lines = (
-        Criterion("multifocal", typical, _ABSENT, count, SEVERAL, unit=OPACITIES),
+        Criterion("multifocal", typical, _ABSENT, count, contract.several, unit=OPACITIES),
         Criterion("bilateral", typical, _ABSENT, sides, 2, unit=LUNGS),
-        Criterion("peripheral", typical, _ABSENT, outer, PREDOMINANT),
-        Criterion("lower_lung", typical, _ABSENT, lower, PREDOMINANT),
+        Criterion("peripheral", typical, _ABSENT, outer, contract.predominant),
+        Criterion("lower_lung", typical, _ABSENT, lower, contract.predominant),
         rounded,
         Criterion("unilateral", indeterminate, _ABSENT, sides or None, 1, Sense.AT_MOST, LUNGS),
-        Criterion("central", indeterminate, _ABSENT, inner, 1 - PREDOMINANT, Sense.MORE_THAN),
-        Criterion("upper_lung", indeterminate, _ABSENT, upper, 1 - PREDOMINANT, Sense.MORE_THAN),
+        Criterion("central", indeterminate, _ABSENT, inner, 1 - contract.predominant, Sense.MORE_THAN),
+        Criterion("upper_lung", indeterminate, _ABSENT, upper, 1 - contract.predominant, Sense.MORE_THAN),
     )
     if unmeasured:
         return tuple(replace(c, state=_UNSEEN, value=None, reason=unmeasured) for c in lines)
@@ -211,10 +247,10 @@ def _distribution(opacity: Finding, opacities: Sequence[Opacity], unmeasured: st
     return tuple(c if c is rounded else replace(c, state=_PRESENT if _holds(c) else _ABSENT) for c in lines)
 
 
-def _rounded(opacities: Sequence[Opacity]) -> Criterion:
+def _rounded(contract: CriteriaContract, opacities: Sequence[Opacity]) -> Criterion:
     """Boxes can tell that opacities are too elongated to be round, and not that they are round."""
-    round_ = [o for o in opacities if o.roundness >= ROUND]
-    line = Criterion("rounded", AppearanceClass.TYPICAL, _ABSENT, float(len(round_)), SEVERAL, unit=OPACITIES)
+    round_ = [o for o in opacities if o.roundness >= contract.round]
+    line = Criterion("rounded", AppearanceClass.TYPICAL, _ABSENT, float(len(round_)), contract.several, unit=OPACITIES)
     if not _holds(line):
         return line
     if all(o.outlined for o in round_):
@@ -227,12 +263,16 @@ def _holds(line: Criterion) -> bool:
 
 
 def _atypical(
-    known: Mapping[str, Finding], opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
+    contract: CriteriaContract,
+    known: Mapping[str, Finding],
+    opacity: Finding,
+    opacities: Sequence[Opacity],
+    unmeasured: str | None,
 ) -> tuple[Criterion, ...]:
     return (
-        *(_as_criterion(key, AppearanceClass.ATYPICAL, known.get(key)) for key in _ATYPICAL_FINDINGS),
+        *(_as_criterion(key, AppearanceClass.ATYPICAL, known.get(key)) for key in contract.atypical_findings),
         _solitary_nodule(known),
-        _lobar(known.get("consolidation"), opacity, opacities, unmeasured),
+        _lobar(contract.lobar, known.get("consolidation"), opacity, opacities, unmeasured),
     )
 
 
@@ -264,11 +304,15 @@ def _solitary_nodule(known: Mapping[str, Finding]) -> Criterion:
 
 
 def _lobar(
-    consolidation: Finding | None, opacity: Finding, opacities: Sequence[Opacity], unmeasured: str | None
+    lobe: float,
+    consolidation: Finding | None,
+    opacity: Finding,
+    opacities: Sequence[Opacity],
+    unmeasured: str | None,
 ) -> Criterion:
     """Consolidation, and a single opacity that is as large as a lobe."""
     largest = max((round(o.of_lung, 6) for o in opacities), default=None)
-    line = Criterion("lobar_consolidation", AppearanceClass.ATYPICAL, _ABSENT, largest, LOBAR)
+    line = Criterion("lobar_consolidation", AppearanceClass.ATYPICAL, _ABSENT, largest, lobe)
     as_finding = _as_criterion(line.key, line.speaks_for, consolidation)
     if as_finding.state is _ABSENT:
         return as_finding

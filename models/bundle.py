@@ -6,6 +6,8 @@ The rule: a bundle whose weights are not the ones its metadata names is not run.
     configs/inference.json   "network_def", built by monai.bundle.ConfigParser
     models/model.pt          state_dict, half precision
     docs/README.md           the model card
+
+A bundle of criteria (interpreter ``criteria``) has no network: neither inference.json nor model.pt, only a contract.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.appearance import CriteriaContract
 from models.contracts import SECTIONS, BoxContract, ClassContract, MaskContract, read_section
 from models.findings import ModelIdentity
 from models.pixel_gate import CLASSES, GateContract
@@ -30,7 +33,12 @@ from models.preprocessing import Preprocessing
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "monai.apps.detection.networks.", "models.networks.")
-INTERPRETERS = ("gate", "structures", "scores", *SECTIONS)
+CRITERIA = "criteria"
+INTERPRETERS = ("gate", "structures", "scores", *SECTIONS, CRITERIA)
+# The files that decide on the answers; of a bundle of criteria there are no others than its contract.
+DECISIVE = ("models/model.pt", "configs/metadata.json", "configs/inference.json")
+DECISIVE_OF_CRITERIA = ("configs/metadata.json",)
+_NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
 
 
 class BundleInvalid(Exception):
@@ -72,7 +80,7 @@ class Contract:
     interpreter
         One of `INTERPRETERS`: which module reads the outputs.
     input_size
-        Side of the square picture, in pixels.
+        Side of the square picture, in pixels; 0 where no network looks at one (interpreter ``criteria``).
     segments, plausibility
         Key of each output channel, and what lungs look like (interpreter ``structures``).
     gate
@@ -81,6 +89,8 @@ class Contract:
         What is to be known beside the findings (interpreters ``masks``, ``boxes``, ``classes``).
     preprocessing
         What the network sees of an image when that is not our own picture: published weights (interpreter ``scores``).
+    criteria
+        By which findings are derived from those of other bundles (interpreter ``criteria``).
     """
 
     interpreter: str
@@ -91,19 +101,25 @@ class Contract:
     gate: GateContract | None = None
     preprocessing: Preprocessing | None = None
     reading: MaskContract | BoxContract | ClassContract | None = None
+    criteria: CriteriaContract | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified model, ready to run: float32, in evaluation mode."""
+    """A verified model, ready to run: float32, in evaluation mode; a bundle of criteria has no network."""
 
     identity: ModelIdentity
     contract: Contract
-    network: nn.Module
+    network: nn.Module | None
+
+    @property
+    def decisive(self) -> tuple[str, ...]:
+        """The files that decide on its answers."""
+        return DECISIVE if self.network is not None else DECISIVE_OF_CRITERIA
 
 
 def load_bundle(path: Path, name: str = "") -> Bundle:
-    """Load a bundle and verify its weights.
+    """Load a bundle and verify its weights, if it has any.
 
     Parameters
     ----------
@@ -121,6 +137,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
     name = name or path.name
     try:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
+        if metadata["hilum"]["interpreter"] == CRITERIA:
+            return _bundle_of_criteria(name, metadata)
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
         content = (path / "models" / "model.pt").read_bytes()
         section, network_def = metadata["hilum"], inference["network_def"]
@@ -169,6 +187,15 @@ def config_digest(section: dict[str, Any], inference: dict[str, Any]) -> str:
     decisive = {k: section[k] for k in keys if k in section}
     canonical = json.dumps([decisive, inference["network_def"]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _bundle_of_criteria(name: str, metadata: dict[str, Any]) -> Bundle:
+    """One that derives findings from those of other bundles; as `load_bundle`."""
+    entry = metadata["hilum"][CRITERIA]
+    criteria = CriteriaContract(**{**entry, "atypical_findings": tuple(entry["atypical_findings"])})
+    criteria.check()
+    identity = ModelIdentity(name, metadata["version"], _NO_WEIGHTS, criteria.digest)
+    return Bundle(identity, Contract(CRITERIA, 0, criteria=criteria), None)
 
 
 def _contract(section: dict[str, Any]) -> Contract:

@@ -380,11 +380,6 @@ class ImageFindings:
         return any(f.state is not FindingState.NOT_EVALUATED for f in self.findings)
 
 
-def in_words(key: str) -> str:
-    """The key of a finding, a structure or a measurement as a label: ``Lung opacity``."""
-    return key.replace("_", " ").capitalize()
-
-
 def percent(probability: float) -> str:
     """A probability in whole per cent; ``<1`` and ``>99`` at the ends, for no model is certain."""
     whole = round(100 * probability)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from models import appearance, boxes, classes, masks, pixel_gate, scores, structures
-from models.bundle import Bundle, BundleInvalid, Contract, load_bundle
+from models.bundle import CRITERIA, Bundle, BundleInvalid, Contract, load_bundle
 from models.calls import sigmoid
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import (
@@ -74,16 +74,20 @@ class Models:
         Those that find something.
     gate
         The one that decides whether they are asked at all; None when the site runs without it.
+    criteria
+        The one that derives the appearance for COVID-19 from what they found; None when the site runs without it.
     """
 
     bundles: tuple[Bundle, ...]
     forwards: tuple[Forward, ...]
     gate: tuple[Bundle, Forward] | None = None
+    criteria: Bundle | None = None
 
     @property
     def versions(self) -> dict[str, str]:
         """Name to version."""
-        return {bundle.identity.name: bundle.identity.version for bundle, _ in self._all()}
+        everything = [*(bundle for bundle, _ in self._all()), *([self.criteria] if self.criteria else [])]
+        return {bundle.identity.name: bundle.identity.version for bundle in everything}
 
     def warm_up(self) -> None:
         """Run every network once, so that the first patient does not wait for one-time preparations."""
@@ -110,6 +114,7 @@ class Models:
         return pixel_gate.interpret(logits, bundle.contract.gate, children=children)
 
     def _all(self) -> list[tuple[Bundle, Forward]]:
+        """Those with a network."""
         return [*([self.gate] if self.gate else []), *zip(self.bundles, self.forwards, strict=True)]
 
     def predict(self, image: RenderedImage, identity: ImageIdentity) -> ImageFindings:
@@ -129,7 +134,8 @@ class Models:
             except Exception:  # whatever happens inside one model, the others still answer
                 log.exception("model failed", extra={"model": bundle.identity.name})
                 answer.add_failure(bundle)
-        answer.add_appearance()
+        if self.criteria is not None:
+            answer.add_appearance(self.criteria)
         rows, columns = image.shape
         return ImageFindings(
             study_instance_uid=identity.study_instance_uid,
@@ -173,18 +179,23 @@ def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
     Raises
     ------
     BundleInvalid
-        When two of them are pixel gates, or one has the name under which appearances are derived.
+        When two of them are pixel gates, or criteria of the appearance.
     """
     torch.set_num_threads(threads)
-    loaded = list(loaded)
-    if any(bundle.identity.name == appearance.IDENTITY.name for bundle in loaded):
-        raise BundleInvalid(f"the name {appearance.IDENTITY.name} is taken by what is derived: give the bundle another")
     bundles = sorted(loaded, key=lambda bundle: bundle.contract.interpreter != "structures")
-    gates = [(b, torch_forward(b.network)) for b in bundles if b.contract.interpreter == "gate"]
-    if len(gates) > 1:
-        raise BundleInvalid("two pixel gates are active: name one of them in the setting `bundles`")
-    finding = [bundle for bundle in bundles if bundle.contract.interpreter != "gate"]
-    return Models(tuple(finding), tuple(torch_forward(b.network) for b in finding), gates[0] if gates else None)
+    running = [(b, torch_forward(b.network)) for b in bundles if b.network is not None]
+    gates = [(b, forward) for b, forward in running if b.contract.interpreter == "gate"]
+    criteria = [bundle for bundle in bundles if bundle.contract.interpreter == CRITERIA]
+    for what, found in (("pixel gates", gates), ("bundles of criteria", criteria)):
+        if len(found) > 1:
+            raise BundleInvalid(f"two {what} are active: name one of them in the setting `bundles`")
+    finding = [(b, forward) for b, forward in running if b.contract.interpreter != "gate"]
+    return Models(
+        tuple(bundle for bundle, _ in finding),
+        tuple(forward for _, forward in finding),
+        gates[0] if gates else None,
+        criteria[0] if criteria else None,
+    )
 
 
 def torch_forward(network: nn.Module) -> Forward:
@@ -292,9 +303,9 @@ class _Answer:
             finding = Finding(c.key, FindingState.NOT_EVALUATED, reason=reason, model=bundle.identity.name)
             self.findings.setdefault(c.key, finding)
 
-    def add_appearance(self) -> None:
+    def add_appearance(self, bundle: Bundle) -> None:
         """Derive the appearance for COVID-19 pneumonia where a model knows opacities and none tells the appearance."""
-        opacity = self.findings.get("lung_opacity")
+        opacity, model = self.findings.get("lung_opacity"), bundle.identity
         told = (self.findings[key] for key in appearance.CLASSES if key in self.findings)
         if opacity is None or any(finding.state is not FindingState.NOT_EVALUATED for finding in told):
             return
@@ -303,18 +314,20 @@ class _Answer:
                 self.findings.setdefault(key.value, replace(opacity, key=key.value))
             return
         try:
-            found = self._appearance()
+            found = self._appearance(bundle)
         except Exception:  # the findings that it is derived from hold all the same
-            log.exception("model failed", extra={"model": appearance.IDENTITY.name})
+            log.exception("model failed", extra={"model": model.name})
             found = appearance.Appearance(appearance.AppearanceClass.NOT_EVALUATED, (), reason="model_failed")
-        self.findings.update({finding.key: finding for finding in found.findings()})
+        self.findings.update({finding.key: finding for finding in found.findings(model.name)})
         self.criteria = found.criteria
-        self.runs.append(ModelRun(appearance.IDENTITY, "model_failed" if found.reason == "model_failed" else None))
+        self.runs.append(ModelRun(model, "model_failed" if found.reason == "model_failed" else None))
 
-    def _appearance(self) -> appearance.Appearance:
+    def _appearance(self, bundle: Bundle) -> appearance.Appearance:
+        if bundle.contract.criteria is None:
+            raise OutputInvalid(f"{bundle.identity.name} has no criteria")
         mask = next((s.mask for s in self.segments if s.key == "lung_opacity"), None)
         lungs = lung_fields(self.segments, self.image.hanging, self.image.aspect)
-        return appearance.derive(self.findings.values(), lungs, mask)
+        return appearance.derive(self.findings.values(), lungs, mask, contract=bundle.contract.criteria)
 
     def all_findings(self) -> tuple[Finding, ...]:
         """What was found, then each finding that no active model knows."""

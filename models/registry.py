@@ -1,7 +1,8 @@
 """Which bundles there are, by name and version, and whether each is still the one that was recorded.
 
 The rule: a bundle runs only if every file that decides on its answers has the SHA-256 that was recorded when it was
-shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight.
+shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight. A
+bundle of criteria has no weights: of it the metadata alone is recorded.
 
 ::
 
@@ -21,10 +22,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import Bundle, BundleInvalid, load_bundle
+from models.bundle import DECISIVE, DECISIVE_OF_CRITERIA, Bundle, BundleInvalid, load_bundle
 
-# The files that decide on the answers.
-DECISIVE = ("models/model.pt", "configs/metadata.json", "configs/inference.json")
 RECORDS = "registry.toml"
 # They become folders, keys of TOML, and values of DICOM (LO: at most 64 characters).
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
@@ -42,7 +41,7 @@ class Packaged:
     Parameters
     ----------
     digests
-        File, as in `DECISIVE`, to SHA-256, hexadecimal.
+        File, as in `DECISIVE` or `DECISIVE_OF_CRITERIA`, to SHA-256, hexadecimal.
     shipped
         Whether it came with Hilum.
     """
@@ -57,6 +56,11 @@ class Packaged:
     def title(self) -> str:
         """Name and version, for people."""
         return f"{self.name} {self.version}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 by which people know it: of the weights, or of the metadata where there are none."""
+        return next(iter(self.digests.values()))
 
     def verify(self) -> None:
         """Compare its files with what was recorded.
@@ -83,7 +87,13 @@ class Packaged:
         BundleInvalid
         """
         self.verify()
-        return load_bundle(self.folder, self.name)
+        bundle = load_bundle(self.folder, self.name)
+        if set(self.digests) != set(bundle.decisive):
+            raise BundleInvalid(
+                f"bundle {self.title}: recorded are {', '.join(self.digests)}, it is decided by "
+                f"{', '.join(bundle.decisive)}; restore {RECORDS}, or record it anew"
+            )
+        return bundle
 
 
 class Registry:
@@ -165,8 +175,7 @@ class Registry:
                 f"bundle {name!r}, version {version!r}: a name is of a-z, 0-9 and _, a version of letters, digits and "
                 ".+_-; name it with --name"
             )
-        load_bundle(source, name)
-        digests = {file: _digest(source / file) for file in DECISIVE}
+        digests = {file: _digest(source / file) for file in load_bundle(source, name).decisive}
         for other in self.bundles():
             if (other.name, other.version) == (name, version):
                 if dict(other.digests) != digests:
@@ -174,7 +183,7 @@ class Registry:
                 if other.shipped:
                     return other
         added = Packaged(name, version, self._own / name / version, digests, shipped=False)
-        _copy(source, added.folder)
+        _copy(source, added.folder, added.digests)
         added.verify()
         rest = [b for b in _recorded(self._own, shipped=False) if (b.name, b.version) != (name, version)]
         _write_records(self._own, [*rest, added], shipped=False)
@@ -191,8 +200,7 @@ class Registry:
         found = []
         for configs in sorted(self._shipped.glob("*/configs")):
             folder = configs.parent
-            load_bundle(folder)
-            digests = {file: _digest(folder / file) for file in DECISIVE}
+            digests = {file: _digest(folder / file) for file in load_bundle(folder).decisive}
             found.append(Packaged(folder.name, _version_of(folder), folder, digests, shipped=True))
         _write_records(self._shipped, found, shipped=True)
         return found
@@ -231,8 +239,9 @@ def _packaged(folder: Path, name: str, version: str, digests: Mapping[str, str],
     if not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
         raise ValueError(f"{name} {version} is no bundle")
     place = folder / name if shipped else folder / name / version
-    # each of them must be recorded, or a file could be left unchecked
-    return Packaged(name, version, place, {file: str(digests[file]) for file in DECISIVE}, shipped)
+    # each of them must be recorded, or a file could be left unchecked; `Packaged.load` tells which kind it has to be
+    files = DECISIVE_OF_CRITERIA if set(digests) == set(DECISIVE_OF_CRITERIA) else DECISIVE
+    return Packaged(name, version, place, {file: str(digests[file]) for file in files}, shipped)
 
 
 def _write_records(folder: Path, bundles: Iterable[Packaged], *, shipped: bool) -> None:
@@ -250,11 +259,11 @@ def _version_of(folder: Path) -> str:
         raise BundleInvalid(f"{folder} is no bundle: configs/metadata.json: {type(error).__name__}") from error
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, files: Iterable[str]) -> None:
     """Copy what belongs to a bundle; the target is there whole or not at all."""
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
-    for file in DECISIVE:
+    for file in files:
         (draft / file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copyfile(source / file, draft / file)
     if (source / "docs").is_dir():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.findings import Finding, FindingState, ImageFindings, Laterality, Priority, in_words, percent
+from models.findings import Finding, FindingState, ImageFindings, Laterality, Priority, percent
+from models.names import in_words
 
 
 def prioritise(findings: ImageFindings) -> ImageFindings:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped_criteria import CONTRACT, IDENTITY, derive
 
 from models import appearance
-from models.appearance import Appearance, AppearanceClass, derive
+from models.appearance import Appearance, AppearanceClass
 from models.findings import (
     PROBABILITY,
     SHARE,
@@ -168,7 +169,7 @@ def test_consolidation_as_large_as_a_lobe_is_atypical(side: Laterality) -> None:
     lobe = box(side, from_wall=0.5, height=0.7, width=260, tall=260)
     found = look(lobe, consolidation=PRESENT)
     assert found.label is AppearanceClass.ATYPICAL
-    assert (line(found, "lobar_consolidation").value or 0) > appearance.LOBAR
+    assert (line(found, "lobar_consolidation").value or 0) > CONTRACT.lobar
     assert look(lobe).label is AppearanceClass.INDETERMINATE  # no consolidation
     assert look(on(side), consolidation=PRESENT).label is AppearanceClass.INDETERMINATE  # too small
     assert look(lobe, on(OTHER[side]), consolidation=PRESENT).label is not AppearanceClass.ATYPICAL  # not the only one
@@ -184,7 +185,7 @@ def test_rounded_lower_lung_opacities_are_typical_only_where_their_outline_is_kn
     assert boxed.label is AppearanceClass.INDETERMINATE
     assert (line(boxed, "rounded").met, line(boxed, "rounded").reason) == (None, "no_outline")
     assert boxed.limitations == ("rounded",)
-    assert {f.key: f.state for f in boxed.findings()}["covid_typical"] is UNSEEN
+    assert {f.key: f.state for f in boxed.findings(IDENTITY.name)}["covid_typical"] is UNSEEN
     single = look(places[0], mask=disc(places[0]))
     assert (line(single, "rounded").met, single.label) == (False, AppearanceClass.INDETERMINATE)
 
@@ -207,7 +208,7 @@ def test_roundness_of_an_ellipse_is_that_of_its_axes(wide: int, tall: int) -> No
 
 def test_half_the_way_to_the_chest_wall_is_peripheral_and_just_beyond_is_central() -> None:
     outer, inner = measure(lungs(), [on(RIGHT, 0.46, 0.5), on(RIGHT, 0.56, 0.5)])
-    assert outer.from_wall < appearance.OUTER_HALF < inner.from_wall
+    assert outer.from_wall < CONTRACT.outer_half < inner.from_wall
     of = line(look(on(RIGHT, 0.46), on(LEFT, 0.46)), "peripheral")
     assert (of.value, of.threshold, of.sense, of.met) == (1.0, 0.5, ">=", True)
 
@@ -289,7 +290,7 @@ def test_what_was_not_looked_for_is_a_limitation() -> None:
     assert found.label is AppearanceClass.TYPICAL
     assert found.limitations == ("effusion", "cavity")
     assert (line(found, "effusion").met, line(found, "effusion").reason) == (None, "evidence")
-    states = {f.key: (f.state, f.reason) for f in found.findings()}
+    states = {f.key: (f.state, f.reason) for f in found.findings(IDENTITY.name)}
     assert states["covid_typical"] == (PRESENT, None)
     assert states["covid_atypical"] == (UNSEEN, "evidence")
     assert states["covid_negative"] == (ABSENT, None)
@@ -303,14 +304,14 @@ def test_an_undetermined_finding_of_the_table_leaves_two_classes() -> None:
     found = look(on(RIGHT), on(LEFT), pneumothorax=OPEN)
     assert (found.label, found.reason) == (AppearanceClass.UNDETERMINED, "atypical_undetermined")
     assert found.possible == (AppearanceClass.TYPICAL, AppearanceClass.ATYPICAL)
-    assert [f.state for f in found.findings()] == [OPEN, ABSENT, OPEN, ABSENT]
+    assert [f.state for f in found.findings(IDENTITY.name)] == [OPEN, ABSENT, OPEN, ABSENT]
 
 
 def test_without_a_look_for_opacities_there_is_no_appearance_whatever_else_was_found() -> None:
     found = look(lung_opacity=UNSEEN, pneumothorax=PRESENT)
     assert (found.label, found.reason) == (AppearanceClass.NOT_EVALUATED, "evidence")
     assert line(found, "pneumothorax").met
-    assert {(f.state, f.reason) for f in found.findings()} == {(UNSEEN, "evidence")}
+    assert {(f.state, f.reason) for f in found.findings(IDENTITY.name)} == {(UNSEEN, "evidence")}
     assert derive([], None).reason == "no_model"
 
 
@@ -333,7 +334,7 @@ def test_consolidation_without_an_opacity_is_a_contradiction_and_not_negative() 
 def test_no_class_has_a_probability() -> None:
     found = look(on(RIGHT), on(LEFT))
     assert found.opacity_probability == 0.8
-    assert {f.probability for f in found.findings()} == {None}
+    assert {f.probability for f in found.findings(IDENTITY.name)} == {None}
 
 
 def test_a_criterion_holds_from_on_or_beyond_its_threshold() -> None:
@@ -359,7 +360,7 @@ def test_every_combination_gives_a_class_or_a_reason(
     states: dict[str, FindingState], places: list[tuple[Laterality, float, float]], with_lungs: bool
 ) -> None:
     found = derive(findings(*(on(*place) for place in places), **states), lungs() if with_lungs else None)
-    present = [f.key for f in found.findings() if f.state is PRESENT]
+    present = [f.key for f in found.findings(IDENTITY.name) if f.state is PRESENT]
     if found.label in appearance.CLASSES:
         assert present == [found.label.value]
         assert found.reason is None

@@ -12,7 +12,7 @@ from orthanc_plugin.settings import REPOSITORY
 
 OURS = ("orthanc_plugin", "models", "dicom_sr", "training")
 # What encoder, worker and training all speak: what is said about an image, and about a study.
-VOCABULARY = ("models.findings", "models.study")
+VOCABULARY = ("models.findings", "models.names", "models.study")
 HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {

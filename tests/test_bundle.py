@@ -18,6 +18,8 @@ from models.bundle import INTERPRETERS, BundleInvalid, FindingContract, _contrac
 from orthanc_plugin.settings import REPOSITORY
 
 SHIPPED = sorted(path.parent.parent for path in (REPOSITORY / "models").glob("*/configs/metadata.json"))
+CRITERIA = REPOSITORY / "models" / "covid_appearance"
+NETWORKS = [path for path in SHIPPED if path != CRITERIA]
 NETWORK = {
     "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1,
 }  # fmt: skip
@@ -42,10 +44,13 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_shipped_bundle_loads_and_is_the_one_that_its_card_describes(path: Path) -> None:
     bundle = load_bundle(path)
     metadata = json.loads((path / "configs" / "metadata.json").read_text())
-    assert bundle.identity.weights_digest == hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
     assert (bundle.identity.name, bundle.identity.version) == (path.name, metadata["version"])
-    assert not bundle.network.training
-    assert all(p.dtype == torch.float32 for p in bundle.network.parameters())
+    assert (bundle.network is None) == (path == CRITERIA)
+    if bundle.network is not None:
+        weights = (path / "models" / "model.pt").read_bytes()
+        assert bundle.identity.weights_digest == hashlib.sha256(weights).hexdigest()
+        assert not bundle.network.training
+        assert all(p.dtype == torch.float32 for p in bundle.network.parameters())
     card = (path / "docs" / "README.md").read_text()
     assert "not a medical device" in card
     for picture in (path / "docs").glob("*.png"):
@@ -62,8 +67,40 @@ def test_a_shipped_bundle_says_what_monai_s_schema_asks_for(path: Path) -> None:
         "copyright", "network_data_format", "intended_use", "data_source",
     }  # fmt: skip
     assert required <= set(metadata)
-    picture = metadata["network_data_format"]["inputs"]["image"]
-    assert picture["spatial_shape"] == [metadata["hilum"]["input_size"]] * 2
+    if path in NETWORKS:
+        picture = metadata["network_data_format"]["inputs"]["image"]
+        assert picture["spatial_shape"] == [metadata["hilum"]["input_size"]] * 2
+    else:
+        assert metadata["network_data_format"] == {"inputs": {}, "outputs": {}}
+
+
+def test_a_bundle_of_criteria_has_no_network_and_its_identity_is_that_of_its_numbers(tmp_path: Path) -> None:
+    shutil.copytree(CRITERIA / "configs", tmp_path / "covid_appearance" / "configs")
+    bundle, metadata = load_bundle(tmp_path / "covid_appearance"), tmp_path / "covid_appearance/configs/metadata.json"
+    assert bundle.network is None
+    assert bundle.contract.criteria is not None
+    assert bundle.contract.criteria.several == 2
+    assert bundle.identity == load_bundle(CRITERIA).identity
+    # the identity that results have had since the criteria were part of the code: they keep their device
+    assert bundle.identity.version == "1.0.0"
+    assert bundle.identity.weights_digest == hashlib.sha256(b"").hexdigest()
+    assert bundle.identity.config_digest == "0b53cbd7192788187b860009f1d4970abbca51f56dc83a6ec55f52184c157bbb"
+    rewrite(metadata, lambda c: c["hilum"].update(figures={}))
+    assert load_bundle(tmp_path / "covid_appearance").identity == bundle.identity
+    rewrite(metadata, lambda c: c["hilum"]["criteria"].update(lobar=0.3))
+    assert load_bundle(tmp_path / "covid_appearance").identity.config_digest != bundle.identity.config_digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"several": 1}, {"lobar": 0.0}, {"round": 1.5}, {"outer_half": "half"}, {"atypical_findings": ["fracture"]},
+     {"atypical_findings": 3}, {"luck": 1}],
+)  # fmt: skip
+def test_criteria_that_cannot_be_followed_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(CRITERIA / "configs", tmp_path / "b" / "configs")
+    rewrite(tmp_path / "b" / "configs" / "metadata.json", lambda c: c["hilum"]["criteria"].update(change))
+    with pytest.raises(BundleInvalid, match="bundle b"):
+        load_bundle(tmp_path / "b")
 
 
 def test_a_changed_byte_in_the_weights_is_noticed_and_both_digests_are_named(tmp_path: Path) -> None:

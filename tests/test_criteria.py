@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from rich.console import Console
+from shipped_criteria import IDENTITY, derive
 from test_measurement_report import CREATED, file_bytes, findings_for, source, states
 
 from dicom_sr import codes
@@ -25,7 +26,7 @@ from dicom_sr.reader import read_result
 from dicom_sr.report.wording import LANGUAGES, load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
-from models.appearance import CLASSES, IDENTITY, derive
+from models.appearance import CLASSES
 from models.findings import BoolMask, FindingState, ImageFindings, Laterality, ModelRun, Priority, Region
 from models.opacities import lung_fields
 from models.study import StudyFindings
@@ -49,7 +50,7 @@ def appearing(ds: Dataset, *boxes: Region, mask: BoolMask | None = None, **chang
     for key, state in {"edema": ABSENT, **changed}.items():
         known[key] = replace(known["effusion"], key=key, state=state, probability=probability[state])
     found = derive(known.values(), lung_fields(plain.segments), mask)
-    everything = (*known.values(), *found.findings())
+    everything = (*known.values(), *found.findings(IDENTITY.name))
     runs = (*plain.runs, ModelRun(IDENTITY))
     return prioritise(replace(plain, findings=everything, runs=runs, criteria=found.criteria))
 
@@ -247,14 +248,14 @@ def test_a_person_is_shown_every_criterion_with_its_numbers() -> None:
     show_objects([made.measurement_report], Console(file=out, width=140))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     for expected in (
-        "Peripheral Covid typical met 1 >= 0.5",
-        "Unilateral Covid indeterminate not met 2 <= 1",
-        "Edema Covid atypical undetermined 45 % >= 50 %",
-        "No opacity Covid negative not met 87 % < 60 %",
-        "Cavity Covid atypical not evaluated no model",
+        "Peripheral COVID-19: typical met 1 >= 0.5",
+        "Unilateral COVID-19: indeterminate not met 2 <= 1",
+        "Edema COVID-19: atypical undetermined 45 % >= 50 %",
+        "No opacity COVID-19: negative not met 87 % < 60 %",
+        "Cavity COVID-19: atypical not evaluated no model",
     ):
         assert expected in lines, expected
-    assert sum(" Covid " in line for line in lines) == len(codes.CRITERIA)
+    assert sum(" COVID-19: " in line for line in lines) == len(codes.CRITERIA)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

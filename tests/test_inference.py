@@ -14,12 +14,13 @@ import pytest
 import torch
 from pydicom import dcmread
 from scipy import ndimage
+from shipped_criteria import BUNDLE
 
 from models import appearance, inference
-from models.bundle import BundleInvalid, load_bundle
+from models.bundle import BundleInvalid
 from models.findings import Finding, FindingState, ImageFindings, SaliencyMap, SegmentMask, View
 from models.findings_json import findings_json
-from models.inference import NIH_FINDINGS, ImageIdentity, Models, assemble, load_models
+from models.inference import NIH_FINDINGS, ImageIdentity, Models, load_models
 from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
 from models.rendering import RenderedImage, network_input, render, render_picture
@@ -27,12 +28,13 @@ from orthanc_plugin.settings import REPOSITORY
 
 BUNDLES = REPOSITORY / "models"
 NAMES = ("chest_findings", "lung_fields")
+WITH_CRITERIA = ("covid_appearance", *NAMES)
 IDENTITY = ImageIdentity("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", View.PA)
 
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return load_models(BUNDLES, NAMES, threads=2)
+    return load_models(BUNDLES, WITH_CRITERIA, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +105,10 @@ def test_the_same_picture_gets_the_same_answer(models: Models, answer: ImageFind
 
 @pytest.mark.parametrize("broken", NAMES)
 def test_a_model_that_fails_is_recorded_and_the_other_still_answers(tmp_path: Path, broken: str) -> None:
-    for name in NAMES:
+    for name in WITH_CRITERIA:
         shutil.copytree(BUNDLES / name, tmp_path / name)
     with_broken_weights(tmp_path / broken)
-    found = load_models(tmp_path, NAMES, threads=1).predict(RenderedImage(chest(1).pixels), IDENTITY)
+    found = load_models(tmp_path, WITH_CRITERIA, threads=1).predict(RenderedImage(chest(1).pixels), IDENTITY)
     failures = {run.model.name: run.failure for run in found.runs}
     derived = {} if broken == "chest_findings" else {"covid_appearance": None}  # from nothing, nothing is derived
     assert failures == derived | {name: "model_failed" if name == broken else None for name in NAMES}
@@ -145,10 +147,10 @@ def test_an_appearance_that_cannot_be_derived_takes_nothing_from_the_other_answe
 @pytest.mark.parametrize("reason", ["evidence", "model_failed"])
 def test_where_no_opacity_was_looked_for_the_classes_were_not_either(reason: str) -> None:
     answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
-    answer.add_appearance()
+    answer.add_appearance(BUNDLE)
     assert not answer.findings
     answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.NOT_EVALUATED, reason=reason, model="some")
-    answer.add_appearance()
+    answer.add_appearance(BUNDLE)
     assert {(f.state, f.reason, f.model) for f in answer.findings.values()} == {
         (FindingState.NOT_EVALUATED, reason, "some")
     }
@@ -161,7 +163,7 @@ def test_a_model_that_knows_the_appearance_is_not_overruled() -> None:
     called = Finding("covid_typical", FindingState.PRESENT, 0.8, 0.5, model="classifier")
     opacity = Finding("lung_opacity", FindingState.ABSENT, 0.1, 0.5, model="classifier")
     answer.findings = {finding.key: finding for finding in (called, opacity)}
-    answer.add_appearance()
+    answer.add_appearance(BUNDLE)
     assert answer.findings == {finding.key: finding for finding in (called, opacity)}
     assert (answer.runs, answer.criteria) == ([], ())
 
@@ -171,14 +173,14 @@ def test_classes_that_a_model_did_not_tell_are_derived(reason: str) -> None:
     answer = inference._Answer(RenderedImage(chest(1).pixels), View.PA)
     for key in appearance.CLASSES:
         answer.findings[key] = Finding(key, FindingState.NOT_EVALUATED, reason=reason, model="classifier")
-    answer.add_appearance()
+    answer.add_appearance(BUNDLE)
     assert {f.reason for f in answer.findings.values()} == {reason}, "there is nothing to derive them from"
     answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.NOT_EVALUATED, reason="evidence")
-    answer.add_appearance()
+    answer.add_appearance(BUNDLE)
     assert {answer.findings[key].model for key in appearance.CLASSES} == {"classifier"}
     answer.findings["lung_opacity"] = Finding("lung_opacity", FindingState.ABSENT, 0.1, 0.5, model="detector")
-    answer.add_appearance()
-    assert {answer.findings[key].model for key in appearance.CLASSES} == {appearance.IDENTITY.name}
+    answer.add_appearance(BUNDLE)
+    assert {answer.findings[key].model for key in appearance.CLASSES} == {BUNDLE.identity.name}
     assert answer.findings["covid_negative"].state is FindingState.PRESENT
     assert answer.criteria
 
@@ -204,11 +206,15 @@ def test_what_was_drawn_for_an_answer_that_is_replaced_goes_with_it() -> None:
     assert (answer.segments, answer.saliency) == ((lung,), ())
 
 
-def test_no_bundle_has_the_name_of_what_is_derived() -> None:
-    bundle = load_bundle(BUNDLES / "lung_fields")
-    taken = replace(bundle, identity=replace(bundle.identity, name=appearance.IDENTITY.name))
-    with pytest.raises(BundleInvalid, match="the name covid_appearance is taken"):
-        assemble([taken], threads=1)
+def test_a_site_that_leaves_the_criteria_out_has_no_appearance(models: Models) -> None:
+    without, image = replace(models, criteria=None), RenderedImage(chest(1, rows=900, columns=800).pixels)
+    answer, found = models.predict(image, IDENTITY), without.predict(image, IDENTITY)
+    assert not [finding.key for finding in found.findings if finding.key.startswith("covid_")]
+    assert (found.criteria, "covid_appearance" in without.versions) == ((), False)
+    assert found.runs == answer.runs[:-1]
+    rest = [finding for finding in answer.findings if not finding.key.startswith("covid_")]
+    assert list(found.findings) == rest
+    assert models.versions.keys() - without.versions.keys() == {"covid_appearance"}
 
 
 def test_findings_that_no_active_model_knows_are_not_evaluated() -> None:

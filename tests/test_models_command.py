@@ -65,8 +65,8 @@ def test_the_list_says_what_is_here_and_what_runs(run: Run, newer: Path) -> None
     assert states(run)["lung_fields", "0.1.0"] == "active"
     assert states(run)["lung_fields", "0.2.0"] == ""
     lines = run("list").splitlines()
-    assert lines[0].split() == ["name", "version", "from", "runs", "weights"]
-    assert lines[3].split()[:5] == ["lung_fields", "0.2.0", "this", "site", "2c7769d69302"]
+    assert lines[0].split() == ["name", "version", "from", "runs", "SHA-256"]
+    assert lines[4].split()[:5] == ["lung_fields", "0.2.0", "this", "site", "2c7769d69302"]
     assert "\x1b" not in "".join(lines), "plain where it is piped"
 
 
@@ -173,6 +173,27 @@ def checkpoint(tmp_path: Path) -> Path:
     file = tmp_path / "model.pth.tar"
     torch.save({"state_dict": random_state(Golden.read("chexnet").shapes, SEED)}, file)
     return file
+
+
+def test_the_appearance_is_a_bundle_that_is_shown_and_left_out_and_taken_back(
+    run: Run, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert states(run)["covid_appearance", "1.0.0"] == "active"
+    text = run("show", "covid_appearance")
+    for words in ("criteria, no network", "lobar: 0.25", "atypical findings: pneumothorax, effusion", "typical"):
+        assert words in text
+    run("add", other_version(tmp_path, "covid_appearance", "1.1.0", lambda m: m["hilum"]["criteria"].update(lobar=0.4)))
+    run("activate", "covid_appearance", "1.1.0")
+    assert load_active(settings).versions["covid_appearance"] == "1.1.0"
+    assert "damaged" not in run("verify")
+    run("rollback")
+    assert load_active(settings).versions["covid_appearance"] == "1.0.0"
+    assert "has no network that could run in shadow" in run("activate", "covid_appearance", "1.1.0", "--shadow",
+                                                            fails=True)  # fmt: skip
+    run("add", tmp_path / "1.1.0" / "covid_appearance", "--name", "second_criteria")
+    assert "two bundles of criteria" in run("activate", "second_criteria", fails=True)
+    monkeypatch.setenv("HILUM_BUNDLES", "lung_fields chest_findings")
+    assert "covid_appearance" not in load_active(load_settings()).versions
 
 
 def test_published_weights_become_a_bundle_of_which_nothing_is_evaluated(

@@ -11,12 +11,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
+from shipped_criteria import IDENTITY, derive
 
 from dicom_sr import codes
 from dicom_sr.reader import NotOurResult, is_measurement_report, read_result, read_study
 from dicom_sr.references import reference_to
 from dicom_sr.results import Results, encode_results
-from models.appearance import CLASSES, IDENTITY, derive
+from models.appearance import CLASSES
 from models.findings import (
     SHARE,
     Caution,

@@ -76,6 +76,26 @@ def test_a_list_that_leaves_a_file_out_does_not_leave_it_unchecked(own: Packaged
         registry.bundles()
 
 
+def test_of_criteria_the_metadata_alone_is_recorded_and_one_changed_number_is_refused(
+    registry: Registry, tmp_path: Path
+) -> None:
+    source = other_version(tmp_path, "covid_appearance", "1.1.0")
+    added = registry.add(source)
+    assert set(added.digests) == {"configs/metadata.json"}
+    assert added.load().identity.version == "1.1.0"
+    edit(added.folder, lambda m: m["hilum"]["criteria"].update(lobar=0.5))
+    with pytest.raises(BundleInvalid, match=r"covid_appearance 1\.1\.0: configs/metadata\.json has SHA-256"):
+        added.load()
+
+
+def test_a_network_of_which_the_metadata_alone_is_recorded_is_refused(own: Packaged, registry: Registry) -> None:
+    records = own.folder.parent.parent / "registry.toml"
+    lines = [line for line in records.read_text().splitlines() if "model.pt" not in line and "inference" not in line]
+    records.write_text("\n".join(lines))
+    with pytest.raises(BundleInvalid, match=r"recorded are configs/metadata\.json, it is decided by models/model\.pt"):
+        registry.find("lung_fields", "0.2.0").load()
+
+
 @pytest.mark.parametrize("text", ["garbage", '["../x"."1"]\n', '[x."../../1"]\n', "x = 1\n", "\0"])
 def test_a_damaged_list_is_named_and_nothing_outside_is_read(registry: Registry, tmp_path: Path, text: str) -> None:
     (tmp_path / "own").mkdir()
@@ -98,7 +118,7 @@ def test_a_bundle_that_is_added_is_copied_whole_and_needs_its_source_no_more(
     assert not [path for path in (tmp_path / "own").rglob("*") if path.name.startswith(".")]
     recorded = tomllib.loads((tmp_path / "own" / "registry.toml").read_text())
     assert recorded == {"lung_fields": {"0.2.0": dict(added.digests)}}
-    assert titles(registry.bundles())[1:3] == ["lung_fields 0.1.0", "lung_fields 0.2.0"]
+    assert titles(registry.bundles())[2:4] == ["lung_fields 0.1.0", "lung_fields 0.2.0"]
 
 
 def test_adding_it_again_mends_it_and_another_one_needs_another_version(registry: Registry, tmp_path: Path) -> None:
@@ -107,7 +127,7 @@ def test_adding_it_again_mends_it_and_another_one_needs_another_version(registry
     (added.folder / "models" / "model.pt").write_bytes(b"")
     assert registry.add(source) == added
     added.verify()
-    assert len(registry.bundles()) == 4
+    assert titles(registry.bundles()).count("lung_fields 0.2.0") == 1
     edit(source, lambda m: m.update(description="another"))
     with pytest.raises(BundleInvalid, match=r"another lung_fields 0\.2\.0 already: give this one another version"):
         registry.add(source)

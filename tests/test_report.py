@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from report_parsing import Judged, NotUnderstood, Stated, parse_findings, parse_impression
+from shipped_criteria import IDENTITY, derive
 
 from dicom_sr import codes
 from dicom_sr.report import wording as wording_module
 from dicom_sr.report.sentences import Report, compose, impression_text
 from dicom_sr.report.statements import REGIONS
 from dicom_sr.report.wording import LANGUAGES, Wording, WordingInvalid, load_wording
-from models.appearance import CLASSES, IDENTITY, derive
+from models.appearance import CLASSES
 from models.findings import (
+    OF_ABSENCE,
     OPACITIES,
     PROBABILITY,
     Caution,
@@ -38,6 +40,7 @@ from models.findings import (
     Sense,
     View,
 )
+from models.names import in_words
 from models.opacities import LungFields
 from models.refusal import Refusal
 from models.study import StudyFindings
@@ -103,7 +106,7 @@ def derived(*boxes: Region, number: int = 1, **states: FindingState) -> ImageFin
     )
     found = derive(findings, LungFields(right, left))
     runs = (ModelRun(LUNGS), ModelRun(SCORES), ModelRun(IDENTITY))
-    return image(*findings, *found.findings(), number=number, runs=runs, criteria=found.criteria)
+    return image(*findings, *found.findings(IDENTITY.name), number=number, runs=runs, criteria=found.criteria)
 
 
 LOOKED_FOR = ("pneumothorax", "effusion", "edema", "nodule", "mass", "consolidation")
@@ -464,20 +467,48 @@ def test_the_impression_states_nothing_beyond_the_structured_findings(language: 
         expected = {key for key, state in most.items() if state in (PRESENT, UNDETERMINED)} - (
             {"no_finding"} & positive
         )
+        expected -= {"covid_negative"} if positive - OF_ABSENCE else set(CLASSES)
         assert {one.key for one in said.findings if one.state} == (expected if evaluated else set())
-        assert ("impression.nothing_present" in said.remarks) == (
-            evaluated and not positive - {"no_finding", "covid_negative"}
-        )
+        assert ("impression.nothing_present" in said.remarks) == (evaluated and not positive - OF_ABSENCE)
         assert ("impression.critical" in said.remarks) == (found.leading.priority is Priority.CRITICAL)
         assert ("impression.urgent" in said.remarks) == (found.leading.priority is Priority.URGENT)
         if {"impression.critical", "impression.urgent"} & set(said.remarks):
-            assert said.findings[0].key in found.leading.priority_reason.lower().replace(" ", "_")
+            assert in_words(said.findings[0].key) in found.leading.priority_reason
         runs = [run for one in found.images if not one.withdrawn for run in one.runs]
         all_failed = bool(runs) and all(run.failure for run in runs)
         assert said.withdrawn == tuple(n for n, one in enumerate(found.images, start=1) if one.withdrawn)
         assert ("impression.failed" in said.remarks) == (not evaluated and all_failed)
         assert ("impression.nothing_evaluated" in said.remarks) == (not evaluated and not all_failed)
     assert len(seen) == 10, seen
+
+
+NORMAL = {
+    "nothing": derived(),
+    "an opacity that cannot be determined": derived(lung_opacity=UNDETERMINED),
+    "everything undetermined": all_keys(UNDETERMINED, LEFT).images[0],
+    "a classifier's negative": image(absent("covid_typical", 0.03), present("covid_negative", 0.94)),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("case", NORMAL)
+def test_the_impression_of_a_study_in_which_nothing_is_present_does_not_speak_of_covid(
+    case: str, language: str
+) -> None:
+    said = compose(study(NORMAL[case]), load_wording(language))
+    assert not [sentence.text for sentence in said.impression if "COVID" in sentence.text]
+    assert "COVID" in " ".join(sentence.text for sentence in said.findings)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_class_negative_stays_out_of_the_impression_beside_other_findings(language: str) -> None:
+    one = derived()
+    said = compose(study(replace(one, findings=(*one.findings, present("cardiomegaly", 0.8)))), load_wording(language))
+    assert not [sentence.text for sentence in said.impression if "COVID" in sentence.text]
+    open_ = derived(lung_opacity=UNDETERMINED)
+    said = compose(study(replace(open_, findings=(*open_.findings, present("mass", 0.8)))), load_wording(language))
+    assert sum("COVID" in sentence.text for sentence in said.impression) == 2, "what is possible, and what is excluded"
+    assert load_wording(language)["findings.covid_negative.name"] not in texts(replace(said, technique=(), findings=()))
 
 
 def test_a_text_that_was_changed_is_not_understood() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from shipped_criteria import IDENTITY, derive
 
-from models.appearance import derive
 from models.findings import Finding, FindingState, ImageFindings, Laterality, ModelIdentity, ModelRun, Priority, View
 from models.study import StudyFindings
 from models.triage import prioritise
@@ -55,7 +55,9 @@ def appears(*findings: Finding) -> ImageFindings:
     """With the appearance for COVID-19 that the findings have, where the lungs were not found."""
     derived = derive(findings, None)
     assert derived.reason != "no_model"
-    one = ImageFindings("1.2", "1.3", "1.4", 300, 260, View.PA, (SCORES,), (*findings, *derived.findings()))
+    one = ImageFindings(
+        "1.2", "1.3", "1.4", 300, 260, View.PA, (SCORES,), (*findings, *derived.findings(IDENTITY.name))
+    )
     return prioritise(replace(one, criteria=derived.criteria))
 
 

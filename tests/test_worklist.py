@@ -213,15 +213,17 @@ def test_a_class_without_findings_is_no_finding_and_what_has_no_probability_is_s
     calm = rows.worklist_row(task(pictured("2.25.1", "routine", finding("covid_negative", "present", None))))
     html = page.render_rows([calm], READY, 200.0)
     assert '<span class="chip none">Nothing called present</span>' in html
-    assert "Covid negative" not in html
+    assert "Negative for pneumonia" not in html
     assert calm.thumbnail is not None
     assert calm.thumbnail.words == "Radiograph; nothing called present"
     assert rows.to_json(calm)["findings"][0]["state"] == "present"
     seen = finding("lung_opacity", "present", 0.8), finding("covid_typical", "present", None)
     html = page.render_rows([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))], READY, 200.0)
-    assert '<span class="chip present">Covid typical</span>' in html
+    assert '<span class="chip present">Typical appearance for COVID-19 pneumonia</span>' in html
     assert '<span class="chip present">Lung opacity 80 %</span>' in html
     assert "Absent: Edema</p>" in html
+    html = page.render_rows([rows.worklist_row(task(image(finding("covid_typical", "absent", None))))], READY, 200.0)
+    assert "Absent: COVID-19: typical</p>" in html
     assert rows._OF_ABSENCE == OF_ABSENCE
 
 

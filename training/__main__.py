@@ -29,7 +29,8 @@ from training.tables import RecipeInvalid
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
-_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30}
+# Epochs; none where nothing is trained, and figures and card alone are made anew.
+_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30, "covid_appearance": 0}
 _TOLD = (
     RecipeInvalid, DataMissing, TrainingStopped, PackagingRefused, TrainingFailed, Leak, SubmissionInvalid,
     ExportDiffers, ExporterMissing,
@@ -138,7 +139,13 @@ def _train_bundle(options: argparse.Namespace) -> str:
     weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
     out: Path = options.out or _REPOSITORY / "models" / options.name
     epochs, seed = options.epochs or _EPOCHS[options.name], options.seed
-    if options.name == "lung_fields":
+    if options.name == "covid_appearance":
+        from training import covid_appearance
+
+        if options.epochs:
+            raise RecipeInvalid("covid_appearance has no network: there is nothing to train, so leave out --epochs")
+        covid_appearance.judge(data, out)
+    elif options.name == "lung_fields":
         from training import lung_fields
 
         lung_fields.train(data, out, epochs=epochs, seed=seed)

@@ -46,6 +46,10 @@ class Card:
         Command, seed, digest of the data: JSON text.
     tables
         More figures.
+    caption
+        What the chief figures are.
+    version
+        Of the bundle.
     """
 
     title: str
@@ -57,14 +61,17 @@ class Card:
     plots: Sequence[Path]
     provenance: str
     tables: Sequence[Table] = ()
+    caption: str = "Figures on held-out patients"
+    version: str = VERSION
 
 
 def write_card(bundle: Path, card: Card) -> None:
     """Write ``docs/README.md`` and ``docs/card.html``, which says the same."""
     tables = [part for table in card.tables for part in _markdown(table)]
     lines = [
-        f"# {card.title} {VERSION}", "", f"**{RESEARCH_ONLY}**", "", card.purpose, "", "## Data", "", card.data, "",
-        "## Figures on held-out patients", "", _row(card.header), _row(["---"] * len(card.header)),
+        f"# {card.title} {card.version}", "", f"**{RESEARCH_ONLY}**", "", card.purpose, "",
+        "## Data", "", card.data, "",
+        f"## {card.caption}", "", _row(card.header), _row(["---"] * len(card.header)),
         *(_row(row) for row in card.rows), "", *tables, *(f"![{p.stem}]({p.name})" for p in card.plots), "",
         "## Limits", "", *(f"- {note}" for note in card.notes), "",
         "## How it was made", "", "```json", card.provenance, "```", "",
@@ -74,9 +81,9 @@ def write_card(bundle: Path, card: Card) -> None:
         loader=PackageLoader("training", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["marked"] = _marked
-    chief = Table("Figures on held-out patients", card.header, card.rows)
+    chief = Table(card.caption, card.header, card.rows)
     page = environment.get_template("card.html").render(
-        card=card, version=VERSION, notice=RESEARCH_ONLY, tables=[chief, *card.tables]
+        card=card, version=card.version, notice=RESEARCH_ONLY, tables=[chief, *card.tables]
     )
     (bundle / "docs" / "card.html").write_text(page, "utf-8")
 

@@ -25,15 +25,17 @@ class LungFinder:
     """Outlines lungs by a bundle with the segments ``lung_right`` and ``lung_left``."""
 
     def __init__(self, bundle: Path = COMMITTED) -> None:
-        self._bundle = load_bundle(bundle)
-        self.digest = self._bundle.identity.weights_digest
+        loaded = load_bundle(bundle)
+        assert loaded.network is not None  # noqa: S101  (a bundle of criteria outlines nothing)
+        self._network, self._contract = loaded.network, loaded.contract
+        self.digest = loaded.identity.weights_digest
 
     def find(self, image: RenderedImage) -> BoolMask | None:
         """Both lungs in one, shape (rows, columns) of the stored image; None where no two plausible ones are found."""
-        contract = self._bundle.contract
+        contract = self._contract
         picture, frame = network_input(image, contract.input_size)
         with torch.inference_mode():
-            scores = torch.sigmoid(self._bundle.network(torch.from_numpy(picture)[None, None]))[0].numpy()
+            scores = torch.sigmoid(self._network(torch.from_numpy(picture)[None, None]))[0].numpy()
         right, left = (clean(scores[contract.segments.index(key)]) for key in ("lung_right", "lung_left"))
         try:
             check_lungs(right, left)

@@ -59,6 +59,9 @@ NETWORK: dict[str, Any] = {
 AUGMENTATION = Augmentation(degrees=12, log_scale=0.22, shift=0.12)
 BATCH = 8
 WRONG = 2  # pictures without a frontal chest that each batch has in addition
+FOLDS = 5
+HELD_OUT = (0,)  # folds of the drawn pictures that are never trained on
+OTHERS_HELD_OUT = (0, 1)  # and of what is no frontal chest: few pictures, so more of them are kept for the judgement
 UNSEEN = 400  # pictures of each unseen collection on which false refusals are counted
 
 
@@ -85,10 +88,9 @@ def train(data: Path, bundle: Path, *, epochs: int, seed: int) -> None:
     """
     records, wrong = read_structures(data), read_other_pictures(data)
     samples, others = load_samples(records), load_samples(wrong, "rendering what is no frontal chest")
-    folds = split_patients([*samples.patients, *others.patients], 5, seed)
-    held_out = np.array([folds[patient] == 0 for patient in samples.patients])
-    # few pictures, so more of them are kept for the judgement
-    others_held_out = np.array([folds[patient] in (0, 1) for patient in others.patients])
+    folds = split_patients([*samples.patients, *others.patients], FOLDS, seed)
+    held_out = np.array([folds[patient] in HELD_OUT for patient in samples.patients])
+    others_held_out = np.array([folds[patient] in OTHERS_HELD_OUT for patient in others.patients])
     network = fit(samples, ~held_out, others.pictures[~others_held_out], epochs=epochs, seed=seed)
     files = [path for record in (*records, *wrong) for path in (record.image, *record.masks.values())]
     provenance = {
@@ -96,8 +98,8 @@ def train(data: Path, bundle: Path, *, epochs: int, seed: int) -> None:
         "seed": seed,
         "epochs": epochs,
         "data_sha256": data_digest(files),
-        "patients": {"trained": len({p for p in samples.patients if folds[p] != 0}),
-                     "held_out": len({p for p in samples.patients if folds[p] == 0})},
+        "patients": {"trained": len({p for p in samples.patients if folds[p] not in HELD_OUT}),
+                     "held_out": len({p for p in samples.patients if folds[p] in HELD_OUT})},
         "images": {"trained": int((~held_out).sum()), "held_out": int(held_out.sum()),
                    "no_chest_trained": int((~others_held_out).sum()), "no_chest_held_out": int(others_held_out.sum())},
     }  # fmt: skip

@@ -207,10 +207,12 @@ def _ask_again(folder: Path, network: nn.Module, trained: Trained) -> float:
         bundle = load_bundle(folder)
     except BundleInvalid as error:
         raise PackagingRefused(f"the node would refuse it: {error}") from error
+    packaged = bundle.network
+    assert packaged is not None  # noqa: S101  (it was written with one)
     rows = trained.task.material.val[:_ASKED]
     pictures = torch.from_numpy(trained.pictures.values(rows))
     with torch.inference_mode():
-        pairs = [(_scores(network(x)), _scores(bundle.network(x))) for x in pictures[:, None]]
+        pairs = [(_scores(network(x)), _scores(packaged(x))) for x in pictures[:, None]]
     changed = max(float((a.sigmoid() - b.sigmoid()).abs().max()) for a, b in pairs)
     if not changed <= MOST_CHANGED:
         raise PackagingRefused(

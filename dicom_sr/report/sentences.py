@@ -2,7 +2,8 @@
 
 The rule: a sentence states what the structured findings hold and nothing more. Every finding has its place in FINDINGS
 exactly once, with its state; a side, a probability or an image is named where there is one; no state is derived from
-another (a large cardiothoracic ratio is not an enlarged heart), and nothing present is not called normal.
+another (a large cardiothoracic ratio is not an enlarged heart), and nothing present is not called normal. Of COVID-19
+the impression speaks only where something is present, and never of the class that is negative.
 
 Where images of one study differ about a finding, the most telling one makes the sentence and the others follow it.
 """
@@ -32,7 +33,6 @@ from models.study import StudyFindings
 _REGION_OF = {key: region for region, keys in REGIONS.items() for key in keys}
 _MEASURED_IN = "heart"
 _COVID = tuple(key for key in _REGION_OF if key.startswith("covid_"))
-# Classes that say that nothing is there; they are no findings in the sense of "something was found".
 _NEUTRAL = "support_devices"  # mentioned last
 
 
@@ -150,8 +150,8 @@ class _Writer:
                 yield from (self._sentence(text) for text in self._failures())
             return
         said = [statement for lead in self.leads for statement in self.stated[lead.key]]
-        present = [s for s in said if s.state is FindingState.PRESENT and s.key != "no_finding"]
-        if all(statement.key in OF_ABSENCE for statement in present):
+        present = [s for s in said if s.state is FindingState.PRESENT and s.key not in OF_ABSENCE]
+        if not present:
             yield self._sentence(self.wording["impression.nothing_present"])
         pressing = self.study.leading.leading
         for lead in sorted(present, key=lambda s: (pressing is None or s.key != pressing.key, s.key == _NEUTRAL)):
@@ -159,9 +159,14 @@ class _Writer:
             yield self._sentence(
                 self._fill(own if self.wording.get(own) else "impression.present", **self._parts(lead))
             )
-        if self._covid_open():
+        open_ = [
+            lead
+            for lead in self.leads
+            if lead.state is FindingState.UNDETERMINED
+            and (lead.key not in _COVID or (present and lead.key not in OF_ABSENCE))
+        ]
+        if self._covid_open() and any(statement.key in _COVID for statement in (*present, *open_)):
             yield self._sentence(self.wording["impression.covid_not_excluded"])
-        open_ = [lead for lead in self.leads if lead.state is FindingState.UNDETERMINED]
         if open_:
             listed = [self._name(lead) + self._side(lead) + self._probability(lead) for lead in open_]
             yield self._sentence(self._fill("impression.undetermined", list=self._listed(listed)))

@@ -52,11 +52,11 @@ class ModelsCommand:
         if options.json:
             _print_json({"bundles": found, "problem": problem})
         else:
-            table = _table("name", "version", "from", "runs", "weights")
+            table = _table("name", "version", "from", "runs", "SHA-256")
             for one in found:
                 table.add_row(
                     one["name"], one["version"], "Hilum" if one["shipped"] else "this site", one["runs"],
-                    one["digests"]["models/model.pt"][:12],
+                    one["digest"][:12],
                 )  # fmt: skip
             self.console.print(table)
             if problem:
@@ -152,7 +152,7 @@ class ModelsCommand:
     def pin(self, _options: Namespace) -> int:
         """Record the shipped bundles as they are now."""
         for bundle in self.registry.pin():
-            self.say(f"{bundle.title}: {bundle.digests['models/model.pt'][:12]}")
+            self.say(f"{bundle.title}: {bundle.digest[:12]}")
         return 0
 
     def import_weights(self, options: Namespace) -> int:
@@ -213,7 +213,7 @@ class ModelsCommand:
             pass
         return {
             "name": bundle.name, "version": bundle.version, "shipped": bundle.shipped, "runs": runs,
-            "digests": dict(bundle.digests), "folder": str(bundle.folder),
+            "digest": bundle.digest, "digests": dict(bundle.digests), "folder": str(bundle.folder),
         }  # fmt: skip
 
     def _described(self, bundle: Packaged) -> dict[str, Any]:
@@ -232,9 +232,12 @@ class ModelsCommand:
         contract, shadow = one["contract"], one["shadow"]
         self.say(f"{one['name']} {one['version']}{', ' + one['runs'] if one['runs'] else ''}: {one['purpose']}")
         self.say(f"  from        {'Hilum' if one['shipped'] else 'this site'}, {one['folder']}")
-        self.say(f"  interpreter {contract['interpreter']}, {contract['input_size']} pixels")
+        size = f", {contract['input_size']} pixels" if "input_size" in contract else ", no network"
+        self.say(f"  interpreter {contract['interpreter']}{size}")
         for file, digest in one["digests"].items():
             self.say(f"  SHA-256     {digest}  {file}")
+        for key, value in contract.get("criteria", {}).items():
+            self.say(f"  {key.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
         if findings := contract.get("findings"):
             table = _table("  finding", "evaluated", "absent below", "present from", "AUROC", "95 % interval")
             for key, finding in findings.items():

@@ -20,6 +20,7 @@ from models.findings import OF_ABSENCE, Caution, View
 from models.findings_json import findings_json
 from models.hanging import AS_STORED
 from models.inference import ImageIdentity, Models
+from models.names import within_sentence
 from models.reading import Reading, read, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.rendering import render_picture
@@ -133,7 +134,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 def _sentence(answer: dict[str, Any]) -> str:
     if answer["status"] != "done":
         return f"{answer['path']}: not processed ({answer['reason']}): {answer['message']}"
-    present = [f["key"].replace("_", " ") + ("" if f["probability"] is None else f" {100 * f['probability']:.0f} %")
+    present = [within_sentence(f["key"]) + ("" if f["probability"] is None else f" {100 * f['probability']:.0f} %")
                for f in answer["findings"] if f["state"] == "present" and f["key"] not in OF_ABSENCE]  # fmt: skip
     ratio = answer["measurements"].get("cardiothoracic_ratio")
     words = ", ".join(present) or "nothing found by the evaluated models"

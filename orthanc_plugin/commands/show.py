@@ -26,7 +26,8 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_preliminary_report, read_study
 from dicom_sr.references import predecessors_of
 from dicom_sr.text_report import FINDINGS, IMPRESSIONS, PROCEDURE
-from models.findings import PROBABILITY, Criterion, Finding, FindingState, ImageFindings, in_words
+from models.findings import PROBABILITY, Criterion, Finding, FindingState, ImageFindings
+from models.names import in_short, in_words
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
@@ -131,7 +132,7 @@ def _criteria(criteria: Sequence[Criterion]) -> Table:
         limit = _number(criterion, criterion.threshold)
         table.add_row(
             in_words(criterion.key),
-            in_words(criterion.speaks_for),
+            in_short(criterion.speaks_for),
             criterion.state.value.replace("_", " ") if criterion.met is None else met[criterion.met],
             _number(criterion, criterion.value),
             f"{criterion.sense} {limit}" if limit else "",

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleInvalid
 from models.findings import ImageFindings
 from models.inference import ImageIdentity, Models, assemble
 from models.refusal import ImageRefused
@@ -50,7 +50,15 @@ class Shadow:
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int) -> Shadow:
-        """Make a bundle ready."""
+        """Make a bundle ready.
+
+        Raises
+        ------
+        BundleInvalid
+            When it has no network: what it derives, it derives from what the active ones found.
+        """
+        if bundle.network is None:
+            raise BundleInvalid(f"{bundle.identity.name} has no network that could run in shadow: activate it")
         asked = tuple(replace(finding, evaluated=True) for finding in bundle.contract.findings)
         curious = replace(bundle, contract=replace(bundle.contract, findings=asked))
         return cls(bundle, assemble([curious], threads=threads))

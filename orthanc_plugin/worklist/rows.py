@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from models.names import in_short, in_words
+
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
 _PRIORITIES = ("critical", "urgent", "routine", "none")
@@ -30,8 +32,13 @@ class FindingCell:
 
     @property
     def label(self) -> str:
-        """In words, e.g. ``Lung opacity``."""
-        return self.key.replace("_", " ").capitalize()
+        """In words, e.g. ``Typical appearance for COVID-19 pneumonia``."""
+        return in_words(self.key)
+
+    @property
+    def short(self) -> str:
+        """The same for a list, e.g. ``COVID-19: typical``."""
+        return in_short(self.key)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -25,6 +26,8 @@ def main() -> int:
     parts.add_parser("soak", help="memory and ledger over many studies").add_argument(
         "--studies", type=int, default=1000
     )
+    bundles = parts.add_parser("models", help="the figures of each committed bundle, and its time an image")
+    bundles.add_argument("--json", type=Path, metavar="FILE", help="write them there as well")
     return _run(parser.parse_args())
 
 
@@ -35,7 +38,11 @@ def _run(options: argparse.Namespace) -> int:
 
         plan = Plan(options.kills, options.seed, options.ledger, options.disk_mb)
         return faults.compare(plan, as_json=options.json)
-    if options.name == "soak":
+    if options.name == "models":
+        from tests.bench import bundles
+
+        bundles.compare(options.json)
+    elif options.name == "soak":
         from tests.bench import soak
 
         soak.compare(options.studies)

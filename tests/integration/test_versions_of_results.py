@@ -24,7 +24,7 @@ from orthanc_plugin.commands.show import show
 from orthanc_plugin.credentials import load_credentials
 
 pytestmark = pytest.mark.node
-ALL = "pixel_gate lung_fields chest_findings"
+ALL = "pixel_gate lung_fields chest_findings covid_appearance"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw
 from scipy import ndimage
 from tqdm import tqdm
 
-from models.findings import in_words
+from models.names import in_words
 from models.rendering import RenderedImage
 from training.eda.files import UNREADABLE, draw, mask_of, open_image
 from training.readers.records import UNCERTAIN, Record

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from models.exposures import COPY
-from models.findings import in_words
+from models.names import in_words
 from training.eda import files, montage, plots, statistics
 from training.eda.statistics import FloatArray, IntArray
 from training.readers.records import DataSet, Record

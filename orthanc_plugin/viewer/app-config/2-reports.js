@@ -7,6 +7,9 @@ const TRACKING_IDENTIFIERS = ['112039', '112040'];
 const STATES = { 52101004: 'present', 272519000: 'absent', 373068000: 'undetermined', NOTEVALUATED: 'not evaluated',
   FAILED: 'failed' };
 
+// Findings of which the key does not make the name: they are called what their code is called (models/names.py).
+const NAMED = ['covid_atypical', 'covid_indeterminate', 'covid_negative', 'covid_typical', 'pleural_other',
+  'tuberculosis'];
 const OF_ABSENCE = ['NOFINDING', 'COV19NEG'];
 
 const children = item => list(item?.ContentSequence);
@@ -50,7 +53,7 @@ function read(report) {
       const site = named(scope, '363698007').flatMap(children);
       const certainty = numberOf(named(scope, '111012')[0]);
       const key = text(scope, TRACKING_IDENTIFIERS[0]);
-      const name = key && !key.startsWith('covid_') ? capitalised(key) : conceptOf(item).CodeMeaning;
+      const name = key && !NAMED.includes(key) ? capitalised(key) : conceptOf(item).CodeMeaning;
       return { name, state: STATES[codeOf(item).CodeValue],
         percent: Number.isFinite(certainty) ? Math.round(certainty) : null,
         side: text(named(scope, '272741003').concat(named(site, '272741003')), '272741003')?.toLowerCase() ?? '',
