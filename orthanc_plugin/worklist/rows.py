@@ -315,7 +315,7 @@ def _shown(image: dict[str, Any]) -> str:
 
 def _named(finding: dict[str, Any]) -> str:
     side = f", {finding['laterality']}" if finding["laterality"] else ""
-    return f"{finding['key'].replace('_', ' ')}{side}"
+    return f"{within_sentence(finding['key'])}{side}"
 
 
 def _pressing(image: dict[str, Any]) -> tuple[int, float]:
