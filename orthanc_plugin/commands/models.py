@@ -111,8 +111,9 @@ class ModelsCommand:
             return 0
         chosen = choice.activate(bundle, self.settings.bundles)
         loaded = next(one for one in self._load(chosen, trial=True) if one.identity.name == bundle.name)
-        evaluated = tuple(finding for finding in loaded.contract.findings if finding.evaluated)
-        _require_findings(loaded, "nothing that it tells was evaluated: run it in shadow (--shadow)", evaluated)
+        if loaded.contract.criteria is None:  # which tell what follows from other findings
+            evaluated = tuple(finding for finding in loaded.contract.findings if finding.evaluated)
+            _require_findings(loaded, "nothing that it tells was evaluated: run it in shadow (--shadow)", evaluated)
         _require_codes(loaded)
         self.activation.choose(chosen)
         self.say(f"{bundle.title} is active: the next study is read with it. ./hilum models rollback goes back.")

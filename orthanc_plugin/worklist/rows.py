@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from models.names import in_short, in_words
+from models.names import in_short, in_words, within_sentence
 
 DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
