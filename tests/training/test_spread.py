@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ SCENES: tuple[Callable[[Spread, Path], Any], ...] = (plain, chance, early, broke
 def worker(rank: int, folder: Path) -> None:
     """All scenes in one process: starting it is what takes long."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=2)
+    patience = timedelta(minutes=4)  # one that waits in vain says where, before the test's own time is over
+    where = (folder / "store").as_uri()
+    distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=patience)
     spread = Spread.joined(torch.device("cpu"))
     torch.save({scene.__name__: scene(spread, folder) for scene in SCENES}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
