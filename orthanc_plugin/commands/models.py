@@ -102,8 +102,9 @@ class ModelsCommand:
         bundle, choice = self._one(options.name, options.version), self.activation.choice
         if options.shadow:
             loaded = bundle.load()
+            shadow = Shadow.of(loaded, threads=threads_of(self.settings))
             _require_findings(loaded, "it tells no finding; train on it (./hilum train)")
-            try_out(Shadow.of(loaded, threads=threads_of(self.settings)).models)
+            try_out(shadow.models)
             if bundle in choice.bundles(self.registry, self.settings.bundles):
                 raise BundleInvalid(f"{bundle.title} is active: what it says is published already")
             self.activation.choose(choice.watch(bundle))
