@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -98,8 +99,15 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill the server with all its processes, as a power cut would; `start` recovers it."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)  # its own session, see start
+        pid = self._process.pid
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+        for each in (pid, *children):  # each child is a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         self._process.wait()
+        end = time.monotonic() + _START_SECONDS
+        while any(map(_lives, children)) and time.monotonic() < end:
+            time.sleep(0.01)  # as long as one lives it holds the shared memory, and no other server starts
         self._process = None
 
     def _end(self, how: signal.Signals) -> None:
@@ -121,6 +129,13 @@ class PostgresServer:
 
     def _as_user(self) -> dict[str, Any]:
         return {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager
