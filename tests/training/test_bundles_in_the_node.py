@@ -38,7 +38,7 @@ from orthanc_plugin.worklist.rows import image_line
 Finish = Callable[[str], Finished]
 PIXELS = chest(1, rows=700, columns=600).pixels
 SITE = """
-bundles = ["lung_fields"]
+bundles = ["lung_fields", "covid_appearance"]
 threads = 1
 outputs = ["preliminary_report", "heat_map", "presentation_state", "key_objects"]
 """
