@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from orthanc_plugin.child_process import Child, end_child, settle, start_child
+from orthanc_plugin.child_process import Child, end_child, how_it_ended, settle, start_child
 
 _ASK_SECONDS = 0.2  # between two questions whether a child is still wanted
 _TELL_SECONDS = 1.0  # from the end of a child to what its server says of it
@@ -87,11 +87,11 @@ class ForkServer:
                     return None
             number, received, _, _ = socket.recv_fds(channel, _NUMBER.size, 1)
         except OSError:
-            self.close()
-            raise ServerEnded(process) from None
-        if (
-            not received
-        ):  # it has gone; or its child cannot be held here, for want of descriptors: not one of the two stays
+            number, received = b"", []
+        if not received:
+            # it has gone, and its code tells why; or its child cannot be held, for want of descriptors here
+            if not number:
+                how_it_ended(process)
             self.close()
             raise ServerEnded(process)
         return ForkedChild(_NUMBER.unpack(number)[0], received[0], channel, self.close)
