@@ -24,6 +24,7 @@ from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import routes
 from orthanc_plugin.hosting.arrivals import Arrivals
 from orthanc_plugin.hosting.health import ClockWatch
+from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
@@ -79,6 +80,7 @@ def status_of_incoming(_dicom: Any) -> int:
     return _OUT_OF_RESOURCES if FREE_SPACE.refuses() else _STORED
 
 
+@gives_back
 def allow_http(uri: str, **request: Any) -> bool:
     """Refuse uploads (403) as `status_of_incoming` does, but never what the worker stores."""
     upload = uri.rstrip("/") == "/instances" or uri.startswith("/dicom-web/studies")
@@ -87,6 +89,7 @@ def allow_http(uri: str, **request: Any) -> bool:
     return not FREE_SPACE.refuses() or _headers(request).get("authorization") == WORKER_AUTHORIZATION
 
 
+@gives_back
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/hilum``."""
     method = request["method"]
@@ -102,6 +105,7 @@ def answer_hilum(output: Any, uri: str, **request: Any) -> None:
     _send(output, response.status, response.mime, response.headers, response.body)
 
 
+@gives_back
 def answer_viewer(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/ohif``: the files of the viewer."""
     if request["method"] != "GET":

@@ -1,13 +1,15 @@
 """Sends thousands of small studies and watches whether memory grows and whether the ledger becomes slow.
 
 The rule: slopes are fitted to the run after its first tenth and given with their 95 % interval; a process that was
-replaced is counted, for its memory began anew.
+replaced is counted, for its memory began anew. SIGINT or SIGTERM ends the run early; what was read by then counts.
 """
 
 from __future__ import annotations
 
+import signal
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ from tests.running_node import start_node
 _BACKLOG = 8
 _SAMPLES = 200
 _BLOCKS = 20  # of samples; their means depend less on one another than the samples do
+_TELL = 20  # samples between two lines in a file, where a bar is not seen
 _TIMES = 5  # that a question is asked for each sample
 _UNDER_WAY = ("queued", "running", "answered")
 
@@ -68,11 +71,14 @@ class _RolledBack(Exception):
 
 def compare(studies: int) -> list[Slope]:
     """Send so many studies, wait until all are read, and print what grew."""
+    enough = threading.Event()
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: enough.set())
     with tempfile.TemporaryDirectory(prefix="hilum-soak-") as folder:
         settings, _process = start_node(Path(folder) / "home", bundles="lung_fields", quiet_seconds="0.5")
         ledger = open_ledger(settings.ledger_address)
         try:
-            courses, replaced, seconds = _watch(studies, settings, ledger)
+            courses, replaced, studies, seconds = _watch(studies, settings, ledger, enough)
         finally:
             ledger.close()
             node.stop(settings)
@@ -91,12 +97,15 @@ def fit(name: str, studies: list[int], values: list[float]) -> Slope | None:
     mean_x = np.array([part.mean() for part in np.array_split(x, blocks)])
     mean_y = np.array([part.mean() for part in np.array_split(y, blocks)])
     line = stats.linregress(mean_x, mean_y)
-    margin = float(stats.t.ppf(0.975, blocks - 2) * line.stderr)
+    margin = float(np.nan_to_num(stats.t.ppf(0.975, blocks - 2) * line.stderr))  # nan where nothing changes
     slope = float(line.slope)
     return Slope(name, 1000 * slope, 1000 * (slope - margin), 1000 * (slope + margin), mean_y[0], mean_y[-1])
 
 
-def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, _Course], int, float]:
+def _watch(
+    studies: int, settings: Settings, ledger: Ledger, enough: threading.Event
+) -> tuple[dict[str, _Course], int, int, float]:
+    """What was seen, how many processes were replaced, how many studies were read, and in how many seconds."""
     wanted = 0
     modality = Modality("soak", settings.dicom_port, settings.ae_title, lambda: wanted > 0)
     courses: dict[str, _Course] = {}
@@ -104,10 +113,11 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
     replaced = 0
     credentials = load_credentials(settings.credentials)
     columns = (TextColumn("studies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
     started = time.monotonic()
     with (
         node.http(settings, credentials) as client,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        Progress(*columns, console=console, transient=True) as progress,
     ):
         bar = progress.add_task("", total=studies)
         modality.start()
@@ -117,7 +127,9 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
                 counts = count_by_status(db)
             under_way = sum(counts[status] for status in _UNDER_WAY)
             finished = sum(counts.values()) - under_way
-            wanted = min(_BACKLOG - under_way, studies - len(modality.studies()))
+            sent = len(modality.studies())
+            studies = sent if enough.is_set() else studies
+            wanted = min(_BACKLOG - under_way, studies - sent)
             progress.update(bar, completed=finished)
             if finished >= due:
                 due += max(1, studies // _SAMPLES)
@@ -129,11 +141,14 @@ def _watch(studies: int, settings: Settings, ledger: Ledger) -> tuple[dict[str, 
                     seen[role].update(pids[role])
                 for name, seconds in _questions(ledger, settings, client).items():
                     courses.setdefault(f"{name}, ms", _Course()).add(finished, 1000 * seconds)
+                if not console.is_terminal and len(courses["worklist page, ms"].values) % _TELL == 1:
+                    told = {role: f"{sum(map(victims.resident_mb, pids[role])):.0f} MB" for role in victims.ROLES}
+                    console.print(f"{finished} of {studies} studies", told)
             if finished >= studies and not under_way:
                 break
             time.sleep(0.1)
         modality.finish(60)
-    return courses, replaced, time.monotonic() - started
+    return courses, replaced, studies, time.monotonic() - started
 
 
 def _questions(ledger: Ledger, settings: Settings, client: httpx.Client) -> dict[str, float]:
