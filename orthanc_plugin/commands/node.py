@@ -187,6 +187,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "Name": "Hilum",
         "StorageDirectory": str(storage),
         "IndexDirectory": str(storage),
+        "MaximumStorageCacheSize": 16,  # MB; the system keeps files in memory as well, and gives it back when asked
         "HttpPort": settings.http_port,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
