@@ -31,8 +31,8 @@ def chromium() -> Iterator[Callable[[str, Credentials], Viewer]]:
         yield open_viewer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def viewer(viewer_node: ViewerNode, chromium: Callable[[str, Credentials], Viewer]) -> Iterator[Viewer]:
-    """A logged-in browser window at the viewer node, for the session: opening a study loads the page anew."""
+    """A logged-in browser window at the viewer node; it is closed after its module, for an open one keeps drawing."""
     with chromium(viewer_node.settings.http_url, viewer_node.credentials) as page:
         yield page
