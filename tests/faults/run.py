@@ -231,7 +231,9 @@ class Run:
         self.kill_orthanc()
         victims.kill_all(self._node.settings.home)
         self._start_orthanc()
-        self._modality.finish(_SEND_SECONDS)
+        end = time.monotonic() + _SEND_SECONDS
+        while not self._modality.finish(_TICK_SECONDS) and time.monotonic() < end:
+            self._tick()  # what recovers meanwhile is seen when it does
         self._settle()
         self.score.recovery_seconds = self._recovery.seconds
         self.score.not_acknowledged = self._modality.refusals
