@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -157,7 +157,8 @@ def stop(settings: Settings) -> bool:
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    (settings.home / "node.json").unlink(missing_ok=True)
+    with suppress(OSError):  # on a disk that can only be read it stays, and names a process that is gone
+        (settings.home / "node.json").unlink(missing_ok=True)
     return True
 
 
@@ -187,6 +188,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "Name": "Hilum",
         "StorageDirectory": str(storage),
         "IndexDirectory": str(storage),
+        "SyncStorageArea": True,  # a file is on the disk before it is acknowledged
         "MaximumStorageCacheSize": 16,  # MB; the system keeps files in memory as well, and gives it back when asked
         "HttpPort": settings.http_port,
         "RemoteAccessAllowed": False,

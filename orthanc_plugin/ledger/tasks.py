@@ -47,7 +47,15 @@ from orthanc_plugin.ledger.task_states import (
     TaskStatus,
     Urgency,
 )
-from orthanc_plugin.ledger.views import after, count_by_status, of_study, oldest_waiting, reading_order, standing
+from orthanc_plugin.ledger.views import (
+    after,
+    count_by_status,
+    damaged,
+    of_study,
+    oldest_waiting,
+    reading_order,
+    standing,
+)
 
 __all__ = [
     "TRANSITIONS",
@@ -65,6 +73,7 @@ __all__ = [
     "belong_to",
     "claim",
     "count_by_status",
+    "damaged",
     "end_leases",
     "enqueue",
     "fail",

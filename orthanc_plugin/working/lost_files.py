@@ -1,0 +1,133 @@
+"""Gives Orthanc back the images whose files it wrote and whose entries in its index a power cut took.
+
+Orthanc flushes each file to the disk before it acknowledges a C-STORE (``SyncStorageArea``), but its index only now
+and then (SQLite in WAL mode, synchronous NORMAL): after a power cut the last half minute may be missing from it, while
+the files lie in the storage area and nobody knows of them.
+
+The rule: only what came before this worker began is looked at, from a minute before the node was last known to be
+alive; and no file before it has been there for a minute, so that none is met on its way into Orthanc. What is given
+back is an image that Orthanc does not know and whose file stays although it does not; results of ours are made again
+by reconciliation.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_sr.ownership import is_own_result
+from orthanc_plugin.archive.client import OrthancClient, ResultRefused
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger
+from orthanc_plugin.ledger.notes import LAST_RECONCILIATION
+
+log = logging.getLogger("hilum.lost_files")
+
+AT_REST_SECONDS = 60.0  # Linux writes back what has been dirty for 30 s
+_WITHOUT_A_NOTE_SECONDS = 86_400.0  # that is looked back when the ledger is new
+_DELETION_SECONDS = 2.0  # in which Orthanc removes the file of an image that it has just forgotten
+_HEADER = ("SOPInstanceUID", "Modality", "Manufacturer", "ManufacturerModelName", "Rows", "PixelData")
+
+
+class LostFiles:
+    """What a worker looks for once, in the first minutes of its life.
+
+    Parameters
+    ----------
+    storage
+        Orthanc's storage area; where it is not a folder here, there is nothing to look at.
+    """
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+        self._since: float | None = None
+        self._began = 0.0
+
+    def take_back(self, ledger: Ledger, orthanc: OrthancClient, *, now: float, stop: threading.Event) -> int:
+        """Look at the next files; returns how many images were given back to Orthanc.
+
+        Parameters
+        ----------
+        now
+            Seconds since 1970.
+
+        Raises
+        ------
+        LedgerError
+        OrthancUnavailable
+            The next call looks at the same files again.
+        """
+        if self._since is None:
+            with ledger.read() as db:
+                alive = tasks.get_fact(db, LAST_RECONCILIATION)
+            self._since = (float(alive) - AT_REST_SECONDS) if alive else now - _WITHOUT_A_NOTE_SECONDS
+            self._began = now
+        until = now - AT_REST_SECONDS
+        if self._since > self._began or until < self._since:
+            return 0
+        unknown = [file for file in _files(self._storage, self._since, until) if _is_unknown(file, orthanc)]
+        if stop.wait(_DELETION_SECONDS if unknown else 0):
+            return 0
+        given = sum(_give_back(file, orthanc) for file in unknown)
+        self._since = until
+        if given:
+            log.warning("Orthanc's index had lost images whose files are there: given back", extra={"images": given})
+        return given
+
+
+def _files(storage: Path, since: float, until: float) -> Iterator[Path]:
+    """Files of the storage area, ``ab/cd/abcd...``, that were written between, in seconds since 1970."""
+    for folder in (second for first in _folders(storage) for second in _folders(first)):
+        try:
+            if folder.stat().st_mtime >= since:  # no older than its newest file
+                yield from [file for file in folder.iterdir() if since <= file.stat().st_mtime <= until]
+        except OSError:  # Orthanc removes what is empty
+            continue
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if len(entry.name) == 2 and entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _is_unknown(file: Path, orthanc: OrthancClient) -> bool:
+    header = _header(file)
+    if header is None or is_own_result(
+        header.get("Modality", ""), header.get("Manufacturer", ""), header.get("ManufacturerModelName", "")
+    ):
+        return False
+    return not orthanc.has_instances([str(header.SOPInstanceUID)])
+
+
+def _header(file: Path) -> Dataset | None:
+    """What tells an image; None for what is not the whole file of one, such as a thumbnail, or is gone."""
+    try:
+        ds = dcmread(file, defer_size=1024, specific_tags=list(_HEADER))
+    except (OSError, InvalidDicomError, EOFError, ValueError, KeyError):
+        return None
+    if "SOPInstanceUID" not in ds or ("Rows" in ds and "PixelData" not in ds):
+        return None
+    return ds
+
+
+def _give_back(file: Path, orthanc: OrthancClient) -> bool:
+    """Whether Orthanc took the image in; then its lost file is of no more use."""
+    if not _is_unknown(file, orthanc):
+        return False
+    try:
+        with file.open("rb") as content:
+            orthanc.upload(content)
+        file.unlink()
+    except (OSError, ResultRefused) as error:
+        log.error("a file that Orthanc's index has lost cannot be given back: %s", type(error).__name__)
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""A power cut takes the newest entries of Orthanc's index; the files are there, and their images come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from running_node import Node, free_port, start_node
+
+from models.phantom import chest
+from orthanc_plugin.commands import node
+from orthanc_plugin.commands.modality import Exposure, radiograph, send
+from orthanc_plugin.commands.plain_orthanc import plain_orthanc
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
+from orthanc_plugin.ledger.notes import LAST_RECONCILIATION
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.working.lost_files import LostFiles
+
+PIXELS = chest(1).pixels[:64, :64]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", http_port=free_port())
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = open_ledger(tmp_path / "ledger.sqlite")
+    migrate(made)
+    yield made
+    made.close()
+
+
+def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings, ledger: Ledger) -> None:
+    known, lost = _image("known"), _image("lost")
+    result = _image("result")
+    result.Modality, result.Manufacturer, result.ManufacturerModelName = "SR", "Hilum", "Hilum"
+    with plain_orthanc(settings) as orthanc:
+        orthanc.store(known)
+        index = _index(settings)
+        orthanc.store(result)
+        name = orthanc.store(lost)
+        content = orthanc.fetch(name).content
+    _cut(settings, index)
+    with plain_orthanc(settings) as orthanc:
+        assert not orthanc.has_instances([lost.SOPInstanceUID])
+        before = _files(settings)
+        _was_alive(ledger, 200)
+        lost_files = LostFiles(settings.storage)
+        assert lost_files.take_back(ledger, orthanc, now=time.time(), stop=threading.Event()) == 1
+        assert orthanc.fetch(name).content == content
+        assert len(orthanc.instance_ids()) == 2, "results of ours are made again, not given back"
+        assert len(_files(settings)) == len(before), "the lost file makes room for the one that is known"
+        again = LostFiles(settings.storage)
+        assert again.take_back(ledger, orthanc, now=time.time(), stop=threading.Event()) == 0
+
+
+def test_a_file_on_its_way_into_orthanc_is_left_alone(settings: Settings, ledger: Ledger) -> None:
+    with plain_orthanc(settings) as orthanc:
+        orthanc.store(_image("known"))
+        index = _index(settings)
+        orthanc.store(_image("coming"))
+    _cut(settings, index, ago=20)
+    with plain_orthanc(settings) as orthanc:
+        _was_alive(ledger, 200)
+        lost_files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
+        assert lost_files.take_back(ledger, orthanc, now=now, stop=stop) == 0
+        assert lost_files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1, "it has been there for a minute"
+        orthanc.store(_image("later"))
+        assert lost_files.take_back(ledger, orthanc, now=now + 300, stop=stop) == 0, "nothing is lost in a running node"
+
+
+def test_a_node_reads_what_its_archive_had_forgotten(tmp_path: Path) -> None:
+    settings, process = start_node(tmp_path / "home", bundles="lung_fields", reconcile_seconds="1")
+    uid = ""
+    try:
+        index = _index(settings)
+        (lost,) = images = [_image("acknowledged")]
+        uid = str(lost.StudyInstanceUID)
+        assert all(o.accepted for o in send(images, "127.0.0.1", settings.dicom_port, settings.ae_title))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(1)  # the worker sees that Orthanc is gone
+    finally:
+        node.stop(settings)
+    _cut(settings, index)
+    opened = open_ledger(settings.ledger_address)
+    _was_alive(opened, 200)
+    opened.close()
+    again = node.start(settings)
+    try:
+        for _ in node.wait_until_ready(settings, again, seconds=120):
+            pass
+        credentials = load_credentials(settings.credentials)
+        with node.http(settings, credentials) as client:
+            Node(settings, credentials, client).wait_for(uid)
+    finally:
+        node.stop(settings)
+
+
+def _image(seed: str) -> Dataset:
+    return radiograph(PIXELS, Exposure(seed=seed, study=seed, patient_name="Cut^Power", patient_id=seed))
+
+
+def _index(settings: Settings) -> dict[str, bytes]:
+    """Orthanc's index as the disk has it at this moment; Orthanc holds it exclusively, so its files are copied."""
+    time.sleep(0.2)
+    return {name: (settings.storage / name).read_bytes() for name in ("index", "index-wal")}
+
+
+def _cut(settings: Settings, index: dict[str, bytes], ago: float = 120) -> None:
+    """Put back an earlier index; the files were written so many seconds ago."""
+    (settings.storage / "index-shm").unlink(missing_ok=True)
+    for name, content in index.items():
+        (settings.storage / name).write_bytes(content)
+    then = time.time() - ago
+    for file in _files(settings):
+        os.utime(file, (then, then))
+
+
+def _files(settings: Settings) -> list[Path]:
+    return [file for file in settings.storage.glob("??/??/*") if file.is_file()]
+
+
+def _was_alive(ledger: Ledger, ago: float) -> None:
+    with ledger.write() as db:
+        tasks.set_fact(db, LAST_RECONCILIATION, repr(time.time() - ago))
