@@ -22,6 +22,7 @@ from typing import IO, Any
 import httpx
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
+from orthanc_plugin.commands import orthanc_index
 from orthanc_plugin.credentials import Credentials, load_credentials
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.settings import REPOSITORY, Settings
@@ -88,6 +89,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
+    orthanc_index.describe(settings.storage)
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
     with _redacted_log(settings) as log:
