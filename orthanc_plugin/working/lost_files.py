@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 
 from dicom_sr.ownership import is_own_result
 from orthanc_plugin.archive.client import OrthancClient, ResultRefused
@@ -32,7 +30,7 @@ log = logging.getLogger("hilum.lost_files")
 AT_REST_SECONDS = 60.0  # Linux writes back what has been dirty for 30 s
 _WITHOUT_A_NOTE_SECONDS = 86_400.0  # that is looked back when the ledger is new
 _DELETION_SECONDS = 2.0  # in which Orthanc removes the file of an image that it has just forgotten
-_HEADER = ("SOPInstanceUID", "Modality", "Manufacturer", "ManufacturerModelName", "Rows", "PixelData")
+_HEADER = ("Modality", "Manufacturer", "ManufacturerModelName", "Rows", "PixelData")
 
 
 class LostFiles:
@@ -100,23 +98,41 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _is_unknown(file: Path, orthanc: OrthancClient) -> bool:
-    header = _header(file)
-    if header is None or is_own_result(
-        header.get("Modality", ""), header.get("Manufacturer", ""), header.get("ManufacturerModelName", "")
-    ):
-        return False
-    return not orthanc.has_instances([str(header.SOPInstanceUID)])
+    uid = _sop_instance_uid(file)
+    return bool(uid) and not orthanc.has_instances([uid]) and _is_whole_image(file)
 
 
-def _header(file: Path) -> Dataset | None:
-    """What tells an image; None for what is not the whole file of one, such as a thumbnail, or is gone."""
+def _sop_instance_uid(file: Path) -> str:
+    """From the File Meta Information (PS3.10, 7.1) alone; empty for what is no DICOM file, such as a thumbnail."""
+    try:
+        with file.open("rb") as content:
+            head = content.read(1024)
+    except OSError:  # it is gone
+        return ""
+    at = 132
+    while head[128:132] == b"DICM" and at + 12 <= len(head):
+        group, element, vr, length = struct.unpack_from("<HH2sH", head, at)
+        at += 8
+        if vr in (b"OB", b"UN"):
+            (length,) = struct.unpack_from("<I", head, at)
+            at += 4
+        if (group, element) == (0x0002, 0x0003):
+            return head[at : at + length].decode("ascii", "replace").rstrip("\0 ")
+        at += length
+    return ""
+
+
+def _is_whole_image(file: Path) -> bool:
+    """Whether this is an image with its pixels, or whatever else a modality sent, and no result of ours."""
+    from pydicom import dcmread  # a worker does without, unless something was lost
+    from pydicom.errors import InvalidDicomError
+
     try:
         ds = dcmread(file, defer_size=1024, specific_tags=list(_HEADER))
     except (OSError, InvalidDicomError, EOFError, ValueError, KeyError):
-        return None
-    if "SOPInstanceUID" not in ds or ("Rows" in ds and "PixelData" not in ds):
-        return None
-    return ds
+        return False
+    made_by = (ds.get("Manufacturer", ""), ds.get("ManufacturerModelName", ""))
+    return ("Rows" not in ds or "PixelData" in ds) and not is_own_result(ds.get("Modality", ""), *made_by)
 
 
 def _give_back(file: Path, orthanc: OrthancClient) -> bool:
