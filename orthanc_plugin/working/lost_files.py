@@ -5,7 +5,7 @@ and then (SQLite in WAL mode, synchronous NORMAL): after a power cut the last ha
 the files lie in the storage area and nobody knows of them.
 
 The rule: only what came before this worker began is looked at, from a minute before the node was last known to be
-alive; and no file before it has been there for a minute, so that none is met on its way into Orthanc. What is given
+alive; and not before a minute is over, so that no file is met on its way into Orthanc and reading goes first. Given
 back is an image that Orthanc does not know and whose file stays although it does not; results of ours are made again
 by reconciliation.
 """
@@ -34,7 +34,7 @@ _HEADER = ("Modality", "Manufacturer", "ManufacturerModelName", "Rows", "PixelDa
 
 
 class LostFiles:
-    """What a worker looks for once, in the first minutes of its life.
+    """What a worker looks for once, a minute after its start.
 
     Parameters
     ----------
@@ -45,10 +45,10 @@ class LostFiles:
     def __init__(self, storage: Path) -> None:
         self._storage = storage
         self._since: float | None = None
-        self._began = 0.0
+        self._began, self._done = 0.0, False
 
     def take_back(self, ledger: Ledger, orthanc: OrthancClient, *, now: float, stop: threading.Event) -> int:
-        """Look at the next files; returns how many images were given back to Orthanc.
+        """Look for them when it is time; returns how many images were given back to Orthanc.
 
         Parameters
         ----------
@@ -66,14 +66,13 @@ class LostFiles:
                 alive = tasks.get_fact(db, LAST_RECONCILIATION)
             self._since = (float(alive) - AT_REST_SECONDS) if alive else now - _WITHOUT_A_NOTE_SECONDS
             self._began = now
-        until = now - AT_REST_SECONDS
-        if self._since > self._began or until < self._since:
+        if self._done or now - self._began < AT_REST_SECONDS:
             return 0
-        unknown = [file for file in _files(self._storage, self._since, until) if _is_unknown(file, orthanc)]
+        unknown = [file for file in _files(self._storage, self._since, self._began) if _is_unknown(file, orthanc)]
         if stop.wait(_DELETION_SECONDS if unknown else 0):
             return 0
         given = sum(_give_back(file, orthanc) for file in unknown)
-        self._since = until
+        self._done = True
         if given:
             log.warning("Orthanc's index had lost images whose files are there: given back", extra={"images": given})
         return given

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
-from running_node import Node, free_port, start_node
+from running_node import free_port
 
 from models.phantom import chest
-from orthanc_plugin.commands import node
-from orthanc_plugin.commands.modality import Exposure, radiograph, send
+from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
-from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.notes import LAST_RECONCILIATION
 from orthanc_plugin.settings import Settings
+from orthanc_plugin.working import lost_files
 from orthanc_plugin.working.lost_files import LostFiles
+from orthanc_plugin.working.rounds import keep_reconciled
 
 PIXELS = chest(1).pixels[:64, :64]
 
@@ -55,13 +55,14 @@ def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings
         assert not orthanc.has_instances([lost.SOPInstanceUID])
         before = _files(settings)
         _was_alive(ledger, 200)
-        lost_files = LostFiles(settings.storage)
-        assert lost_files.take_back(ledger, orthanc, now=time.time(), stop=threading.Event()) == 1
+        files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
+        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0, "reading goes first"
+        assert files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1
         assert orthanc.fetch(name).content == content
         assert len(orthanc.instance_ids()) == 2, "results of ours are made again, not given back"
         assert len(_files(settings)) == len(before), "the lost file makes room for the one that is known"
         again = LostFiles(settings.storage)
-        assert again.take_back(ledger, orthanc, now=time.time(), stop=threading.Event()) == 0
+        assert [again.take_back(ledger, orthanc, now=now + later, stop=stop) for later in (0, 61)] == [0, 0]
 
 
 def test_a_file_on_its_way_into_orthanc_is_left_alone(settings: Settings, ledger: Ledger) -> None:
@@ -72,39 +73,34 @@ def test_a_file_on_its_way_into_orthanc_is_left_alone(settings: Settings, ledger
     _cut(settings, index, ago=20)
     with plain_orthanc(settings) as orthanc:
         _was_alive(ledger, 200)
-        lost_files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
-        assert lost_files.take_back(ledger, orthanc, now=now, stop=stop) == 0
-        assert lost_files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1, "it has been there for a minute"
+        files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
+        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0
+        assert files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1, "it has been there for a minute"
         orthanc.store(_image("later"))
-        assert lost_files.take_back(ledger, orthanc, now=now + 300, stop=stop) == 0, "nothing is lost in a running node"
+        assert files.take_back(ledger, orthanc, now=now + 300, stop=stop) == 0, "nothing is lost in a running node"
 
 
-def test_a_node_reads_what_its_archive_had_forgotten(tmp_path: Path) -> None:
-    settings, process = start_node(tmp_path / "home", bundles="lung_fields", reconcile_seconds="1")
-    uid = ""
-    try:
+def test_a_node_looks_for_them_by_itself(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_files, "AT_REST_SECONDS", 1.0)
+    lost = _image("lost")
+    with plain_orthanc(settings) as orthanc:
+        orthanc.store(_image("known"))
         index = _index(settings)
-        (lost,) = images = [_image("acknowledged")]
-        uid = str(lost.StudyInstanceUID)
-        assert all(o.accepted for o in send(images, "127.0.0.1", settings.dicom_port, settings.ae_title))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        time.sleep(1)  # the worker sees that Orthanc is gone
-    finally:
-        node.stop(settings)
+        orthanc.store(lost)
     _cut(settings, index)
-    opened = open_ledger(settings.ledger_address)
-    _was_alive(opened, 200)
-    opened.close()
-    again = node.start(settings)
-    try:
-        for _ in node.wait_until_ready(settings, again, seconds=120):
-            pass
-        credentials = load_credentials(settings.credentials)
-        with node.http(settings, credentials) as client:
-            Node(settings, credentials, client).wait_for(uid)
-    finally:
-        node.stop(settings)
+    _was_alive(ledger, 200)
+    stop, site = threading.Event(), replace(settings, reconcile_seconds=0.2)
+    with plain_orthanc(settings) as orthanc:
+        rounds = threading.Thread(target=keep_reconciled, args=[site, ledger, lambda: None, stop])
+        rounds.start()
+        try:
+            end = time.monotonic() + 30
+            while not orthanc.has_instances([lost.SOPInstanceUID]):
+                assert time.monotonic() < end, "nobody gave it back"
+                time.sleep(0.1)
+        finally:
+            stop.set()
+            rounds.join()
 
 
 def _image(seed: str) -> Dataset:
