@@ -4,8 +4,8 @@ Orthanc flushes each file to the disk before it acknowledges a C-STORE (``SyncSt
 and then (SQLite in WAL mode, synchronous NORMAL): after a power cut the last half minute may be missing from it, while
 the files lie in the storage area and nobody knows of them.
 
-The rule: only what came before this worker began is looked at, from a minute before the node was last known to be
-alive; and not before a minute is over, so that no file is met on its way into Orthanc and reading goes first. Given
+The rule: only what came before this worker began is looked at, from a minute before a worker last noted that it
+lives; and not before a minute is over, so that no file is met on its way into Orthanc and reading goes first. Given
 back is an image that Orthanc does not know and whose file stays although it does not; results of ours are made again
 by reconciliation.
 """
@@ -23,7 +23,7 @@ from dicom_sr.ownership import is_own_result
 from orthanc_plugin.archive.client import OrthancClient, ResultRefused
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger
-from orthanc_plugin.ledger.notes import LAST_RECONCILIATION
+from orthanc_plugin.ledger.notes import FILES_KNOWN
 
 log = logging.getLogger("hilum.lost_files")
 
@@ -63,16 +63,21 @@ class LostFiles:
         """
         if self._since is None:
             with ledger.read() as db:
-                alive = tasks.get_fact(db, LAST_RECONCILIATION)
-            self._since = (float(alive) - AT_REST_SECONDS) if alive else now - _WITHOUT_A_NOTE_SECONDS
+                known = tasks.get_fact(db, FILES_KNOWN)
+            self._since = float(known) if known else now - _WITHOUT_A_NOTE_SECONDS
             self._began = now
-        if self._done or now - self._began < AT_REST_SECONDS:
-            return 0
-        unknown = [file for file in _files(self._storage, self._since, self._began) if _is_unknown(file, orthanc)]
-        if stop.wait(_DELETION_SECONDS if unknown else 0):
-            return 0
-        given = sum(_give_back(file, orthanc) for file in unknown)
-        self._done = True
+        given = 0
+        if not self._done:
+            if now - self._began < AT_REST_SECONDS:
+                return 0
+            unknown = [file for file in _files(self._storage, self._since, self._began) if _is_unknown(file, orthanc)]
+            if stop.wait(_DELETION_SECONDS if unknown else 0):
+                return 0
+            given = sum(_give_back(file, orthanc) for file in unknown)
+            self._done = True
+        # until it has looked, a worker notes nothing: should it die before that, the next one looks
+        with ledger.write() as db:
+            tasks.set_fact(db, FILES_KNOWN, repr(now - AT_REST_SECONDS))
         if given:
             log.warning("Orthanc's index had lost images whose files are there: given back", extra={"images": given})
         return given

@@ -18,7 +18,7 @@ from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
-from orthanc_plugin.ledger.notes import LAST_RECONCILIATION
+from orthanc_plugin.ledger.notes import FILES_KNOWN
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working import lost_files
 from orthanc_plugin.working.lost_files import LostFiles
@@ -57,6 +57,8 @@ def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings
         _was_alive(ledger, 200)
         files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
         assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0, "reading goes first"
+        files = LostFiles(settings.storage)  # a worker that died before it looked
+        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0
         assert files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1
         assert orthanc.fetch(name).content == content
         assert len(orthanc.instance_ids()) == 2, "results of ours are made again, not given back"
@@ -129,4 +131,4 @@ def _files(settings: Settings) -> list[Path]:
 
 def _was_alive(ledger: Ledger, ago: float) -> None:
     with ledger.write() as db:
-        tasks.set_fact(db, LAST_RECONCILIATION, repr(time.time() - ago))
+        tasks.set_fact(db, FILES_KNOWN, repr(time.time() - ago))
