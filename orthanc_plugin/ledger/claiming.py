@@ -9,6 +9,8 @@ A clock may jump back. A task that was written later than now, or whose lease no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection
 
 from orthanc_plugin.ledger.notes import get_fact, set_fact
@@ -50,6 +52,21 @@ def end_leases(db: Connection, worker_id: str) -> int:
         "UPDATE tasks SET lease_until = 0 WHERE status = 'running' AND holder = :worker_id",
         worker_id=worker_id,
     ).rowcount
+
+
+def end_pauses(db: Connection, reasons: Iterable[str], *, now: float) -> int:
+    """Make due what waits after a failure with one of these reasons; how many there were.
+
+    Parameters
+    ----------
+    now
+        Seconds since 1970.
+    """
+    sql = """
+        UPDATE tasks SET not_before = :now, due_order = :now + {shift}, written_at = :now
+        WHERE status = 'queued' AND reason = :reason AND not_before > :now
+    """
+    return sum(run(db, sql, reason=reason, now=now).rowcount for reason in reasons)
 
 
 def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> None:

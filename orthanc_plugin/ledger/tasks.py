@@ -25,7 +25,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.ledger.claiming import claim, end_leases
+from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
 from orthanc_plugin.ledger.notes import (
     belong_to,
     forget_workers,
@@ -75,6 +75,7 @@ __all__ = [
     "count_by_status",
     "damaged",
     "end_leases",
+    "end_pauses",
     "enqueue",
     "fail",
     "forget_workers",
