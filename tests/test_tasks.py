@@ -250,12 +250,13 @@ def test_a_study_under_which_every_worker_dies_is_quarantined(ledger: Ledger) ->
     assert (row["status"], row["reason"], row["attempts"]) == ("quarantined", "worker_died", 0)
 
 
-def test_a_study_under_which_a_worker_died_goes_behind_those_that_wait(ledger: Ledger) -> None:
+def test_a_study_under_which_a_worker_died_keeps_its_place_once(ledger: Ledger) -> None:
     enqueue(ledger, 0, "1.1")
     claim(ledger, 0)
     enqueue(ledger, 10, "1.2")
-    assert claim(ledger, 100).study_instance_uid == "1.2"
     assert claim(ledger, 100).study_instance_uid == "1.1"
+    assert claim(ledger, 200).study_instance_uid == "1.2"
+    assert claim(ledger, 200).study_instance_uid == "1.1"
 
 
 def test_a_new_image_gives_a_quarantined_study_another_chance(ledger: Ledger) -> None:
@@ -527,7 +528,9 @@ class Walk(RuleBasedStateMachine):
                 model.abandoned += 1
                 died = model.abandoned >= ABANDONED_LIMIT
                 model.status = TaskStatus.QUARANTINED if died else TaskStatus.QUEUED
-                model.holder, model.not_before, model.written_at = None, self.now, self.now
+                first = model.abandoned == 1
+                model.not_before = min(model.not_before, self.now) if first else self.now
+                model.holder, model.written_at = None, self.now
             if model.waits and model.written_at > self.now + CLOCK_SLACK_SECONDS:
                 model.not_before = model.written_at = self.now
         due = {uid: model for uid, model in self.models.items() if model.is_due(self.now)}

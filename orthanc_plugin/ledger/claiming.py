@@ -27,8 +27,9 @@ def claim(
 ) -> InferenceTask | None:
     """Take the task whose turn it is; None when nothing is due.
 
-    A task whose worker fell silent is queued again behind those that wait; the one under which `abandoned_limit`
-    workers fell silent is quarantined instead of being tried for ever.
+    A task whose worker fell silent is queued again where it stood, for that is hardly ever its own doing; if it happens
+    again, behind those that wait. The one under which `abandoned_limit` workers fell silent is quarantined instead of
+    being tried for ever.
     """
     _take_back(db, now=now, lease_seconds=lease_seconds, abandoned_limit=abandoned_limit)
     _date_anew(db, now=now)
@@ -77,8 +78,10 @@ def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_li
         UPDATE tasks SET
             status = CASE WHEN abandoned + 1 >= :limit THEN 'quarantined' ELSE 'queued' END,
             abandoned = abandoned + 1,
-            not_before = :now,
-            due_order = CASE WHEN abandoned + 1 >= :limit THEN NULL ELSE :now + {shift} END,
+            not_before = CASE WHEN abandoned = 0 AND not_before < :now THEN not_before ELSE :now END,
+            due_order = CASE WHEN abandoned + 1 >= :limit THEN NULL
+                             WHEN abandoned = 0 AND not_before < :now THEN not_before + {shift}
+                             ELSE :now + {shift} END,
             lease_until = NULL,
             reason = CASE WHEN abandoned + 1 >= :limit THEN 'worker_died' ELSE reason END,
             message = CASE WHEN abandoned + 1 >= :limit
