@@ -196,6 +196,21 @@ def test_when_an_outage_is_over_what_waits_because_of_it_goes_on_at_once(site: S
         assert site.wait_for("away.1")["status"] == "done"
 
 
+def test_studies_that_fail_alone_do_not_come_again_after_each_that_does_not(site: Site, folder: Path) -> None:
+    """What looks like an outage may be theirs: only once within the longest pause is it taken for over."""
+    poison = ("away.1", "away.2")
+    site.send(*poison)
+    with site.at_work():
+        for failures in (1, 2):
+            site.wait(lambda f=failures: all(site.row(study)["failures"] >= f for study in poison))
+            with site.ledger.write() as db:
+                db.execute(text("UPDATE tasks SET not_before = not_before + 600, due_order = due_order + 600"))
+            for number in range(3):
+                site.send(f"ok.{failures}.{number}")
+                assert site.wait_for(f"ok.{failures}.{number}")["status"] == "done"
+        assert all(site.row(study)["not_before"] > time.time() + 300 for study in poison)
+
+
 def test_a_new_worker_does_not_wait_for_the_end_of_a_pause(site: Site, folder: Path) -> None:
     site.send("away.1")
     with site.at_work():

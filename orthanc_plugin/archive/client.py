@@ -278,10 +278,12 @@ class OrthancClient:
 
         Raises
         ------
-        OrthancUnavailable, ResultRefused
+        OrthancUnavailable, OrthancFailed, ResultRefused
         """
         try:
             return str(self._request("POST", "/instances", content=file.read()).json()["ID"])
+        except OrthancFailed:
+            raise
         except (httpx.HTTPStatusError, LookupError) as error:
             raise ResultRefused("it is not taken") from error
 

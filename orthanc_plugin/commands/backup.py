@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orthanc_plugin.archive.client import (
     RECEIVED_METADATA,
     OrthancClient,
+    OrthancFailed,
     OrthancUnavailable,
     ResultRefused,
     received_of,
@@ -271,7 +272,7 @@ def _restore_resource(orthanc: OrthancClient, resource: Resource, source: Backup
         for number, kept in resource.attachments.items():
             orthanc.put(f"{resource.path}/attachments/{number}", (source.path / kept.path).read_bytes())
             _require_same(orthanc, resource.path, number, kept)
-    except ResultRefused as error:
+    except (OrthancFailed, ResultRefused) as error:
         raise BackupFailed(f"Orthanc does not take {resource.path}: {error}") from error
 
 

@@ -13,7 +13,7 @@ from orthanc_plugin.settings import Settings
 
 # Reasons that are not the study's: it is tried until the deadline.
 OUTAGES = frozenset({"orthanc_unavailable", "storage_full", "intake_unavailable"})
-_LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ def next_try(task: InferenceTask, failure: Failure, settings: Settings, *, now: 
     return NextTry(failure, now + pause_seconds(failures, 2.0), counted=False)
 
 
-def pause_seconds(failures: int, first: float, longest: float = _LONGEST_PAUSE_SECONDS) -> float:
+def pause_seconds(failures: int, first: float, longest: float = LONGEST_PAUSE_SECONDS) -> float:
     """How long to wait after so many failures in a row (from 1): twice as long each time, and never two alike."""
     return min(first * 2.0 ** min(failures - 1, 16), longest / 1.2) * random.uniform(0.8, 1.2)  # noqa: S311

@@ -39,8 +39,8 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
             require_archive(ledger, settings.archive_id_file)
             accounts = load_credentials(settings.credentials)
             with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
-                lost_files.take_back(ledger, orthanc, now=time.time(), stop=stop)
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
+                lost_files.take_back(ledger, orthanc, now=time.time(), elapsed=time.monotonic())
             if report.missed or report.changed or report.results_gone:
                 found_work()
             if report.behind:

@@ -29,7 +29,7 @@ from orthanc_plugin.ledger.tasks import ClaimLost, Failure, InferenceTask, Outco
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.condition import Condition
 from orthanc_plugin.working.reading_process import COMMAND, Abandoned, ModelsUnusable, NotReady, ReadingProcess
-from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
+from orthanc_plugin.working.retry_policy import LONGEST_PAUSE_SECONDS, OUTAGES, next_try, pause_seconds
 from orthanc_plugin.working.rounds import keep_reconciled
 
 log = logging.getLogger("hilum.worker")
@@ -85,7 +85,7 @@ class Worker:
         self._ledger = open_ledger(settings.ledger_address)
         self._usable, self._told = threading.Event(), ""  # of the ledger: that it can be used, and why it cannot
         self._inherited = False  # whether the leases of a worker that had this name were ended
-        self._finish_by = float("inf")
+        self._finish_by, self._pauses_ended = float("inf"), float("-inf")
         self._in_hand: set[_InHand] = set()
         self._lock, self._news = threading.Lock(), threading.Event()
         self.condition = Condition(self._news.set)
@@ -189,15 +189,13 @@ class Worker:
         log.warning(why, extra=held.about)
         return False
 
-    def end_pauses(self) -> None:
-        """An outage is over: what waits because of it is due now.
-
-        Raises
-        ------
-        LedgerUnavailable, LedgerUnusable
-        """
-        self._write(lambda db: tasks.end_pauses(db, OUTAGES, now=time.time()))
-        self.rang.set()
+    def outage_over(self) -> None:
+        """What waits because of an outage is due now; seldom, for some of it may fail by its own doing."""
+        if (now := time.monotonic()) - self._pauses_ended > LONGEST_PAUSE_SECONDS:
+            self._pauses_ended = now
+            with suppress(LedgerUnavailable, LedgerUnusable):  # each comes when its own pause is over
+                self._write(_end_pauses)
+                self.rang.set()
 
     def _write(self, change: Callable[[Connection], T]) -> T:
         with self._ledger.write() as db:
@@ -221,7 +219,7 @@ class Worker:
                     require_archive(self._ledger, self.settings.archive_id_file)
                 if not self._inherited:
                     self._write(lambda db: tasks.end_leases(db, self.worker_id))
-                    self.end_pauses()  # whoever starts a worker has mended something
+                    self._write(_end_pauses)  # whoever starts a worker has mended something
                     self._inherited = True
                 self._beat()
                 if away:  # only now: the leases of what is in hand may have run out meanwhile
@@ -259,6 +257,10 @@ class Worker:
             self._write(lambda db: tasks.heartbeat(db, held.task, now=time.time(), lease_seconds=seconds))
         except ClaimLost:
             held.lost.set()  # or it was answered a moment ago
+
+
+def _end_pauses(db: Connection) -> None:
+    tasks.end_pauses(db, sorted(OUTAGES), now=time.time())
 
 
 class _Seat:
@@ -356,8 +358,7 @@ class _Seat:
         try:
             recorded = self._worker.record(held, change)
             if was_away:
-                with suppress(LedgerUnavailable, LedgerUnusable):  # each comes when its own pause is over
-                    self._worker.end_pauses()
+                self._worker.outage_over()
         except StatementRejected as error:  # a value that no ledger takes; it will not take it later either
             self._fail(held, Failure("internal_error", f"the answer cannot be recorded ({error})"), seconds)
             return

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from running_node import free_port
 
 from models.phantom import chest
+from orthanc_plugin.archive.client import OrthancClient, OrthancFailed
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.ledger import tasks
@@ -55,31 +60,82 @@ def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings
         assert not orthanc.has_instances([lost.SOPInstanceUID])
         before = _files(settings)
         _was_alive(ledger, 200)
-        files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
-        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0, "reading goes first"
-        files = LostFiles(settings.storage)  # a worker that died before it looked
-        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0
-        assert files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1
+        for _ in range(2):  # the first worker dies before it looked
+            assert _looks(settings, ledger, orthanc, at=(0, 61)) == [0, 0], "reading goes first, then it has to stay so"
+        assert _looks(settings, ledger, orthanc, at=(0, 61, 122)) == [0, 0, 1]
         assert orthanc.fetch(name).content == content
         assert len(orthanc.instance_ids()) == 2, "results of ours are made again, not given back"
         assert len(_files(settings)) == len(before), "the lost file makes room for the one that is known"
-        again = LostFiles(settings.storage)
-        assert [again.take_back(ledger, orthanc, now=now + later, stop=stop) for later in (0, 61)] == [0, 0]
+        assert _looks(settings, ledger, orthanc, at=(0, 61, 122)) == [0, 0, 0]
 
 
 def test_a_file_on_its_way_into_orthanc_is_left_alone(settings: Settings, ledger: Ledger) -> None:
+    coming = _image("coming")
     with plain_orthanc(settings) as orthanc:
         orthanc.store(_image("known"))
         index = _index(settings)
-        orthanc.store(_image("coming"))
-    _cut(settings, index, ago=20)
+        orthanc.store(coming)
+    _cut(settings, index)
     with plain_orthanc(settings) as orthanc:
-        _was_alive(ledger, 200)
-        files, stop, now = LostFiles(settings.storage), threading.Event(), time.time()
-        assert files.take_back(ledger, orthanc, now=now, stop=stop) == 0
-        assert files.take_back(ledger, orthanc, now=now + 61, stop=stop) == 1, "it has been there for a minute"
-        orthanc.store(_image("later"))
-        assert files.take_back(ledger, orthanc, now=now + 300, stop=stop) == 0, "nothing is lost in a running node"
+        files = LostFiles(settings.storage)
+        assert [files.take_back(ledger, orthanc, now=time.time(), elapsed=at) for at in (0, 61)] == [0, 0]
+        orthanc.store(coming)
+        assert files.take_back(ledger, orthanc, now=time.time(), elapsed=122) == 0
+        assert len(orthanc.instance_ids()) == 2
+
+
+@pytest.mark.parametrize("clock", [-31_536_000.0, -300.0, 300.0], ids=["a year behind", "behind", "ahead"])
+def test_a_clock_that_is_wrong_after_the_start_hides_nothing(settings: Settings, ledger: Ledger, clock: float) -> None:
+    _lose_one(settings)
+    _was_alive(ledger, 200)
+    with plain_orthanc(settings) as orthanc:
+        assert _looks(settings, ledger, orthanc, at=(0, 61, 122), clock=clock) == [0, 0, 1]
+
+
+def test_a_storage_area_that_is_not_mounted_yet_is_looked_at_when_it_is(settings: Settings, ledger: Ledger) -> None:
+    _lose_one(settings)
+    _was_alive(ledger, 200)
+    with plain_orthanc(settings) as orthanc:
+        files = LostFiles(settings.storage.with_name("mount"))
+        assert [files.take_back(ledger, orthanc, now=time.time(), elapsed=at) for at in (0, 61, 122)] == [0, 0, 0]
+        settings.storage.with_name("mount").symlink_to(settings.storage)
+        assert [files.take_back(ledger, orthanc, now=time.time(), elapsed=at) for at in (183, 244)] == [0, 1]
+
+
+def test_a_torn_file_is_passed_over_and_the_others_come_back(settings: Settings, ledger: Ledger) -> None:
+    _lose_one(settings)
+    deflated, whole = BytesIO(), _files(settings)[0]
+    ds = dcmread(whole)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.save_as(deflated)
+    for name, content in (("00" * 18, deflated.getvalue()), ("01" * 18, whole.read_bytes())):
+        whole.with_name(name).write_bytes(content[:700])
+    _was_alive(ledger, 200)
+    with plain_orthanc(settings) as orthanc:
+        assert _looks(settings, ledger, orthanc, at=(0, 61, 122)) == [0, 0, 1]
+
+
+def test_what_orthanc_fails_at_is_tried_again_and_left_in_the_end(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lose_one(settings)
+    _was_alive(ledger, 200)
+    before, upload, answer = _note(ledger), OrthancClient.upload, httpx.Response(500)
+    failures = [OrthancFailed("accident", request=httpx.Request("POST", "/"), response=answer)] * 3
+
+    def fail_first(self: OrthancClient, file: Any) -> str:
+        if failures:
+            raise failures.pop()
+        return upload(self, file)
+
+    monkeypatch.setattr(OrthancClient, "upload", fail_first)
+    with plain_orthanc(settings) as orthanc:
+        files = LostFiles(settings.storage)
+        at = iter(range(0, 1000, 61))
+        assert [files.take_back(ledger, orthanc, now=time.time(), elapsed=next(at)) for _ in range(5)] == [0] * 5
+        assert _note(ledger) == before, "should the worker die now, the next one looks"
+        assert files.take_back(ledger, orthanc, now=time.time(), elapsed=next(at)) == 1
+        assert _note(ledger) > before
 
 
 def test_a_node_looks_for_them_by_itself(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +159,28 @@ def test_a_node_looks_for_them_by_itself(settings: Settings, ledger: Ledger, mon
         finally:
             stop.set()
             rounds.join()
+
+
+def _lose_one(settings: Settings) -> None:
+    """Let a power cut take one image from the index of a new archive that holds two."""
+    with plain_orthanc(settings) as orthanc:
+        orthanc.store(_image("known"))
+        index = _index(settings)
+        orthanc.store(_image("lost"))
+    _cut(settings, index)
+
+
+def _looks(
+    settings: Settings, ledger: Ledger, orthanc: OrthancClient, *, at: Sequence[float], clock: float = 0.0
+) -> list[int]:
+    """What a new worker gives back, so many seconds after its start, by a clock that is so much ahead."""
+    files, now = LostFiles(settings.storage), time.time() + clock
+    return [files.take_back(ledger, orthanc, now=now + after, elapsed=after) for after in at]
+
+
+def _note(ledger: Ledger) -> float:
+    with ledger.read() as db:
+        return float(tasks.get_fact(db, FILES_KNOWN) or 0)
 
 
 def _image(seed: str) -> Dataset:
