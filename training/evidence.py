@@ -27,7 +27,7 @@ from training.metrics.scores import auroc
 from training.metrics.shortcuts import shortcut_scores
 
 INPUT_SIZE = 320
-CELLS = 19  # side of a map
+CELLS = INPUT_SIZE // 16  # side of a map
 OUTPUTS = (*NIH_COLUMNS, "abnormal", "lung_opacity")  # opacity last: it has its own head
 FOLDS = 5
 # A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut.
@@ -179,7 +179,7 @@ def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut,
         "Raising the reading priority of radiographs in research. Not a medical device, not for diagnosis.",
         channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(OUTPUTS)},
     )  # fmt: skip
-    network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(OUTPUTS)}
+    network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(OUTPUTS), "cells": CELLS}
     write_bundle(bundle, network, {"network_def": network_def}, {**described, "hilum": section})
     plots = (
         plot_intervals(
@@ -210,8 +210,8 @@ def _card(evidence: Sequence[Evidence], pointed: tuple[Interval, Interval, bool]
         purpose="Scores the 14 findings of NIH ChestX-ray14 and lung opacity (RSNA) on a frontal chest radiograph of "
         "an adult, and draws boxes around opacities. `abnormal` (any of the 14) is for comparison and not reported.",
         data="1,303 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center), labels from reports; "
-        "434 of them with radiologists' opacity labels and boxes (RSNA 2018). Features: SqueezeNet 1.0, trained on "
-        "ImageNet.",
+        "434 of them with radiologists' opacity labels and boxes (RSNA 2018). The network begins as EfficientNet-Lite0 "
+        "of ImageNet; labels are softened by the scores of a public CheXNet reproduction where there are any.",
         header=(
             "finding",
             "positives",

@@ -6,6 +6,7 @@ The rule: a bundle names what stands here, as ``models.networks.FindingsNet``; w
 from __future__ import annotations
 
 from models.networks.anchor_boxes import AnchorBoxes
+from models.networks.efficientnet_lite import EfficientNetLite
 from models.networks.encoder_unet import EncoderUNet
 from models.networks.findings import FindingsNet, OpacityHead
 from models.networks.gate import GateNet
@@ -21,6 +22,7 @@ __all__ = [
     "AnchorBoxes",
     "DenseNetFeatures",
     "Detections",
+    "EfficientNetLite",
     "EncoderUNet",
     "FindingsNet",
     "Fire",
