@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -52,10 +53,27 @@ def _room(folder: Path) -> tuple[int, bool]:
     """MiB that are free, and whether nothing can be written at all."""
     try:
         found = os.statvfs(folder)
+        if found.f_flag & os.ST_RDONLY or not _takes_files(folder):
+            return 0, True
     except OSError:
         return 0, False
-    if found.f_flag & os.ST_RDONLY:
-        return 0, True
     if found.f_blocks == 0:  # a file system in memory without a limit
         return sys.maxsize, False
     return found.f_bavail * found.f_frsize // _MEBIBYTE, False
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made: after errors a file system may refuse that and not be called read-only.
+
+    Raises
+    ------
+    OSError
+        When there is no room for one.
+    """
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))  # it never has a name, so nothing is left behind
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        return error.errno not in (errno.EROFS, errno.EIO)
+    return True

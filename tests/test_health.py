@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +150,23 @@ def test_a_disk_that_can_only_be_read_has_no_room(tmp_path: Path, monkeypatch: p
     space = FreeSpace([tmp_path], 1)
     assert space.read_only()
     assert space.refuses()
+
+
+@pytest.mark.parametrize(("code", "read_only"), [(errno.EROFS, True), (errno.EIO, True), (errno.EOPNOTSUPP, False)])
+def test_a_disk_that_takes_no_file_has_no_room_whatever_it_is_called(
+    code: int, read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ext4 after an error: not mounted read-only, and yet every write fails."""
+
+    def refuse(*_arguments: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    space = FreeSpace([tmp_path], 1)
+    assert space.read_only() is read_only
+    assert space.refuses() is read_only
+
+
+def test_asking_for_room_leaves_no_file_behind(tmp_path: Path) -> None:
+    assert not FreeSpace([tmp_path], 1).refuses()
+    assert list(tmp_path.iterdir()) == []

@@ -212,6 +212,17 @@ def test_what_the_study_cannot_help_is_no_attempt_but_makes_the_pause_longer(led
     assert (task.attempts, task.failures, task.first_failed_at) == (0, 3, 100)
 
 
+def test_what_waits_for_the_end_of_an_outage_is_due_when_it_is_over_and_nothing_else(ledger: Ledger) -> None:
+    for uid, reason in (("1.1", "storage_full"), ("1.2", "internal_error"), ("1.3", "orthanc_unavailable")):
+        enqueue(ledger, 100, uid)
+        change(ledger, tasks.fail, claim(ledger, 100), Failure(reason, "why"), now=100, retry_at=140, counted=False)
+    assert claim_any(ledger, 120) is None
+    assert change(ledger, tasks.end_pauses, ("storage_full", "orthanc_unavailable"), now=120) == 2
+    assert {claim(ledger, 120).study_instance_uid for _ in range(2)} == {"1.1", "1.3"}
+    assert claim_any(ledger, 139) is None
+    assert claim(ledger, 140).study_instance_uid == "1.2"
+
+
 def test_an_answer_ends_a_row_of_failures(ledger: Ledger) -> None:
     enqueue(ledger, 100)
     fail(ledger, claim(ledger, 100), 101, retry_at=102)
@@ -239,12 +250,13 @@ def test_a_study_under_which_every_worker_dies_is_quarantined(ledger: Ledger) ->
     assert (row["status"], row["reason"], row["attempts"]) == ("quarantined", "worker_died", 0)
 
 
-def test_a_study_under_which_a_worker_died_goes_behind_those_that_wait(ledger: Ledger) -> None:
+def test_a_study_under_which_a_worker_died_keeps_its_place_once(ledger: Ledger) -> None:
     enqueue(ledger, 0, "1.1")
     claim(ledger, 0)
     enqueue(ledger, 10, "1.2")
-    assert claim(ledger, 100).study_instance_uid == "1.2"
     assert claim(ledger, 100).study_instance_uid == "1.1"
+    assert claim(ledger, 200).study_instance_uid == "1.2"
+    assert claim(ledger, 200).study_instance_uid == "1.1"
 
 
 def test_a_new_image_gives_a_quarantined_study_another_chance(ledger: Ledger) -> None:
@@ -516,7 +528,9 @@ class Walk(RuleBasedStateMachine):
                 model.abandoned += 1
                 died = model.abandoned >= ABANDONED_LIMIT
                 model.status = TaskStatus.QUARANTINED if died else TaskStatus.QUEUED
-                model.holder, model.not_before, model.written_at = None, self.now, self.now
+                first = model.abandoned == 1
+                model.not_before = min(model.not_before, self.now) if first else self.now
+                model.holder, model.written_at = None, self.now
             if model.waits and model.written_at > self.now + CLOCK_SLACK_SECONDS:
                 model.not_before = model.written_at = self.now
         due = {uid: model for uid, model in self.models.items() if model.is_due(self.now)}

@@ -183,6 +183,30 @@ def test_what_the_study_cannot_help_is_not_counted_and_is_named_while_it_lasts(s
     assert len(set(attempts(folder, "away.1"))) == 1  # the models stayed in memory
 
 
+def test_when_an_outage_is_over_what_waits_because_of_it_goes_on_at_once(site: Site, folder: Path) -> None:
+    site.send("away.1")
+    with site.at_work():
+        site.wait(lambda: site.row("away.1")["failures"] >= 2)
+        with site.ledger.write() as db:  # after a long outage
+            db.execute(text("UPDATE tasks SET not_before = not_before + 600, due_order = due_order + 600"))
+        site.send("away.2")
+        site.wait(lambda: site.row("away.2")["failures"] >= 1)
+        (folder / "back").touch()
+        assert site.wait_for("away.2")["status"] == "done"
+        assert site.wait_for("away.1")["status"] == "done"
+
+
+def test_a_new_worker_does_not_wait_for_the_end_of_a_pause(site: Site, folder: Path) -> None:
+    site.send("away.1")
+    with site.at_work():
+        site.wait(lambda: site.row("away.1")["failures"] >= 1)
+    with site.ledger.write() as db:
+        db.execute(text("UPDATE tasks SET not_before = not_before + 600, due_order = due_order + 600"))
+    (folder / "back").touch()
+    with site.at_work():
+        assert site.wait_for("away.1")["status"] == "done"
+
+
 def test_with_two_readers_a_poison_study_delays_the_others_by_nothing(folder: Path) -> None:
     site = Site(folder / "home", workers=2, study_seconds=6.0)
     with site.at_work():

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from typing import IO, Any
 import httpx
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
+from orthanc_plugin.commands import orthanc_index
 from orthanc_plugin.credentials import Credentials, load_credentials
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.settings import REPOSITORY, Settings
@@ -88,6 +89,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
+    orthanc_index.describe(settings.storage)
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
     with _redacted_log(settings) as log:
@@ -157,7 +159,8 @@ def stop(settings: Settings) -> bool:
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    (settings.home / "node.json").unlink(missing_ok=True)
+    with suppress(OSError):  # on a disk that can only be read it stays, and names a process that is gone
+        (settings.home / "node.json").unlink(missing_ok=True)
     return True
 
 
@@ -187,6 +190,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "Name": "Hilum",
         "StorageDirectory": str(storage),
         "IndexDirectory": str(storage),
+        "SyncStorageArea": True,  # a file is on the disk before it is acknowledged
         "MaximumStorageCacheSize": 16,  # MB; the system keeps files in memory as well, and gives it back when asked
         "HttpPort": settings.http_port,
         "RemoteAccessAllowed": False,

@@ -87,8 +87,8 @@ _WORKER_PROBLEMS = {
         "./hilum models verify tells which and why, ./hilum models rollback goes back; see the setting bundles.",
     ),
     "reader_dies": (
-        "The process that reads studies dies before it is ready, so nothing is read.",
-        "See worker.log for how it died; the machine may be out of memory, see the setting memory_mb.",
+        "The process that reads studies cannot be started, or dies before it is ready, so nothing is read.",
+        "See worker.log for why; the machine may be out of memory (setting memory_mb), of processes or of open files.",
     ),
     "orthanc_unavailable": (
         "The worker cannot reach Orthanc, so nothing is read.",

@@ -9,6 +9,8 @@ A clock may jump back. A task that was written later than now, or whose lease no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection
 
 from orthanc_plugin.ledger.notes import get_fact, set_fact
@@ -25,8 +27,9 @@ def claim(
 ) -> InferenceTask | None:
     """Take the task whose turn it is; None when nothing is due.
 
-    A task whose worker fell silent is queued again behind those that wait; the one under which `abandoned_limit`
-    workers fell silent is quarantined instead of being tried for ever.
+    A task whose worker fell silent is queued again where it stood, for that is hardly ever its own doing; if it happens
+    again, behind those that wait. The one under which `abandoned_limit` workers fell silent is quarantined instead of
+    being tried for ever.
     """
     _take_back(db, now=now, lease_seconds=lease_seconds, abandoned_limit=abandoned_limit)
     _date_anew(db, now=now)
@@ -52,6 +55,21 @@ def end_leases(db: Connection, worker_id: str) -> int:
     ).rowcount
 
 
+def end_pauses(db: Connection, reasons: Iterable[str], *, now: float) -> int:
+    """Make due what waits after a failure with one of these reasons; how many there were.
+
+    Parameters
+    ----------
+    now
+        Seconds since 1970.
+    """
+    sql = """
+        UPDATE tasks SET not_before = :now, due_order = :now + {shift}, written_at = :now
+        WHERE status = 'queued' AND reason = :reason AND not_before > :now
+    """
+    return sum(run(db, sql, reason=reason, now=now).rowcount for reason in reasons)
+
+
 def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> None:
     # a lease further away than any clock near ours can have given was given before the clock jumped back
     run(
@@ -60,8 +78,10 @@ def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_li
         UPDATE tasks SET
             status = CASE WHEN abandoned + 1 >= :limit THEN 'quarantined' ELSE 'queued' END,
             abandoned = abandoned + 1,
-            not_before = :now,
-            due_order = CASE WHEN abandoned + 1 >= :limit THEN NULL ELSE :now + {shift} END,
+            not_before = CASE WHEN abandoned = 0 AND not_before < :now THEN not_before ELSE :now END,
+            due_order = CASE WHEN abandoned + 1 >= :limit THEN NULL
+                             WHEN abandoned = 0 AND not_before < :now THEN not_before + {shift}
+                             ELSE :now + {shift} END,
             lease_until = NULL,
             reason = CASE WHEN abandoned + 1 >= :limit THEN 'worker_died' ELSE reason END,
             message = CASE WHEN abandoned + 1 >= :limit

@@ -14,6 +14,7 @@ ARCHIVE = "archive"  # the archive whose images the tasks are about
 PLACE = "reconciliation"  # how far each walk has come; a restored archive starts anew
 LAST_RECONCILIATION = "last_reconciliation"  # when, in seconds since 1970
 ALL_COMPARED = "all_compared"  # when every study of Orthanc had been looked at; none before that
+FILES_KNOWN = "files_known"  # until when Orthanc's index knows every file of its storage area, in seconds since 1970
 ORPHANS = "orphans"  # JSON list of studies with results of ours and no image
 
 

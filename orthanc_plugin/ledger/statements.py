@@ -43,10 +43,19 @@ def _storable(value: Any) -> Any:
 def result_of(stored: str) -> dict[str, Any]:
     """What the column ``result`` holds; nothing where it is damaged, so that one row does not stop the others.
 
-    Doing the study again (``./hilum reread``) writes it anew.
+    Doing the study again (reconciliation, ``./hilum reread``) writes it anew.
     """
-    try:
-        result = json.loads(stored)
-    except ValueError:
-        return {}
+    result = _parsed(stored)
     return result if isinstance(result, dict) else {}
+
+
+def is_damaged(stored: str) -> bool:
+    """Whether the column ``result`` holds something that was never written to it."""
+    return not isinstance(_parsed(stored), dict)
+
+
+def _parsed(stored: str) -> Any:
+    try:
+        return json.loads(stored)
+    except ValueError:
+        return None

@@ -25,7 +25,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.ledger.claiming import claim, end_leases
+from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
 from orthanc_plugin.ledger.notes import (
     belong_to,
     forget_workers,
@@ -47,7 +47,15 @@ from orthanc_plugin.ledger.task_states import (
     TaskStatus,
     Urgency,
 )
-from orthanc_plugin.ledger.views import after, count_by_status, of_study, oldest_waiting, reading_order, standing
+from orthanc_plugin.ledger.views import (
+    after,
+    count_by_status,
+    damaged,
+    of_study,
+    oldest_waiting,
+    reading_order,
+    standing,
+)
 
 __all__ = [
     "TRANSITIONS",
@@ -65,7 +73,9 @@ __all__ = [
     "belong_to",
     "claim",
     "count_by_status",
+    "damaged",
     "end_leases",
+    "end_pauses",
     "enqueue",
     "fail",
     "forget_workers",

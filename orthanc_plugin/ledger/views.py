@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, bindparam, text
 
-from orthanc_plugin.ledger.statements import result_of
+from orthanc_plugin.ledger.statements import is_damaged, result_of
 from orthanc_plugin.ledger.task_states import Standing, TaskStatus
 
 _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
@@ -70,6 +70,18 @@ def after(db: Connection, study_instance_uid: str, limit: int) -> list[tuple[str
         {"uid": study_instance_uid, "limit": limit},
     )
     return [_standing(row) for row in rows]
+
+
+def damaged(db: Connection, study_instance_uid: str, limit: int) -> set[str]:
+    """Those of the next `limit` studies, as `after` has them, whose answer cannot be read."""
+    rows = db.execute(
+        text(
+            "SELECT study_instance_uid, result FROM tasks"
+            " WHERE study_instance_uid > :uid ORDER BY study_instance_uid LIMIT :limit"
+        ),
+        {"uid": study_instance_uid, "limit": limit},
+    )
+    return {row.study_instance_uid for row in rows if is_damaged(row.result)}
 
 
 def _standing(row: Row[Any]) -> tuple[str, Standing]:

@@ -236,7 +236,7 @@ def _forked(server: ForkServer, descriptors: Sequence[int], unwanted: Callable[[
     try:
         child = server.fork(descriptors, lambda: unwanted() or time.monotonic() > deadline)
     except OSError as error:
-        raise NotReady(f"no process can be started ({type(error).__name__})") from error
+        raise NotReady(f"no process can be started: {error.strerror or type(error).__name__}") from error
     except ServerEnded as error:
         raise NotReady(f"{_how_it_died(error.process)} before it was ready; see the worker's log") from None
     if child is None:

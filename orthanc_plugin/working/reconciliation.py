@@ -44,6 +44,7 @@ _MOST_ORPHANS = 100  # that are listed
 _MOST_DATES = 20  # images of a study that are asked when they came
 _AT_REST = frozenset({TaskStatus.ANSWERED, TaskStatus.DONE, TaskStatus.NOT_PROCESSED})
 _GONE = "results were deleted from Orthanc; they are made again"
+_DAMAGED = "what the ledger knew of this study was damaged; it is read again"
 _CHANGED = "what Orthanc holds of this study changed unnoticed; it is read again"
 
 
@@ -60,7 +61,8 @@ class Report:
     rebuilt
         Rows made from the answer that Orthanc keeps; nothing is read for them.
     changed
-        Answered studies to which images came, or from which some went, unnoticed: queued again.
+        Answered studies to which images came, or from which some went, unnoticed, or whose row was damaged: queued
+        again.
     results_gone
         Answered studies with fewer results than before: queued again.
     removed
@@ -202,7 +204,7 @@ class _Slice:
         self._deadline = time.monotonic() + seconds
         while True:
             with self._ledger.read() as db:
-                rows = tasks.after(db, place.row, _ROWS)
+                rows, damaged = tasks.after(db, place.row, _ROWS), tasks.damaged(db, place.row, _ROWS)
             for uid, standing in rows:
                 if not self._goes_on():
                     return self._note(place)
@@ -212,6 +214,8 @@ class _Slice:
                 self._found["looked_at"] += 1
                 if not self._orthanc.holds_study(uid):
                     self._remove(uid, standing)
+                elif uid in damaged and standing.status in _AT_REST:
+                    self._write_anew(uid, standing)
             if len(rows) < _ROWS:
                 return self._note(replace(place, row=""))
 
@@ -340,6 +344,16 @@ class _Slice:
         self._found["removed"] += removed
         if removed:
             log.info("a study is no longer in Orthanc", extra={"study_instance_uid": uid})
+
+    def _write_anew(self, uid: str, standing: Standing) -> None:
+        """Have a study read again whose answer in the ledger cannot be read; its results are the same as before."""
+        with self._ledger.write() as db:
+            if tasks.standing(db, [uid]).get(uid) == standing:
+                tasks.request_again(db, uid, now=self._now, urgency=Urgency.BACKGROUND)
+                statement = "UPDATE tasks SET message = :message WHERE study_instance_uid = :uid"
+                run(db, statement, uid=uid, message=_DAMAGED)
+                self._found["changed"] += 1
+        log.error("a row of the ledger was damaged", extra={"study_instance_uid": uid})
 
     def _standing(self, uid: str) -> Standing | None:
         with self._ledger.read() as db:

@@ -15,6 +15,7 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import Ledger, LedgerError
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.settings import Settings
+from orthanc_plugin.working.lost_files import LostFiles
 from orthanc_plugin.working.reconciliation import reconcile
 
 log = logging.getLogger("hilum.rounds")
@@ -31,12 +32,14 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
     found_work
         Called when something was put into the queue.
     """
+    lost_files = LostFiles(settings.storage)
     while not stop.is_set():
         started, pause = time.monotonic(), settings.reconcile_seconds
         try:
             require_archive(ledger, settings.archive_id_file)
             accounts = load_credentials(settings.credentials)
             with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
+                lost_files.take_back(ledger, orthanc, now=time.time(), stop=stop)
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
             if report.missed or report.changed or report.results_gone:
                 found_work()

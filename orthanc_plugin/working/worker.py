@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable, St
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.ledger.tasks import ClaimLost, Failure, InferenceTask, Outcome
 from orthanc_plugin.settings import Settings
+from orthanc_plugin.working.condition import Condition
 from orthanc_plugin.working.reading_process import COMMAND, Abandoned, ModelsUnusable, NotReady, ReadingProcess
 from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
 from orthanc_plugin.working.rounds import keep_reconciled
@@ -38,7 +40,6 @@ _BEAT_SECONDS = 5.0  # the worklist calls a worker silent after three of them
 _FINISH_SECONDS = 8.0  # which a study in hand gets when the worker is to end; the supervisor kills after ten
 _LEDGER_PAUSE_SECONDS = 3.0  # at most, between two looks for a ledger that is away
 _ORTHANC_PAUSE_SECONDS = 10.0  # at most, before another study is tried while Orthanc is away
-_PROBLEM_SECONDS = 200.0  # a problem that was not met for so long is no more; longer than any pause and a start
 _ABANDONED_LIMIT = 20  # workers that may die on one study
 
 _OF_THE_NODE = frozenset({"orthanc_unavailable", "storage_full"})  # the next study would meet the same
@@ -86,9 +87,8 @@ class Worker:
         self._inherited = False  # whether the leases of a worker that had this name were ended
         self._finish_by = float("inf")
         self._in_hand: set[_InHand] = set()
-        self._versions: dict[str, str] | None = None
-        self._problems: dict[str, float] = {}  # code, and when it was met last
         self._lock, self._news = threading.Lock(), threading.Event()
+        self.condition = Condition(self._news.set)
         self._threads = [threading.Thread(target=self._keep, name="ledger", daemon=True)]
         for number in range(settings.workers):
             self._threads.append(threading.Thread(target=_Seat(self).run, name=f"reader-{number + 1}", daemon=True))
@@ -115,24 +115,6 @@ class Worker:
         return self.stopping.is_set() and time.monotonic() > self._finish_by
 
     # -- what the readers say
-
-    def ready(self, versions: dict[str, str]) -> None:
-        """A reading process has these models in memory."""
-        self._versions = versions
-        self.solved("models_unusable")
-        self._news.set()
-
-    def problem(self, code: str) -> None:
-        """Something keeps this worker from its work."""
-        with self._lock:
-            self._problems[code] = time.monotonic()
-        self._news.set()
-
-    def solved(self, *codes: str) -> None:
-        """It does no more."""
-        with self._lock:
-            for code in codes:
-                self._problems.pop(code, None)
 
     def chosen(self) -> bytes:
         """What the site has chosen of the models, to notice a change; empty when it has chosen nothing."""
@@ -207,6 +189,16 @@ class Worker:
         log.warning(why, extra=held.about)
         return False
 
+    def end_pauses(self) -> None:
+        """An outage is over: what waits because of it is due now.
+
+        Raises
+        ------
+        LedgerUnavailable, LedgerUnusable
+        """
+        self._write(lambda db: tasks.end_pauses(db, OUTAGES, now=time.time()))
+        self.rang.set()
+
     def _write(self, change: Callable[[Connection], T]) -> T:
         with self._ledger.write() as db:
             return change(db)
@@ -229,6 +221,7 @@ class Worker:
                     require_archive(self._ledger, self.settings.archive_id_file)
                 if not self._inherited:
                     self._write(lambda db: tasks.end_leases(db, self.worker_id))
+                    self.end_pauses()  # whoever starts a worker has mended something
                     self._inherited = True
                 self._beat()
                 if away:  # only now: the leases of what is in hand may have run out meanwhile
@@ -250,12 +243,11 @@ class Worker:
 
     def _beat(self) -> None:
         with self._lock:
-            held, oldest = list(self._in_hand), time.monotonic() - _PROBLEM_SECONDS
-            problem = next((code for code, met in self._problems.items() if met > oldest), "")
-        state = "starting" if self._versions is None else "ready"
+            held = list(self._in_hand)
+        state, versions, problem = self.condition.told()
         self._write(
             lambda db: tasks.report_worker(
-                db, self.worker_id, state, self._versions or {}, now=time.time(), problem=problem, busy=len(held)
+                db, self.worker_id, state, versions, now=time.time(), problem=problem, busy=len(held)
             )
         )
         for each in held:
@@ -288,16 +280,16 @@ class _Seat:
             chosen = self._worker.chosen()  # before they are loaded, so that no change is missed
             try:
                 with ReadingProcess(self._settings.memory_mb, stopping.is_set, server) as process:
-                    self._worker.ready(process.versions)
+                    self._worker.condition.ready(process.versions)
                     self._serve(process, chosen)
             except Abandoned:
                 return
             except NotReady as error:
                 log.error("nothing is read: %s", error)
                 if isinstance(error, ModelsUnusable):
-                    self._worker.problem("models_unusable")
+                    self._worker.condition.problem("models_unusable")
                 elif self._troubles:  # one that was killed is no problem yet
-                    self._worker.problem("reader_dies")
+                    self._worker.condition.problem("reader_dies")
                 self._pause(chosen)
             except Exception:  # the worker goes on, whatever it meets
                 log.exception("a reader failed")
@@ -313,14 +305,14 @@ class _Seat:
             if not process.lives():
                 log.warning("a reading process died while it had nothing to do", extra={"pid": process.pid})
                 if self._troubles:
-                    worker.problem("reader_dies")
+                    worker.condition.problem("reader_dies")
                 self._pause()
                 return
             worker.look()
             held = worker.claim()
             if held is None:
                 if not worker.rang.wait(_POLL_SECONDS) and process.lives():
-                    worker.solved("reader_dies")
+                    worker.condition.solved("reader_dies")
                 continue
             try:
                 self._attempt(held, process)
@@ -345,7 +337,7 @@ class _Seat:
             self._give_back(held)
             raise
         self._troubles = 0
-        worker.solved("reader_dies")
+        worker.condition.solved("reader_dies")
         reach("outcome_received")
         if isinstance(answer, Outcome):
             self._answer(held, answer, time.monotonic() - started)
@@ -358,11 +350,14 @@ class _Seat:
         def change(db: Connection) -> None:
             tasks.answer(db, held.task, outcome, now=time.time(), conclude_at=outcome.conclude_at)
 
-        self._outages = 0
-        self._worker.solved(*OUTAGES)
+        was_away, self._outages = self._outages > 1, 0  # one alone may be the study's own
+        self._worker.condition.solved(*OUTAGES)
         reach("answering")
         try:
             recorded = self._worker.record(held, change)
+            if was_away:
+                with suppress(LedgerUnavailable, LedgerUnusable):  # each comes when its own pause is over
+                    self._worker.end_pauses()
         except StatementRejected as error:  # a value that no ledger takes; it will not take it later either
             self._fail(held, Failure("internal_error", f"the answer cannot be recorded ({error})"), seconds)
             return
@@ -379,7 +374,7 @@ class _Seat:
 
         self._outages = self._outages + 1 if failure.reason in _OF_THE_NODE else 0
         if failure.reason in OUTAGES:
-            self._worker.problem(failure.reason)
+            self._worker.condition.problem(failure.reason)
         told = {"reason": failure.reason, "seconds": round(seconds, 3)}
         log.warning("attempt failed: %s", failure.message, extra={**held.about, **told})
         reach("failing")

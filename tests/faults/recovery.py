@@ -52,6 +52,11 @@ class Recovery:
         """What was killed has been started again."""
         self._since = now
 
+    def outage_over(self, now: float) -> None:
+        """What was away is back; as long as it was, nothing could recover."""
+        if self._since is not None:
+            self._since = now
+
     def look(self, now: float) -> None:
         """Note which studies go on."""
         if self._since is None or not self._fences:

@@ -162,12 +162,14 @@ class Run:
             self.go_on(_TICK_SECONDS)
         self.go_on(self._rng.uniform(0.0, 3.0))
         self._node.dropper.dropping.clear()
+        self._recovery.outage_over(time.monotonic())
         self.score.others["answers_dropped"] += self._node.dropper.dropped - before
 
     def _fill_disk(self) -> None:
         self._node.disk.fill(self._rng.choice((0, 0, 5 << 20)))
         self.go_on(self._rng.uniform(1.0, 5.0))
         self._node.disk.empty()
+        self._recovery.outage_over(time.monotonic())
         self.score.others["disk_full"] += 1
 
     def _pause(self) -> None:

@@ -26,6 +26,7 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.notes import ALL_COMPARED, ORPHANS, PLACE
+from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working import reconciliation
@@ -143,6 +144,20 @@ def arrive(ledger: Ledger, orthanc: OrthancClient, ds: Dataset, *, now: float = 
     with ledger.write() as db:
         tasks.enqueue(db, arrival, now=now)
     return str(ds.StudyInstanceUID)
+
+
+def test_a_study_whose_row_is_damaged_is_read_again(ledger: Ledger, orthanc: OrthancClient) -> None:
+    put(orthanc, image("one"), image("two"))
+    compare(ledger, orthanc)
+    damaged, whole = answer(ledger, orthanc), answer(ledger, orthanc)
+    assert not differs(compare(ledger, orthanc))
+    with ledger.write() as db:
+        run(db, "UPDATE tasks SET result = '{broken' WHERE study_instance_uid = :uid", uid=damaged)
+    assert differs(compare(ledger, orthanc)) == {"changed": 1}
+    assert (row(ledger, damaged)["status"], row(ledger, whole)["status"]) == ("queued", "done")
+    assert "damaged" in row(ledger, damaged)["message"]
+    assert answer(ledger, orthanc) == damaged
+    assert not differs(compare(ledger, orthanc))
 
 
 def test_nothing_differs_after_an_ordinary_day(ledger: Ledger, orthanc: OrthancClient) -> None:
