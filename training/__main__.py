@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from training.tables import RecipeInvalid
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
 # Epochs; none where nothing is trained, and figures and card alone are made anew.
-_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30, "covid_appearance": 0}
+_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 8, "covid_appearance": 0}
 _TOLD = (
     RecipeInvalid, DataMissing, TrainingStopped, PackagingRefused, TrainingFailed, Leak, SubmissionInvalid,
     ExportDiffers, ExporterMissing,
@@ -77,13 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="tell bundles and recipes")
     parser.add_argument("--data", type=Path, help="folder of the data set (default bundles: ../shared/data)")
     parser.add_argument("--weights", type=Path, help="folder of the weights that recipes start from; random ones if "
-                        "not given (default bundles: the file of SqueezeNet 1.0 trained on ImageNet)")  # fmt: skip
+                        "not given (default bundles: the file of a network trained on ImageNet)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the bundle (runs/NAME; default bundles: models/NAME)")
     parser.add_argument("--epochs", type=_positive)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1)
     recipes = parser.add_argument_group("recipes alone")
-    recipes.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    recipes.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (chest_findings: runs/chest_findings)"
+    )
     recipes.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     recipes.add_argument("--ray-workers", type=_positive, default=1, metavar="N",
                          help="so many workers of Ray Train share each batch; wants --pictures, and one GPU for each "
@@ -130,13 +132,13 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _train_bundle(options: argparse.Namespace) -> str:
     """Train a default bundle again and write it in place."""
-    if options.resume or options.device != "cpu" or options.pictures or options.export or options.ray_workers > 1:
+    if options.resume and options.name != "chest_findings":
+        raise RecipeInvalid(f"{options.name} is trained in one go: --resume wants a recipe, or chest_findings")
+    if options.device != "cpu" or options.pictures or options.export or options.ray_workers > 1:
         raise RecipeInvalid(
-            f"{options.name} is a default bundle: --resume, --device, --ray-workers, --pictures and --export want a "
-            "recipe"
+            f"{options.name} is a default bundle: --device, --ray-workers, --pictures and --export want a recipe"
         )
     data = options.data or _SHARED / "data"
-    weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
     out: Path = options.out or _REPOSITORY / "models" / options.name
     epochs, seed = options.epochs or _EPOCHS[options.name], options.seed
     if options.name == "covid_appearance":
@@ -149,11 +151,20 @@ def _train_bundle(options: argparse.Namespace) -> str:
         from training import lung_fields
 
         lung_fields.train(data, out, epochs=epochs, seed=seed)
-    else:
-        from training import chest_findings, pixel_gate
+    elif options.name == "chest_findings":
+        from training import chest_findings
+        from training.backbone import published_efficientnet_lite
 
-        train: Callable[..., None] = pixel_gate.train if options.name == "pixel_gate" else chest_findings.train
-        train(data, out, weights, epochs=epochs, seed=seed)
+        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        kept = _REPOSITORY / "runs" / options.name
+        if not options.resume:
+            shutil.rmtree(kept, ignore_errors=True)
+        chest_findings.train(data, out, weights, kept, epochs=epochs, seed=seed)
+    else:
+        from training import pixel_gate
+
+        weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
+        pixel_gate.train(data, out, weights, epochs=epochs, seed=seed)
     return f"{out} is written; its card is docs/README.md"
 
 

@@ -10,8 +10,9 @@ patient). What ships is trained on all in the same way: the figures are those of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ AUGMENTATION = Augmentation(
 Lows = npt.NDArray[np.float16]
 
 
-def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) -> None:
+def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, seed: int) -> None:
     """Train, evaluate by patient and write the bundle.
 
     Parameters
@@ -55,7 +56,9 @@ def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) ->
     data
         Folder with ``nih_chestxray14``.
     weights
-        EfficientNet-Lite0, trained on ImageNet (see ``backbone.load_efficientnet_lite``).
+        EfficientNet-Lite0, trained on ImageNet (see ``backbone.published_efficientnet_lite``).
+    kept
+        Folder for the networks of the folds: one that lies there from the same command and data is not trained again.
     """
     torch.manual_seed(seed)
     records = read_findings(data)
@@ -64,11 +67,6 @@ def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) ->
     pictures, _ = network_pictures([r.image for r in records], INPUT_SIZE, "rendering")
     lows, samples = look(trunk, pictures, records, seed)
     held_out = HeldOut(np.zeros((len(records), len(OUTPUTS))), np.zeros((len(records), CELLS, CELLS)))
-    for fold in range(FOLDS):
-        unseen = samples.fold == fold
-        network = fit(trunk, lows, samples, ~unseen, epochs=epochs, seed=seed + fold, what=f"fold {fold + 1}")
-        held_out.logits[unseen], held_out.maps[unseen] = answer(network, lows, unseen)
-    shipped = fit(trunk, lows, samples, samples.fold >= 0, epochs=epochs, seed=seed, what="all")
     provenance = {
         "command": f"./hilum train chest_findings --epochs {epochs} --seed {seed}",
         "seed": seed,
@@ -77,7 +75,35 @@ def train(data: Path, bundle: Path, weights: Path, *, epochs: int, seed: int) ->
         "images": len(records),
         "patients": len(set(samples.patients)),
     }
-    write(bundle, shipped, samples, held_out, provenance)
+
+    def fitted(inside: npt.NDArray[np.bool_], own_seed: int, part: str) -> FindingsNet:
+        return kept_or_made(
+            kept / f"{part}.pt",
+            provenance,
+            lambda: fit(trunk, lows, samples, inside, epochs=epochs, seed=own_seed, what=part),
+        )
+
+    for fold in range(FOLDS):
+        unseen = samples.fold == fold
+        network = fitted(~unseen, seed + fold, f"fold {fold + 1}")
+        held_out.logits[unseen], held_out.maps[unseen] = answer(network, lows, unseen)
+    write(bundle, fitted(samples.fold >= 0, seed, "all"), samples, held_out, provenance)
+
+
+def kept_or_made(file: Path, provenance: dict[str, Any], make: Callable[[], FindingsNet]) -> FindingsNet:
+    """The network of a file, if it was made as `provenance` says; else a new one, which is kept there."""
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        if saved["provenance"] == provenance:
+            network = FindingsNet(len(OUTPUTS), CELLS)
+            network.load_state_dict(saved["state"])
+            return network.eval()
+    network = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".part")
+    torch.save({"provenance": provenance, "state": network.state_dict()}, draft)
+    draft.rename(file)
+    return network
 
 
 def look(

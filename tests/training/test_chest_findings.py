@@ -11,7 +11,7 @@ from random_weights import SEED, Golden, random_pictures, random_state
 
 from models.networks import EfficientNetLite, FindingsNet
 from training.backbone import load_efficientnet_lite
-from training.chest_findings import VIEWS, fit, loss_of, soft_targets
+from training.chest_findings import VIEWS, fit, kept_or_made, loss_of, soft_targets
 from training.data import FindingRecord
 from training.evidence import CELLS, OUTPUTS, Samples
 
@@ -90,6 +90,22 @@ def test_training_repeats_itself_and_leaves_the_first_layers_alone(trunk: Effici
     kept = trunk.LOW_BLOCKS
     assert torch.equal(_weight(one.trunk, kept - 1), _weight(trunk, kept - 1))
     assert not torch.equal(_weight(one.trunk, kept), _weight(trunk, kept))
+
+
+def test_a_network_of_the_same_run_is_not_trained_again(tmp_path: Path) -> None:
+    made: list[FindingsNet] = []
+
+    def make() -> FindingsNet:
+        made.append(FindingsNet(len(OUTPUTS), CELLS))
+        return made[-1]
+
+    first = kept_or_made(tmp_path / "runs" / "fold 1.pt", {"seed": 7}, make)
+    again = kept_or_made(tmp_path / "runs" / "fold 1.pt", {"seed": 7}, make)
+    assert len(made) == 1
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not again.training
+    kept_or_made(tmp_path / "runs" / "fold 1.pt", {"seed": 8}, make)
+    assert len(made) == 2
 
 
 def _samples(truth: npt.NDArray[Any], teacher: npt.NDArray[Any]) -> Samples:
