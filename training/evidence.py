@@ -28,6 +28,7 @@ from training.metrics.shortcuts import shortcut_scores
 
 INPUT_SIZE = 320
 CELLS = INPUT_SIZE // 16  # side of a map
+VERSION = "0.2.0"  # of the bundle
 OUTPUTS = (*NIH_COLUMNS, "abnormal", "lung_opacity")  # opacity last: it has its own head
 FOLDS = 5
 # A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut.
@@ -106,10 +107,21 @@ class Evidence:
 
 def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, FloatArray, FloatArray]:
     """The evidence for one output; also its truth and its probabilities, calibrated on the other folds."""
-    known = ~np.isnan(samples.truth[:, output])
-    truth, scores = samples.truth[known, output].astype(float), logits[known, output]
-    folds, patients = samples.fold[known], [p for p, k in zip(samples.patients, known, strict=True) if k]
-    records = [r for r, k in zip(samples.records, known, strict=True) if k]
+    return weigh_scores(OUTPUTS[output], samples.records, samples.fold, samples.truth[:, output], logits[:, output])
+
+
+def weigh_scores(
+    key: str,
+    all_records: Sequence[FindingRecord],
+    all_folds: npt.NDArray[np.int_],
+    labels: npt.NDArray[np.float32],
+    answers: FloatArray,
+) -> tuple[Evidence, FloatArray, FloatArray]:
+    """The same for one finding by itself; `labels` are NaN where nobody said, `answers` are logits."""
+    known = ~np.isnan(labels)
+    truth, scores, folds = labels[known].astype(float), answers[known], all_folds[known]
+    records = [r for r, k in zip(all_records, known, strict=True) if k]
+    patients = [r.patient for r in records]
     probabilities, called = np.zeros(len(truth)), np.zeros(len(truth), np.bool_)
     for fold in range(FOLDS):
         inside = folds != fold
@@ -137,7 +149,7 @@ def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, 
         )
     sensitivity, specificity = sensitivity_specificity(truth, called.astype(float), 0.5)
     evidence = Evidence(
-        OUTPUTS[output], int(truth.sum()), len(truth), auroc(truth, scores, patients),
+        key, int(truth.sum()), len(truth), auroc(truth, scores, patients),
         auroc(truth, shortcut, patients).value, calibration_error(truth, probabilities), slope, intercept,
         absent, present, sensitivity, specificity, within,
     )  # fmt: skip
@@ -177,7 +189,7 @@ def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut,
     described = metadata(
         "NIH-14 findings and lung opacity on frontal chest radiographs of adults",
         "Raising the reading priority of radiographs in research. Not a medical device, not for diagnosis.",
-        channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(OUTPUTS)},
+        channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(OUTPUTS)}, version=VERSION,
     )  # fmt: skip
     network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(OUTPUTS), "cells": CELLS}
     write_bundle(bundle, network, {"network_def": network_def}, {**described, "hilum": section})
@@ -242,6 +254,7 @@ def _card(evidence: Sequence[Evidence], pointed: tuple[Interval, Interval, bool]
         ),
         plots=(),
         provenance=json.dumps(provenance, indent=1),
+        version=VERSION,
     )
 
 

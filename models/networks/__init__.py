@@ -11,6 +11,7 @@ from models.networks.encoder_unet import EncoderUNet
 from models.networks.findings import FindingsNet, OpacityHead
 from models.networks.gate import GateNet
 from models.networks.heat_detector import Detections, HeatDetector, decode
+from models.networks.lite_unet import LiteUNet
 from models.networks.mirrored import Mirrored
 from models.networks.pyramid import PyramidFeatures
 from models.networks.squeezenet import Fire, SqueezeNetTrunk
@@ -28,6 +29,7 @@ __all__ = [
     "Fire",
     "GateNet",
     "HeatDetector",
+    "LiteUNet",
     "Mirrored",
     "OpacityHead",
     "PyramidFeatures",

@@ -45,8 +45,8 @@ class _Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 up to its last convolution (Tan and Le, ICML 2019; no squeeze and excitation, ReLU6)."""
 
-    LOW, MIDDLE, TOP = 40, 112, 1280  # channels at an eighth, a 16th and a 32nd of the side
-    LOW_BLOCKS = 5  # of the first three stages
+    FINE, LOW, MIDDLE, TOP = 24, 40, 112, 1280  # channels at a quarter, an eighth, a 16th and a 32nd of the side
+    FINE_BLOCKS, LOW_BLOCKS = 3, 5  # of the first two and three stages
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,13 +63,23 @@ class EfficientNetLite(nn.Module):
         """From gray values 0 to 1 of shape (n, 1, h, w), sides multiples of 32, to what `high` gives."""
         return self.high(self.low(x))
 
-    def low(self, x: Tensor) -> Tensor:
-        """Edges and textures: from (n, 1, h, w) to (n, LOW, h / 8, w / 8)."""
+    def fine(self, x: Tensor) -> Tensor:
+        """Edges: from (n, 1, h, w) to (n, FINE, h / 4, w / 4)."""
         x = ((255.0 * x - 127.0) / 128.0).expand(-1, 3, -1, -1)
         x = functional.relu6(self.stem(x))
-        for block in self.blocks[: self.LOW_BLOCKS]:
+        for block in self.blocks[: self.FINE_BLOCKS]:
             x = block(x)
         return x
+
+    def coarser(self, x: Tensor) -> Tensor:
+        """Textures, from what `fine` gives: shape (n, LOW, h / 8, w / 8)."""
+        for block in self.blocks[self.FINE_BLOCKS : self.LOW_BLOCKS]:
+            x = block(x)
+        return x
+
+    def low(self, x: Tensor) -> Tensor:
+        """Edges and textures: from (n, 1, h, w) to (n, LOW, h / 8, w / 8)."""
+        return self.coarser(self.fine(x))
 
     def high(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `low` gives, to features of shapes (n, MIDDLE, h / 16, w / 16) and (n, TOP, h / 32, w / 32)."""
