@@ -28,6 +28,7 @@ from training.recipe import Recipe, load_recipe, recipe_names
 from training.tables import RecipeInvalid
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
+_LEARNT_WITH = {"lung_opacity": "chest_findings"}  # one command writes both
 _SHARED = _REPOSITORY.parent / "shared"
 # Epochs; none where nothing is trained, and figures and card alone are made anew.
 _EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 8, "pneumothorax": 8, "covid_appearance": 0}
@@ -48,13 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.name:
         parser.error("name a bundle or a recipe; --list tells them")
     torch.set_num_threads(options.threads)
+    options.name = _LEARNT_WITH.get(options.name, options.name)
     try:
         told = _train_bundle(options) if options.name in _EPOCHS else _follow(options)
     except _TOLD as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "" if options.name in _EPOCHS else "; the same command with --resume goes on after the last whole epoch"
+        goes_on = options.name not in _EPOCHS or options.name == "chest_findings"
+        again = "; the same command with --resume goes on after what was finished" if goes_on else ""
         print(f"\nhilum: stopped{again}", file=sys.stderr)
         return INTERRUPTED
     print(f"hilum: {told}", file=sys.stderr)
@@ -65,7 +68,12 @@ def listing() -> str:
     """Bundles and recipes, one a line."""
     recipes = {name: load_recipe(name) for name in recipe_names()}
     width = max(len(name) for name in (*recipes, *_EPOCHS))
-    lines = ["default bundles, trained on ../shared/data:", *(f"  {name}" for name in _EPOCHS), "", "recipes:"]
+    lines = [
+        "default bundles, trained on ../shared/data:",
+        *(f"  {name}" for name in (*_EPOCHS, *_LEARNT_WITH)),
+        "",
+        "recipes:",
+    ]
     return "\n".join([*lines, *(f"  {name:{width}}  {r.data.set:9}  {r.about}" for name, r in recipes.items())])
 
 

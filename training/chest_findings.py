@@ -1,4 +1,4 @@
-"""Trains ``chest_findings``: the 14 NIH findings, any abnormality, and lung opacities with boxes.
+"""Trains ``chest_findings`` (the 14 NIH findings, any abnormality) and ``lung_opacity`` (with boxes) together.
 
 A network that has learnt to see on ImageNet is trained further from its middle on; its first layers stay as they are,
 so that what they give for six views of each picture is worked out once. Findings are learnt from labels that are
@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.networks import EfficientNetLite, FindingsNet
+from models.networks import EfficientNetLite
 from training.augmentation import Augmentation, augment
 from training.averaging import MovingAverage
 from training.backbone import load_efficientnet_lite
 from training.data import FindingRecord, data_digest, network_pictures, read_findings, split_patients
 from training.evidence import CELLS, FOLDS, INPUT_SIZE, OUTPUTS, FloatArray, HeldOut, Samples, write
+from training.findings_learner import FindingsLearner
+from training.opacity_evidence import write_opacity
 
 VIEWS = 6  # the picture itself and five changed copies
 TEACHER_SHARE = 0.5
@@ -49,7 +51,7 @@ Lows = npt.NDArray[np.float16]
 
 
 def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, seed: int) -> None:
-    """Train, evaluate by patient and write the bundle.
+    """Train, evaluate by patient and write the bundles: `bundle`, and ``lung_opacity`` beside it.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, s
         "patients": len(set(samples.patients)),
     }
 
-    def fitted(inside: npt.NDArray[np.bool_], own_seed: int, part: str) -> FindingsNet:
+    def fitted(inside: npt.NDArray[np.bool_], own_seed: int, part: str) -> FindingsLearner:
         return kept_or_made(
             kept / f"{part}.pt",
             provenance,
@@ -87,15 +89,17 @@ def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, s
         unseen = samples.fold == fold
         network = fitted(~unseen, seed + fold, f"fold {fold + 1}")
         held_out.logits[unseen], held_out.maps[unseen] = answer(network, lows, unseen)
-    write(bundle, fitted(samples.fold >= 0, seed, "all"), samples, held_out, provenance)
+    findings, opacity = fitted(samples.fold >= 0, seed, "all").parts()
+    write(bundle, findings, samples, held_out, provenance)
+    write_opacity(bundle.with_name("lung_opacity"), opacity, samples, held_out, provenance)
 
 
-def kept_or_made(file: Path, provenance: dict[str, Any], make: Callable[[], FindingsNet]) -> FindingsNet:
+def kept_or_made(file: Path, provenance: dict[str, Any], make: Callable[[], FindingsLearner]) -> FindingsLearner:
     """The network of a file, if it was made as `provenance` says; else a new one, which is kept there."""
     if file.exists():
         saved = torch.load(file, weights_only=True)
         if saved["provenance"] == provenance:
-            network = FindingsNet(len(OUTPUTS), CELLS)
+            network = FindingsLearner(len(OUTPUTS) - 1, CELLS)
             network.load_state_dict(saved["state"])
             return network.eval()
     network = make()
@@ -154,7 +158,7 @@ def fit(
     epochs: int,
     seed: int,
     what: str,
-) -> FindingsNet:
+) -> FindingsLearner:
     """A network that has learnt from the samples inside: the moving average of its weights, ready to answer."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -175,7 +179,7 @@ def fit(
             views = rng.integers(VIEWS, size=BATCH)
             low = torch.from_numpy(lows[views, chosen].astype(np.float32))
             with torch.autocast("cpu", torch.bfloat16):
-                logits, heat = network.learn(low.contiguous(memory_format=torch.channels_last))
+                logits, heat = network(low.contiguous(memory_format=torch.channels_last))
             marked = samples.boxes[torch.from_numpy(views), torch.from_numpy(chosen)]
             loss = loss_of(logits.float(), heat.float(), torch.from_numpy(targets[chosen]), marked)
             optimiser.zero_grad()
@@ -188,9 +192,9 @@ def fit(
     return network.eval()
 
 
-def begin(trunk: EfficientNetLite, samples: Samples, pool: npt.NDArray[np.int_]) -> FindingsNet:
+def begin(trunk: EfficientNetLite, samples: Samples, pool: npt.NDArray[np.int_]) -> FindingsLearner:
     """A network that knows how often each finding is there, and where opacities lie, but has looked at no picture."""
-    network = FindingsNet(len(OUTPUTS), CELLS)
+    network = FindingsLearner(len(OUTPUTS) - 1, CELLS)
     network.trunk.load_state_dict(trunk.state_dict())
     for parameter in (*network.trunk.stem.parameters(), *network.trunk.blocks[: network.trunk.LOW_BLOCKS].parameters()):
         parameter.requires_grad_(False)
@@ -224,12 +228,12 @@ def loss_of(logits: Tensor, heat: Tensor, targets: Tensor, marked: Tensor) -> Te
     return loss
 
 
-def answer(network: FindingsNet, lows: Lows, which: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+def answer(network: FindingsLearner, lows: Lows, which: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
     """Logits and opacity maps of the pictures themselves, not of changed copies."""
     logits, maps = [], []
     with torch.inference_mode():
         for chosen in np.array_split(np.flatnonzero(which), max(1, which.sum() // BATCH)):
-            answered, heat = network.learn(torch.from_numpy(lows[0, chosen].astype(np.float32)))
+            answered, heat = network(torch.from_numpy(lows[0, chosen].astype(np.float32)))
             logits.append(answered.double().numpy())
             maps.append(heat.double().numpy())
     return np.concatenate(logits), np.concatenate(maps)

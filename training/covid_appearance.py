@@ -27,7 +27,7 @@ from training.card import Card, Table, write_card
 from training.data import NIH_COLUMNS, data_digest, read_findings, rows
 from training.metrics.intervals import Interval, share_interval
 
-OTHERS = ("lung_fields", "chest_findings")  # whose outlines, boxes and findings it is derived from
+OTHERS = ("lung_fields", "chest_findings", "lung_opacity")  # whose outlines, boxes and findings it is derived from
 MOST = 400  # pictures of a source, evenly drawn
 HANNOVER, COVID = "COVID-19 (Hannover)", "COVID-19 (radiography database)"
 NORMAL, NIH = "adult normals (RSNA)", "NIH ChestX-ray14, before 2018"
@@ -245,7 +245,7 @@ def card(
                 for key, value in asdict(contract).items()
             )
             + ". They were chosen by reading the definitions and fitted to nothing.",
-            "A class is no better than the opacities that it rests on: see the card of chest_findings. An opacity "
+            "A class is no better than the opacities that it rests on: see the card of lung_opacity. An opacity "
             "between its operating points leaves the class undetermined.",
             "No active model knows pneumothorax, nodules, cavities or lobar consolidation well enough yet: these "
             "criteria count as not evaluated, atypical is then not ruled out, and is told so.",

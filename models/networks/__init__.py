@@ -8,7 +8,7 @@ from __future__ import annotations
 from models.networks.anchor_boxes import AnchorBoxes
 from models.networks.efficientnet_lite import EfficientNetLite
 from models.networks.encoder_unet import EncoderUNet
-from models.networks.findings import FindingsNet, OpacityHead
+from models.networks.findings import FindingsNet, OpacityHead, OpacityNet
 from models.networks.gate import GateNet
 from models.networks.heat_detector import Detections, HeatDetector, decode
 from models.networks.lite_unet import LiteUNet
@@ -32,6 +32,7 @@ __all__ = [
     "LiteUNet",
     "Mirrored",
     "OpacityHead",
+    "OpacityNet",
     "PyramidFeatures",
     "ResNetFeatures",
     "SqueezeNetFeatures",

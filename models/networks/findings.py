@@ -1,4 +1,4 @@
-"""Findings of one radiograph, each with the map that decided."""
+"""Findings of one radiograph, and opacities, each with the map that decided."""
 
 from __future__ import annotations
 
@@ -12,53 +12,44 @@ from models.networks.efficientnet_lite import EfficientNetLite
 
 
 class FindingsNet(nn.Module):
-    """One trunk, one map for each finding, and a second look for lung opacities.
+    """One trunk and one map for each finding.
 
     The logit of a finding is the mean of its map, so that the map shows what decided (class activation map, Zhou et
-    al., CVPR 2016). Opacities have a convolutional head of their own that was trained with boxes, so that what it
-    marks can be drawn; its output is the last one.
-
-    Parameters
-    ----------
-    outputs
-        Findings, and lung opacity.
-    cells
-        Of the side of a map: a 16th of the picture's.
+    al., CVPR 2016).
     """
 
-    def __init__(self, outputs: int, cells: int = 20, hidden: int = 64) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
         self.trunk = EfficientNetLite()
-        self.findings = nn.Conv2d(self.trunk.MIDDLE + self.trunk.TOP, outputs - 1, 1)
-        self.reduce = nn.Conv2d(self.trunk.TOP, 2 * hidden, 1)
-        self.opacity = OpacityHead(self.trunk.MIDDLE + 2 * hidden, hidden, cells)
-        self.dropout = nn.Dropout(0.3)
+        self.findings = nn.Conv2d(self.trunk.MIDDLE + self.trunk.TOP, outputs, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """From (n, 1, h, w), 0 to 1, to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
         middle, top = self.trunk(x)
-        opacity_logit, opacity_map = self.mark(middle, top)
         maps = self.findings(torch.cat((middle, _enlarged(top)), 1))
-        return {
-            "logits": torch.cat((maps.mean((2, 3)), opacity_logit[:, None]), 1),
-            "maps": torch.cat((maps, opacity_map[:, None]), 1),
-        }
+        return {"logits": maps.mean((2, 3)), "maps": maps}
 
-    def learn(self, low: Tensor) -> tuple[Tensor, Tensor]:
-        """For training, from what ``trunk.low`` gives: logits (n, outputs) and the opacity map (n, h / 16, w / 16)."""
-        middle, top = self.trunk.high(low)
-        opacity_logit, opacity_map = self.mark(middle, top)
-        # enlarging keeps the mean, so this is the mean of the map
-        pooled = torch.cat((middle.mean((2, 3)), top.mean((2, 3))), 1)
-        logits = self.findings(self.dropout(pooled)[:, :, None, None])[:, :, 0, 0]
-        return torch.cat((logits, opacity_logit[:, None]), 1), opacity_map
 
-    def mark(self, middle: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n,) and maps (n, h, w) of opacities."""
-        mark: tuple[Tensor, Tensor] = self.opacity(
-            torch.cat((middle, _enlarged(functional.relu6(self.reduce(top)))), 1)
-        )
-        return mark
+class OpacityNet(nn.Module):
+    """One trunk and a head that marks lung opacities.
+
+    Parameters
+    ----------
+    cells
+        Of the side of a map: a 16th of the picture's.
+    """
+
+    def __init__(self, cells: int = 20, hidden: int = 64) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite()
+        self.reduce = nn.Conv2d(self.trunk.TOP, 2 * hidden, 1)
+        self.opacity = OpacityHead(self.trunk.MIDDLE + 2 * hidden, hidden, cells)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, 1) and ``maps`` (n, 1, h / 16, w / 16)."""
+        middle, top = self.trunk(x)
+        logit, heat = self.opacity(torch.cat((middle, _enlarged(functional.relu6(self.reduce(top)))), 1))
+        return {"logits": logit[:, None], "maps": heat[:, None]}
 
 
 def _enlarged(x: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from random_weights import SEED, Golden, random_pictures, random_state
 
-from models.networks import EfficientNetLite, FindingsNet
+from models.networks import EfficientNetLite
 from training.backbone import load_efficientnet_lite
 from training.chest_findings import VIEWS, fit, kept_or_made, loss_of, soft_targets
 from training.data import FindingRecord
 from training.evidence import CELLS, OUTPUTS, Samples
+from training.findings_learner import FindingsLearner
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +49,18 @@ def test_published_weights_are_read_as_they_are(trunk: EfficientNetLite, tmp_pat
         torch.testing.assert_close(trunk(x)[1], theirs, atol=1e-4, rtol=0)
 
 
-def test_what_is_learnt_is_what_is_answered(trunk: EfficientNetLite) -> None:
+def test_what_is_learnt_is_what_both_networks_answer(trunk: EfficientNetLite) -> None:
     """Training pools first and answers then; the node answers with maps, whose mean the logit is."""
-    network = FindingsNet(4, cells=10).eval()
-    network.trunk.load_state_dict(trunk.state_dict())
+    learner = FindingsLearner(3, cells=10).eval()
+    learner.trunk.load_state_dict(trunk.state_dict())
     x = torch.rand(2, 1, 160, 160)
+    findings, opacity = learner.parts()
     with torch.inference_mode():
-        answered = network(x)
-        learnt, opacities = network.learn(network.trunk.low(x))
-    assert answered["maps"].shape == (2, 4, 10, 10)
-    torch.testing.assert_close(answered["logits"], learnt, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(answered["maps"][:, -1], opacities)
+        learnt, marked = learner(learner.trunk.low(x))
+        found, opaque = findings(x), opacity(x)
+    assert (found["maps"].shape, opaque["maps"].shape) == ((2, 3, 10, 10), (2, 1, 10, 10))
+    torch.testing.assert_close(torch.cat((found["logits"], opaque["logits"]), 1), learnt, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(opaque["maps"][:, 0], marked)
 
 
 def test_what_nobody_labelled_teaches_nothing() -> None:
@@ -93,10 +95,10 @@ def test_training_repeats_itself_and_leaves_the_first_layers_alone(trunk: Effici
 
 
 def test_a_network_of_the_same_run_is_not_trained_again(tmp_path: Path) -> None:
-    made: list[FindingsNet] = []
+    made: list[FindingsLearner] = []
 
-    def make() -> FindingsNet:
-        made.append(FindingsNet(len(OUTPUTS), CELLS))
+    def make() -> FindingsLearner:
+        made.append(FindingsLearner(len(OUTPUTS) - 1, CELLS))
         return made[-1]
 
     first = kept_or_made(tmp_path / "runs" / "fold 1.pt", {"seed": 7}, make)
