@@ -223,8 +223,8 @@ def card(
         "and neither states nor excludes COVID-19. A site that leaves it out of `bundles` has no appearance.",
         data="Nothing was trained. **No set labelled with these classes was available: there is no figure of "
         "accuracy.** Measured instead is how often each class occurs, as share of the pictures that were read, with "
-        f"95 % intervals by patient. Opacities and findings are those of {named}, whose opacity head saw none of these "
-        "pictures (its other heads saw those of NIH ChestX-ray14).",
+        f"95 % intervals by patient. Opacities and findings are those of {named}, whose opacity head learnt from "
+        "none of these pictures (the rest learnt from those of NIH ChestX-ray14).",
         header=header,
         rows=[row(source) for source in sources if source not in drawn],
         tables=(

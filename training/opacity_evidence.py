@@ -96,6 +96,7 @@ def write_opacity(
     bundle: Path, network: OpacityNet, samples: Samples, held_out: HeldOut, provenance: dict[str, Any]
 ) -> None:
     """Weigh the evidence; write weights, contract and card."""
+    provenance = {**provenance, "command": provenance["command"].replace("chest_findings", KEY)}  # either writes both
     evidence, truth, probabilities = weigh(samples, held_out.logits, OUTPUTS.index(KEY))
     hit, fixed = pointing(samples, held_out.maps)
     ap = precision(samples, held_out)
