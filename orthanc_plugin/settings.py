@@ -83,7 +83,7 @@ class Settings:
     http_port: int = 8042
     dicom_port: int = 4242
     ae_title: str = "HILUM"
-    bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "covid_appearance")
+    bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity", "covid_appearance")
     threads: int = 1
     minimum_age: int = 18
     children: str = "refuse"

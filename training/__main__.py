@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from training.recipe import Recipe, load_recipe, recipe_names
 from training.tables import RecipeInvalid
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
+_LEARNT_WITH = {"lung_opacity": "chest_findings"}  # one command writes both
 _SHARED = _REPOSITORY.parent / "shared"
 # Epochs; none where nothing is trained, and figures and card alone are made anew.
-_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 30, "covid_appearance": 0}
+_EPOCHS = {"pixel_gate": 12, "lung_fields": 60, "chest_findings": 8, "pneumothorax": 8, "covid_appearance": 0}
 _TOLD = (
     RecipeInvalid, DataMissing, TrainingStopped, PackagingRefused, TrainingFailed, Leak, SubmissionInvalid,
     ExportDiffers, ExporterMissing,
@@ -48,13 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.name:
         parser.error("name a bundle or a recipe; --list tells them")
     torch.set_num_threads(options.threads)
+    options.name = _LEARNT_WITH.get(options.name, options.name)
     try:
         told = _train_bundle(options) if options.name in _EPOCHS else _follow(options)
     except _TOLD as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "" if options.name in _EPOCHS else "; the same command with --resume goes on after the last whole epoch"
+        goes_on = options.name not in _EPOCHS or options.name == "chest_findings"
+        again = "; the same command with --resume goes on after what was finished" if goes_on else ""
         print(f"\nhilum: stopped{again}", file=sys.stderr)
         return INTERRUPTED
     print(f"hilum: {told}", file=sys.stderr)
@@ -65,7 +68,12 @@ def listing() -> str:
     """Bundles and recipes, one a line."""
     recipes = {name: load_recipe(name) for name in recipe_names()}
     width = max(len(name) for name in (*recipes, *_EPOCHS))
-    lines = ["default bundles, trained on ../shared/data:", *(f"  {name}" for name in _EPOCHS), "", "recipes:"]
+    lines = [
+        "default bundles, trained on ../shared/data:",
+        *(f"  {name}" for name in (*_EPOCHS, *_LEARNT_WITH)),
+        "",
+        "recipes:",
+    ]
     return "\n".join([*lines, *(f"  {name:{width}}  {r.data.set:9}  {r.about}" for name, r in recipes.items())])
 
 
@@ -77,13 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="tell bundles and recipes")
     parser.add_argument("--data", type=Path, help="folder of the data set (default bundles: ../shared/data)")
     parser.add_argument("--weights", type=Path, help="folder of the weights that recipes start from; random ones if "
-                        "not given (default bundles: the file of SqueezeNet 1.0 trained on ImageNet)")  # fmt: skip
+                        "not given (default bundles: the file of a network trained on ImageNet)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the bundle (runs/NAME; default bundles: models/NAME)")
     parser.add_argument("--epochs", type=_positive)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1)
     recipes = parser.add_argument_group("recipes alone")
-    recipes.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    recipes.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (chest_findings: runs/chest_findings)"
+    )
     recipes.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     recipes.add_argument("--ray-workers", type=_positive, default=1, metavar="N",
                          help="so many workers of Ray Train share each batch; wants --pictures, and one GPU for each "
@@ -130,13 +140,13 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _train_bundle(options: argparse.Namespace) -> str:
     """Train a default bundle again and write it in place."""
-    if options.resume or options.device != "cpu" or options.pictures or options.export or options.ray_workers > 1:
+    if options.resume and options.name != "chest_findings":
+        raise RecipeInvalid(f"{options.name} is trained in one go: --resume wants a recipe, or chest_findings")
+    if options.device != "cpu" or options.pictures or options.export or options.ray_workers > 1:
         raise RecipeInvalid(
-            f"{options.name} is a default bundle: --resume, --device, --ray-workers, --pictures and --export want a "
-            "recipe"
+            f"{options.name} is a default bundle: --device, --ray-workers, --pictures and --export want a recipe"
         )
     data = options.data or _SHARED / "data"
-    weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
     out: Path = options.out or _REPOSITORY / "models" / options.name
     epochs, seed = options.epochs or _EPOCHS[options.name], options.seed
     if options.name == "covid_appearance":
@@ -149,11 +159,26 @@ def _train_bundle(options: argparse.Namespace) -> str:
         from training import lung_fields
 
         lung_fields.train(data, out, epochs=epochs, seed=seed)
-    else:
-        from training import chest_findings, pixel_gate
+    elif options.name == "chest_findings":
+        from training import chest_findings
+        from training.backbone import published_efficientnet_lite
 
-        train: Callable[..., None] = pixel_gate.train if options.name == "pixel_gate" else chest_findings.train
-        train(data, out, weights, epochs=epochs, seed=seed)
+        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        kept = _REPOSITORY / "runs" / options.name
+        if not options.resume:
+            shutil.rmtree(kept, ignore_errors=True)
+        chest_findings.train(data, out, weights, kept, epochs=epochs, seed=seed)
+    elif options.name == "pneumothorax":
+        from training import pneumothorax
+        from training.backbone import published_efficientnet_lite
+
+        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        pneumothorax.train(data, out, weights, epochs=epochs, seed=seed)
+    else:
+        from training import pixel_gate
+
+        weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
+        pixel_gate.train(data, out, weights, epochs=epochs, seed=seed)
     return f"{out} is written; its card is docs/README.md"
 
 

@@ -21,7 +21,7 @@ class MovingAverage:
         decay = min(self._decay, self._steps / (self._steps + 20))
         for name, value in self._network.state_dict().items():
             if value.is_floating_point():
-                self.state[name].mul_(decay).add_(value.detach(), alpha=1 - decay)
+                self.state[name].lerp_(value.detach(), 1 - decay)  # what stays the same stays exactly so
             else:
                 self.state[name].copy_(value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def write_card(bundle: Path, card: Card) -> None:
     (bundle / "docs" / "card.html").write_text(page, "utf-8")
 
 
-def metadata(task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str]) -> dict[str, Any]:
+def metadata(
+    task: str, intended_use: str, *, channels: int, size: int, outputs: Mapping[str, str], version: str = VERSION
+) -> dict[str, Any]:
     """The part of ``metadata.json`` that MONAI's schema asks for."""
     picture = {
         "type": "image", "format": "radiograph", "modality": "CR/DX", "num_channels": channels,
@@ -97,11 +99,11 @@ def metadata(task: str, intended_use: str, *, channels: int, size: int, outputs:
     }  # fmt: skip
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-        "version": VERSION,
-        "changelog": {VERSION: "first version"},
-        "monai_version": version("monai"),
-        "pytorch_version": version("torch").split("+")[0],
-        "numpy_version": version("numpy"),
+        "version": version,
+        "changelog": {version: "see docs/README.md"},
+        "monai_version": installed("monai"),
+        "pytorch_version": installed("torch").split("+")[0],
+        "numpy_version": installed("numpy"),
         "required_packages_version": {},
         "task": task,
         "description": task,

@@ -27,7 +27,7 @@ from training.card import Card, Table, write_card
 from training.data import NIH_COLUMNS, data_digest, read_findings, rows
 from training.metrics.intervals import Interval, share_interval
 
-OTHERS = ("lung_fields", "chest_findings")  # whose outlines, boxes and findings it is derived from
+OTHERS = ("lung_fields", "chest_findings", "lung_opacity")  # whose outlines, boxes and findings it is derived from
 MOST = 400  # pictures of a source, evenly drawn
 HANNOVER, COVID = "COVID-19 (Hannover)", "COVID-19 (radiography database)"
 NORMAL, NIH = "adult normals (RSNA)", "NIH ChestX-ray14, before 2018"
@@ -223,8 +223,8 @@ def card(
         "and neither states nor excludes COVID-19. A site that leaves it out of `bundles` has no appearance.",
         data="Nothing was trained. **No set labelled with these classes was available: there is no figure of "
         "accuracy.** Measured instead is how often each class occurs, as share of the pictures that were read, with "
-        f"95 % intervals by patient. Opacities and findings are those of {named}, whose opacity head saw none of these "
-        "pictures (its other heads saw those of NIH ChestX-ray14).",
+        f"95 % intervals by patient. Opacities and findings are those of {named}, whose opacity head learnt from "
+        "none of these pictures (the rest learnt from those of NIH ChestX-ray14).",
         header=header,
         rows=[row(source) for source in sources if source not in drawn],
         tables=(
@@ -245,7 +245,7 @@ def card(
                 for key, value in asdict(contract).items()
             )
             + ". They were chosen by reading the definitions and fitted to nothing.",
-            "A class is no better than the opacities that it rests on: see the card of chest_findings. An opacity "
+            "A class is no better than the opacities that it rests on: see the card of lung_opacity. An opacity "
             "between its operating points leaves the class undetermined.",
             "No active model knows pneumothorax, nodules, cavities or lobar consolidation well enough yet: these "
             "criteria count as not evaluated, atypical is then not ruled out, and is told so.",

@@ -1,4 +1,4 @@
-"""Weighs the evidence for each output of ``chest_findings`` and writes bundle and card.
+"""Weighs the evidence for each output of ``chest_findings`` and writes bundle and card; ``opacity_evidence`` its twin.
 
 The rule: a finding that the evidence does not carry is switched off in the contract, so that the node can only say
 "not evaluated"; nobody has to remember it.
@@ -21,13 +21,13 @@ from models.bundle import write_bundle
 from training.card import Card, metadata, plot_intervals, plot_reliability, write_card
 from training.data import NIH_COLUMNS, FindingRecord
 from training.metrics.calibration import calibration_error, platt
-from training.metrics.intervals import Interval, mean_interval
+from training.metrics.intervals import Interval
 from training.metrics.operating import operating_points, sensitivity_specificity
 from training.metrics.scores import auroc
 from training.metrics.shortcuts import shortcut_scores
 
 INPUT_SIZE = 320
-CELLS = 19  # side of a map
+CELLS = INPUT_SIZE // 16  # side of a map
 OUTPUTS = (*NIH_COLUMNS, "abnormal", "lung_opacity")  # opacity last: it has its own head
 FOLDS = 5
 # A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut.
@@ -37,6 +37,16 @@ SPECIFICITY, SENSITIVITY = 0.90, 0.90
 LEAST_POINTING = 0.5
 # Nothing is called present that is more than twice as likely absent; and if that finds almost none, it is no finding.
 LEAST_PROBABILITY, LEAST_SENSITIVITY = 1 / 3, 0.10
+HEADER = (
+    "finding",
+    "positives",
+    "AUROC, five folds by patient, 95 % interval",
+    "view + source alone",
+    "within the randomly drawn source",
+    "sensitivity / specificity when called present",
+    "calibration error",
+    "reported",
+)
 # Its images were drawn at random from the test set of ChestX-ray14: there is no collection to read off.
 RANDOM_SOURCE = "jrzech/reproduce-chexnet"
 FloatArray = npt.NDArray[np.float64]
@@ -106,10 +116,21 @@ class Evidence:
 
 def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, FloatArray, FloatArray]:
     """The evidence for one output; also its truth and its probabilities, calibrated on the other folds."""
-    known = ~np.isnan(samples.truth[:, output])
-    truth, scores = samples.truth[known, output].astype(float), logits[known, output]
-    folds, patients = samples.fold[known], [p for p, k in zip(samples.patients, known, strict=True) if k]
-    records = [r for r, k in zip(samples.records, known, strict=True) if k]
+    return weigh_scores(OUTPUTS[output], samples.records, samples.fold, samples.truth[:, output], logits[:, output])
+
+
+def weigh_scores(
+    key: str,
+    all_records: Sequence[FindingRecord],
+    all_folds: npt.NDArray[np.int_],
+    labels: npt.NDArray[np.float32],
+    answers: FloatArray,
+) -> tuple[Evidence, FloatArray, FloatArray]:
+    """The same for one finding by itself; `labels` are NaN where nobody said, `answers` are logits."""
+    known = ~np.isnan(labels)
+    truth, scores, folds = labels[known].astype(float), answers[known], all_folds[known]
+    records = [r for r, k in zip(all_records, known, strict=True) if k]
+    patients = [r.patient for r in records]
     probabilities, called = np.zeros(len(truth)), np.zeros(len(truth), np.bool_)
     for fold in range(FOLDS):
         inside = folds != fold
@@ -137,49 +158,29 @@ def weigh(samples: Samples, logits: FloatArray, output: int) -> tuple[Evidence, 
         )
     sensitivity, specificity = sensitivity_specificity(truth, called.astype(float), 0.5)
     evidence = Evidence(
-        OUTPUTS[output], int(truth.sum()), len(truth), auroc(truth, scores, patients),
+        key, int(truth.sum()), len(truth), auroc(truth, scores, patients),
         auroc(truth, shortcut, patients).value, calibration_error(truth, probabilities), slope, intercept,
         absent, present, sensitivity, specificity, within,
     )  # fmt: skip
     return evidence, truth, probabilities
 
 
-def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
-    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); and that of the best fixed cell."""
-    boxed = np.flatnonzero(samples.boxes[0].sum((1, 2)).numpy() > 0)
-    inside = samples.boxes[0].numpy()[boxed] >= 0.5
-    hits = np.array([cells.ravel()[maps[i].argmax()] for i, cells in zip(boxed, inside, strict=True)], float)
-    fixed = inside.reshape(len(boxed), -1)
-    best = fixed[:, fixed.mean(0).argmax()].astype(float)
-    patients = [samples.patients[i] for i in boxed]
-    return mean_interval(hits, patients), mean_interval(best, patients)
-
-
 def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut, provenance: dict[str, Any]) -> None:
     """Weigh the evidence; write weights, contract and card."""
-    weighed = [weigh(samples, held_out.logits, i) for i in tqdm(range(len(OUTPUTS)), desc="evidence", unit="finding")]
+    outputs = OUTPUTS[:-1]
+    weighed = [weigh(samples, held_out.logits, i) for i in tqdm(range(len(outputs)), desc="evidence", unit="finding")]
     evidence = [e for e, _, _ in weighed]
-    hit, fixed = pointing(samples, held_out.maps)
-    localises = hit.low > LEAST_POINTING
-    findings = {
-        e.key: {
-            "output": OUTPUTS.index(e.key), "evaluated": e.carries, "slope": e.slope, "intercept": e.intercept,
-            "threshold_absent": e.threshold_absent, "threshold_present": e.threshold_present,
-            "localises": e.key == "lung_opacity" and localises,
-        }
-        for e in evidence if e.key != "abnormal"
-    }  # fmt: skip
-    figures = {e.key: {**asdict(e), "evaluated": e.carries} for e in evidence}
     section = {
-        "interpreter": "scores", "input_size": INPUT_SIZE, "findings": findings, "provenance": provenance,
-        "figures": {**figures, "pointing_lung_opacity": asdict(hit), "pointing_best_fixed_cell": asdict(fixed)},
+        "interpreter": "scores", "input_size": INPUT_SIZE,
+        "findings": {e.key: contract_of(e, outputs.index(e.key)) for e in evidence if e.key != "abnormal"},
+        "provenance": provenance, "figures": {e.key: {**asdict(e), "evaluated": e.carries} for e in evidence},
     }  # fmt: skip
     described = metadata(
-        "NIH-14 findings and lung opacity on frontal chest radiographs of adults",
+        "NIH-14 findings on frontal chest radiographs of adults",
         "Raising the reading priority of radiographs in research. Not a medical device, not for diagnosis.",
-        channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(OUTPUTS)},
+        channels=1, size=INPUT_SIZE, outputs={str(i): key for i, key in enumerate(outputs)},
     )  # fmt: skip
-    network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(OUTPUTS)}
+    network_def = {"_target_": "models.networks.FindingsNet", "outputs": len(outputs)}
     write_bundle(bundle, network, {"network_def": network_def}, {**described, "hilum": section})
     plots = (
         plot_intervals(
@@ -190,49 +191,48 @@ def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut,
         ),
         plot_reliability(bundle / "docs" / "reliability.png", {e.key: (t, p) for e, t, p in weighed if e.carries}),
     )
-    write_card(bundle, replace(_card(evidence, (hit, fixed, localises), provenance), plots=plots))
+    write_card(bundle, replace(_card(evidence, provenance), plots=plots))
 
 
-def _card(evidence: Sequence[Evidence], pointed: tuple[Interval, Interval, bool], provenance: dict[str, Any]) -> Card:
-    hit, fixed, localises = pointed
-    rows = [
-        (
-            e.key.replace("_", " "), f"{e.positives} of {e.images}", str(e.auroc), f"{e.shortcut:.3f}",
-            str(e.within_source) if e.within_source else "too few", f"{e.sensitivity:.2f} / {e.specificity:.2f}",
-            f"{e.calibration:.3f}", "yes" if e.carries else "**not evaluated**",
-        )
-        for e in evidence
-    ]  # fmt: skip
+def contract_of(evidence: Evidence, output: int, *, localises: bool = False) -> dict[str, Any]:
+    """What the contract says of a finding."""
+    return {
+        "output": output, "evaluated": evidence.carries, "slope": evidence.slope, "intercept": evidence.intercept,
+        "threshold_absent": evidence.threshold_absent, "threshold_present": evidence.threshold_present,
+        "localises": localises,
+    }  # fmt: skip
+
+
+def row_of(evidence: Evidence) -> tuple[str, ...]:
+    """A line of the card, below `HEADER`."""
+    e = evidence
+    return (
+        e.key.replace("_", " "), f"{e.positives} of {e.images}", str(e.auroc), f"{e.shortcut:.3f}",
+        str(e.within_source) if e.within_source else "too few", f"{e.sensitivity:.2f} / {e.specificity:.2f}",
+        f"{e.calibration:.3f}", "yes" if e.carries else "**not evaluated**",
+    )  # fmt: skip
+
+
+def _card(evidence: Sequence[Evidence], provenance: dict[str, Any]) -> Card:
     eight = sorted((e for e in evidence if e.key in NIH_COLUMNS), key=lambda e: -e.positives)[:8]
     mean8 = np.mean([e.auroc.value for e in eight])
     return Card(
         title="chest_findings",
-        purpose="Scores the 14 findings of NIH ChestX-ray14 and lung opacity (RSNA) on a frontal chest radiograph of "
-        "an adult, and draws boxes around opacities. `abnormal` (any of the 14) is for comparison and not reported.",
+        purpose="Scores the 14 findings of NIH ChestX-ray14 on a frontal chest radiograph of an adult. `abnormal` (any "
+        "of the 14) is for comparison and not reported.",
         data="1,303 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center), labels from reports; "
-        "434 of them with radiologists' opacity labels and boxes (RSNA 2018). Features: SqueezeNet 1.0, trained on "
-        "ImageNet.",
-        header=(
-            "finding",
-            "positives",
-            "AUROC, five folds by patient, 95 % interval",
-            "view + source alone",
-            "within the randomly drawn source",
-            "sensitivity / specificity when called present",
-            "calibration error",
-            "reported",
-        ),
-        rows=rows,
+        "learnt together with lung_opacity, for which radiologists labelled 434 of them (RSNA 2018). The network "
+        "begins as EfficientNet-Lite0 of ImageNet; labels are softened by the scores of a public CheXNet reproduction "
+        "where there are any.",
+        header=HEADER,
+        rows=[row_of(e) for e in evidence],
         notes=(
             f"A finding is reported only if the lower bound of its AUROC is at least {LEAST_AUROC}, with at least "
             f"{LEAST_POSITIVES} positives, it beats a regression on view and source alone, and the threshold from "
             f"which it is called present (specificity {SPECIFICITY:.0%} or a probability of one third, the stricter of "
             f"both) finds at least {LEAST_SENSITIVITY:.0%} of the positives.",
             f"Mean AUROC of the eight most frequent findings: {mean8:.3f}.",
-            f"Opacity boxes: the hottest cell lies in a radiologist's box in {hit} of the pictures with one; boxes are "
-            f"{'drawn' if localises else 'not drawn'}, for which the lower bound must exceed {LEAST_POINTING}. Looking "
-            f"at one and the same best cell, chosen with hindsight, reaches {fixed}: much of the hit rate is where "
-            "opacities usually lie.",
+            "It locates nothing: nobody drew where these findings are, but for a few.",
             "Labels are text-mined and partly wrong. The images come from several collections that differ in disease "
             "and view; the column 'view + source alone' shows how far that leads without looking at the image.",
             "Probabilities are calibrated to the share of each finding in this collection, higher than in a hospital.",

@@ -15,9 +15,10 @@ import torch
 from models.bundle import load_bundle
 from models.findings import BoolMask
 from models.refusal import ImageRefused
-from models.rendering import RenderedImage, network_input
+from models.rendering import FloatImage, Frame, RenderedImage, network_input, resize
 from models.structures import check_lungs, clean
 
+_LUNGS = ("lung_right", "lung_left")
 COMMITTED = Path(__file__).resolve().parent.parent / "models" / "lung_fields"
 
 
@@ -32,16 +33,35 @@ class LungFinder:
 
     def find(self, image: RenderedImage) -> BoolMask | None:
         """Both lungs in one, shape (rows, columns) of the stored image; None where no two plausible ones are found."""
-        contract = self._contract
-        picture, frame = network_input(image, contract.input_size)
+        scores, frame = self._ask(image)
+        if scores is None:
+            return None
+        return frame.mask_to_stored(np.maximum(*(self._of(scores, key) for key in _LUNGS)))
+
+    def aired(self, image: RenderedImage, size: int) -> tuple[BoolMask, ...]:
+        """The patient's right and left lung without the heart before them, on the picture of a network of input `size`.
+
+        Empty where no two plausible lungs are found.
+        """
+        scores, _ = self._ask(image)
+        if scores is None:
+            return ()
+        heart = resize(self._of(scores, "heart").astype(np.float32), size, size) >= 0.5
+        lungs = (resize(self._of(scores, key).astype(np.float32), size, size) >= 0.5 for key in _LUNGS)
+        return tuple(lung & ~heart for lung in lungs)
+
+    def _ask(self, image: RenderedImage) -> tuple[FloatImage | None, Frame]:
+        picture, frame = network_input(image, self._contract.input_size)
         with torch.inference_mode():
             scores = torch.sigmoid(self._network(torch.from_numpy(picture)[None, None]))[0].numpy()
-        right, left = (clean(scores[contract.segments.index(key)]) for key in ("lung_right", "lung_left"))
         try:
-            check_lungs(right, left)
+            check_lungs(*(self._of(scores, key) for key in _LUNGS))
         except ImageRefused:
-            return None
-        return frame.mask_to_stored(np.maximum(right, left))
+            return None, frame
+        return scores, frame
+
+    def _of(self, scores: FloatImage, key: str) -> FloatImage:
+        return clean(scores[self._contract.segments.index(key)])
 
 
 def lung_box(lungs: BoolMask, margin: float) -> tuple[int, int, int, int]:

@@ -241,7 +241,8 @@ def _card(
         "Pictures to be refused: lateral radiographs and CT figures (`view_gate`) and pictures made in code (turned, "
         "inverted, magnified or shuffled chests, clouds, shapes, limbs, sections, pages). Held out: one fifth of the "
         "patients, two fifths for lateral radiographs and CT figures. Hip and tibia radiographs and the unseen "
-        "collections (NIH ChestX-ray14, RSNA normals, Hannover) were never trained on.",
+        "collections (NIH ChestX-ray14, RSNA normals, and what of Hannover is not in `lung_masks`) were never trained "
+        "on.",
         header=("figure", "value, 95 % interval by patient", "images"),
         rows=rows,
         notes=(

@@ -140,8 +140,9 @@ def conclude(data: Path, bundle: Path, network: nn.Module, split: Split, provena
 def _unseen_frontals(data: Path) -> list[npt.NDArray[np.float32]]:
     """Pictures of collections that no part of the training uses, evenly drawn from each."""
     paths: list[Path] = []
+    drawn = {record.image.stem for record in read_structures(data)}  # some of Hannover's pictures lie in lung_masks
     for folder in ("nih_chestxray14/images", "hannover_covid/images"):
-        paths += _evenly(sorted((data / folder).glob("*.jpg")), UNSEEN)
+        paths += _evenly(sorted(p for p in (data / folder).glob("*.jpg") if p.stem not in drawn), UNSEEN)
     normals = data / "adult_normals_224" / "labels.csv"
     paths += [record.image for record in read_adult_normals(data, UNSEEN)] if normals.exists() else []
     return [

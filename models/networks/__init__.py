@@ -6,10 +6,12 @@ The rule: a bundle names what stands here, as ``models.networks.FindingsNet``; w
 from __future__ import annotations
 
 from models.networks.anchor_boxes import AnchorBoxes
+from models.networks.efficientnet_lite import EfficientNetLite
 from models.networks.encoder_unet import EncoderUNet
-from models.networks.findings import FindingsNet, OpacityHead
+from models.networks.findings import FindingsNet, OpacityHead, OpacityNet
 from models.networks.gate import GateNet
 from models.networks.heat_detector import Detections, HeatDetector, decode
+from models.networks.lite_unet import LiteUNet
 from models.networks.mirrored import Mirrored
 from models.networks.pyramid import PyramidFeatures
 from models.networks.squeezenet import Fire, SqueezeNetTrunk
@@ -21,13 +23,16 @@ __all__ = [
     "AnchorBoxes",
     "DenseNetFeatures",
     "Detections",
+    "EfficientNetLite",
     "EncoderUNet",
     "FindingsNet",
     "Fire",
     "GateNet",
     "HeatDetector",
+    "LiteUNet",
     "Mirrored",
     "OpacityHead",
+    "OpacityNet",
     "PyramidFeatures",
     "ResNetFeatures",
     "SqueezeNetFeatures",

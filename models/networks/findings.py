@@ -1,4 +1,4 @@
-"""Findings of one radiograph, each with the map that decided."""
+"""Findings of one radiograph, and opacities, each with the map that decided."""
 
 from __future__ import annotations
 
@@ -8,43 +8,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.networks.squeezenet import Fire, SqueezeNetTrunk
+from models.networks.efficientnet_lite import EfficientNetLite
 
 
 class FindingsNet(nn.Module):
-    """One trunk, one map for each finding, and a second look for lung opacities.
+    """One trunk and one map for each finding.
 
     The logit of a finding is the mean of its map, so that the map shows what decided (class activation map, Zhou et
-    al., CVPR 2016). Opacities have a convolutional head of their own that was trained with boxes, so that what it
-    marks can be drawn; its output is the last one.
+    al., CVPR 2016).
     """
 
-    CHANNELS = 1024
-
-    def __init__(self, outputs: int, hidden: int = 64) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.trunk = SqueezeNetTrunk()
-        self.fire9 = Fire(512, 64, 256)
-        self.centre = nn.Buffer(torch.zeros(self.CHANNELS))
-        self.scale = nn.Buffer(torch.ones(self.CHANNELS))
-        self.findings = nn.Conv2d(self.CHANNELS, outputs - 1, 1)
-        self.opacity = OpacityHead(self.CHANNELS, hidden)
-
-    def features(self, x: Tensor) -> Tensor:
-        """From (n, 1, h, w), 0 to 1, to standardised features (n, 1024, h / 16, w / 16)."""
-        low = self.trunk(x)
-        both = torch.cat((low, self.fire9(low)), 1)
-        return (both - self.centre[:, None, None]) / self.scale[:, None, None]
+        self.trunk = EfficientNetLite()
+        self.findings = nn.Conv2d(self.trunk.MIDDLE + self.trunk.TOP, outputs, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """From (n, 1, h, w) to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
-        features = self.features(x)
-        maps = self.findings(features)
-        opacity_logit, opacity_map = self.opacity(features)
-        return {
-            "logits": torch.cat((maps.mean((2, 3)), opacity_logit[:, None]), 1),
-            "maps": torch.cat((maps, opacity_map[:, None]), 1),
-        }
+        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
+        middle, top = self.trunk(x)
+        maps = self.findings(torch.cat((middle, _enlarged(top)), 1))
+        return {"logits": maps.mean((2, 3)), "maps": maps}
+
+
+class OpacityNet(nn.Module):
+    """One trunk and a head that marks lung opacities.
+
+    Parameters
+    ----------
+    cells
+        Of the side of a map: a 16th of the picture's.
+    """
+
+    def __init__(self, cells: int = 20, hidden: int = 64) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite()
+        self.reduce = nn.Conv2d(self.trunk.TOP, 2 * hidden, 1)
+        self.opacity = OpacityHead(self.trunk.MIDDLE + 2 * hidden, hidden, cells)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, 1) and ``maps`` (n, 1, h / 16, w / 16)."""
+        middle, top = self.trunk(x)
+        logit, heat = self.opacity(torch.cat((middle, _enlarged(functional.relu6(self.reduce(top)))), 1))
+        return {"logits": logit[:, None], "maps": heat[:, None]}
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear")
 
 
 class OpacityHead(nn.Module):
@@ -54,7 +63,7 @@ class OpacityHead(nn.Module):
     map is the sum of what is seen in a cell and of how often opacities lie there (`place`): both are evidence.
     """
 
-    def __init__(self, channels: int, hidden: int, cells: int = 19) -> None:
+    def __init__(self, channels: int, hidden: int, cells: int) -> None:
         super().__init__()
         self.place = nn.Parameter(torch.zeros(cells, cells))
         self.reduce = nn.Conv2d(channels, hidden, 1)

@@ -174,7 +174,8 @@ def test_the_site_s_own_models_and_what_it_chose_are_copied_too(
     new = restored(tmp_path / "new")
     chosen = Activation(new.active_models).choice.bundles(registry_of(new), new.bundles)
     assert [bundle.title for bundle in chosen] == [
-        "pixel_gate 0.1.0", "lung_fields 0.2.0", "chest_findings 0.1.0", "covid_appearance 1.0.0",
+        "pixel_gate 0.1.0", "lung_fields 0.2.0", "chest_findings 0.1.0", "lung_opacity 0.1.0",
+        "covid_appearance 1.0.0",
     ]  # fmt: skip
     assert chosen[1].folder.is_relative_to(new.home)
     assert chosen[1].load().identity == own.load().identity

@@ -24,7 +24,7 @@ from orthanc_plugin.commands.show import show
 from orthanc_plugin.credentials import load_credentials
 
 pytestmark = pytest.mark.node
-ALL = "pixel_gate lung_fields chest_findings covid_appearance"
+ALL = "pixel_gate lung_fields chest_findings lung_opacity covid_appearance"
 
 
 @contextmanager
@@ -99,6 +99,7 @@ def test_other_models_make_a_new_result_that_names_the_old_one_and_going_back_ma
         assert len(predecessors_of(text)) == 1
         assert {f.model for f in read_study(running.objects(uid)).findings} - {None} == {
             "chest_findings",
+            "lung_opacity",
             "covid_appearance",
         }
     with node_with(tmp_path, "pixel_gate lung_fields") as running:

@@ -1,6 +1,6 @@
 """Writes the golden numbers of this folder with the published implementations themselves.
 
-They are needed here and nowhere else: torchxrayvision and torchvision installed, and a checkout of
+They are needed here and nowhere else: torchxrayvision, torchvision, efficientnet_lite_pytorch, and a checkout of
 facebookresearch/dino, whose ``vision_transformer.py`` is imported::
 
     python tests/training/golden/make_golden.py CHECKOUT_OF_DINO
@@ -37,6 +37,7 @@ def main(dino: Path) -> None:
     _preprocessing()
     _chexnet()
     _dino(dino)
+    _efficientnet_lite()
 
 
 def _torchxrayvision() -> None:
@@ -113,6 +114,18 @@ def _dino(checkout: Path) -> None:
         with torch.inference_mode():
             outputs[f"class_token_{height}_{width}"] = network(pictures).numpy()
     Golden(shapes, outputs).write("dino_small")
+
+
+def _efficientnet_lite() -> None:
+    """Its last features, one channel in 64, of pictures in the range that its weights were trained for."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    shapes = _fill(network.eval())
+    pictures = torch.from_numpy(random_pictures(SEED, (2, 1, 320, 256), -0.99, 1.0)).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        features = network.extract_features(pictures)[:, ::64]
+    Golden(shapes, {"features": features.numpy()}).write("efficientnet_lite0")
 
 
 def _fill(network: nn.Module, gain: float = GAIN) -> dict[str, tuple[int, ...]]:
