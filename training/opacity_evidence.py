@@ -149,7 +149,7 @@ def _card(
         purpose="Scores lung opacity on a frontal chest radiograph of an adult, and draws boxes around opacities.",
         data="434 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center) with radiologists' opacity "
         "labels and boxes (RSNA Pneumonia Detection Challenge 2018); learnt together with chest_findings on 1,303. The "
-        "network begins as EfficientNet-Lite0 of ImageNet.",
+        "network begins as EfficientNet-Lite0 of ImageNet (TensorFlow's weights, Apache 2.0).",
         header=HEADER,
         rows=[row_of(evidence)],
         notes=(

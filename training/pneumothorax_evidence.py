@@ -143,7 +143,7 @@ def _card(
         data="NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center). Trained on pictures without one, into "
         "half of which one is drawn by code after its signs on upright films; judged on every labelled picture and on "
         "a third of the other patients, none of whom was trained on. The network begins as EfficientNet-Lite0 of "
-        "ImageNet; lungs are those of lung_fields.",
+        "ImageNet (TensorFlow's weights, Apache 2.0); lungs are those of lung_fields.",
         header=("finding", "positives", "AUROC, 95 % interval", "view + source alone",
                 "within the randomly drawn source", "sensitivity / specificity when called present",
                 "calibration error", "reported"),
