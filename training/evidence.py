@@ -222,8 +222,8 @@ def _card(evidence: Sequence[Evidence], provenance: dict[str, Any]) -> Card:
         "of the 14) is for comparison and not reported.",
         data="1,303 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center), labels from reports; "
         "learnt together with lung_opacity, for which radiologists labelled 434 of them (RSNA 2018). The network "
-        "begins as EfficientNet-Lite0 of ImageNet (TensorFlow's weights, Apache 2.0); labels are softened by the scores "
-        "of a public CheXNet reproduction where there are any.",
+        "begins as EfficientNet-Lite0 of ImageNet (TensorFlow's weights, Apache 2.0); labels are softened by the "
+        "scores of a public CheXNet reproduction where there are any.",
         header=HEADER,
         rows=[row_of(e) for e in evidence],
         notes=(
