@@ -33,35 +33,33 @@ class LungFinder:
 
     def find(self, image: RenderedImage) -> BoolMask | None:
         """Both lungs in one, shape (rows, columns) of the stored image; None where no two plausible ones are found."""
-        scores, frame = self._ask(image)
-        if scores is None:
-            return None
-        return frame.mask_to_stored(np.maximum(*(self._of(scores, key) for key in _LUNGS)))
+        outlines, frame = self._ask(image)
+        return frame.mask_to_stored(np.maximum(*(outlines[key] for key in _LUNGS))) if outlines else None
 
     def aired(self, image: RenderedImage, size: int) -> tuple[BoolMask, ...]:
         """The patient's right and left lung without the heart before them, on the picture of a network of input `size`.
 
         Empty where no two plausible lungs are found.
         """
-        scores, _ = self._ask(image)
-        if scores is None:
+        outlines, _ = self._ask(image)
+        if not outlines:
             return ()
-        heart = resize(self._of(scores, "heart").astype(np.float32), size, size) >= 0.5
-        lungs = (resize(self._of(scores, key).astype(np.float32), size, size) >= 0.5 for key in _LUNGS)
+        heart, *lungs = (resize(outlines[key], size, size) >= 0.5 for key in ("heart", *_LUNGS))
         return tuple(lung & ~heart for lung in lungs)
 
-    def _ask(self, image: RenderedImage) -> tuple[FloatImage | None, Frame]:
+    def _ask(self, image: RenderedImage) -> tuple[dict[str, FloatImage], Frame]:
+        """Cleaned scores by segment, none where no two plausible lungs are found."""
         picture, frame = network_input(image, self._contract.input_size)
         with torch.inference_mode():
             scores = torch.sigmoid(self._network(torch.from_numpy(picture)[None, None]))[0].numpy()
+        outlines = {
+            key: clean(one).astype(np.float32) for key, one in zip(self._contract.segments, scores, strict=True)
+        }
         try:
-            check_lungs(*(self._of(scores, key) for key in _LUNGS))
+            check_lungs(*(outlines[key] for key in _LUNGS))
         except ImageRefused:
-            return None, frame
-        return scores, frame
-
-    def _of(self, scores: FloatImage, key: str) -> FloatImage:
-        return clean(scores[self._contract.segments.index(key)])
+            return {}, frame
+        return outlines, frame
 
 
 def lung_box(lungs: BoolMask, margin: float) -> tuple[int, int, int, int]:

@@ -21,7 +21,16 @@ from models.masks import image_logits, outlined
 from models.networks import LiteUNet
 from training.card import Card, Table, metadata, plot_intervals, plot_reliability, write_card
 from training.data import FindingRecord, split_patients
-from training.evidence import FOLDS, LEAST_AUROC, LEAST_POSITIVES, Evidence, weigh_scores
+from training.evidence import (
+    FOLDS,
+    HEADER,
+    LEAST_AUROC,
+    LEAST_POSITIVES,
+    Evidence,
+    contract_of,
+    row_of,
+    weigh_scores,
+)
 from training.metrics.intervals import Interval
 from training.metrics.overlap import MaskFigures, mask_figures, score_mask
 from training.metrics.scores import auroc
@@ -68,11 +77,7 @@ def write(bundle: Path, network: LiteUNet, held_out: HeldOut, provenance: dict[s
     )
     section = {
         "interpreter": "masks", "input_size": INPUT_SIZE,
-        "findings": {KEY: {
-            "output": 0, "evaluated": evidence.carries, "slope": evidence.slope, "intercept": evidence.intercept,
-            "threshold_absent": evidence.threshold_absent, "threshold_present": evidence.threshold_present,
-            "localises": False,  # nobody has drawn a real one
-        }},
+        "findings": {KEY: contract_of(evidence, 0)},  # it does not localise: nobody has drawn a real one
         "masks": asdict(READING), "provenance": provenance,
         "figures": {KEY: {**asdict(evidence), "evaluated": evidence.carries}, "drawn": asdict(on_drawn)},
     }  # fmt: skip
@@ -119,12 +124,6 @@ def _card(
     baseline: tuple[Interval, Interval, int] | None,
     provenance: dict[str, Any],
 ) -> Card:
-    row = (
-        KEY, f"{evidence.positives} of {evidence.images}", str(evidence.auroc), f"{evidence.shortcut:.3f}",
-        str(evidence.within_source) if evidence.within_source else "too few",
-        f"{evidence.sensitivity:.2f} / {evidence.specificity:.2f}", f"{evidence.calibration:.3f}",
-        "yes" if evidence.carries else "**not evaluated**",
-    )  # fmt: skip
     drawn = Table(
         "On pictures into which one was drawn, of held-out patients: no evidence of anything real",
         ("figure", "value, 95 % interval"),
@@ -144,10 +143,8 @@ def _card(
         "half of which one is drawn by code after its signs on upright films; judged on every labelled picture and on "
         "a third of the other patients, none of whom was trained on. The network begins as EfficientNet-Lite0 of "
         "ImageNet (TensorFlow's weights, Apache 2.0); lungs are those of lung_fields.",
-        header=("finding", "positives", "AUROC, 95 % interval", "view + source alone",
-                "within the randomly drawn source", "sensitivity / specificity when called present",
-                "calibration error", "reported"),
-        rows=[row],
+        header=("finding", "positives", "AUROC, 95 % interval", *HEADER[3:]),
+        rows=[row_of(evidence)],
         notes=(
             f"The finding is reported only if the lower bound of its AUROC is at least {LEAST_AUROC}, with at least "
             f"{LEAST_POSITIVES} positives, and beats a regression on view and source alone.",
