@@ -14,12 +14,13 @@ from other_versions import SHIPPED, edit
 from PIL import Image
 
 from models.bundle import load_bundle
-from models.phantom import chest
+from models.phantom import Pathology, chest
 from tests.bench import bundles, held_out
-from training.data import data_digest, read_other_pictures, read_structures, split_patients
+from training.data import NIH_COLUMNS, data_digest, read_findings, read_other_pictures, read_structures, split_patients
 from training.lung_evidence import Outliner
 from training.lung_samples import load_samples
 from training.metrics import overlap
+from training.pneumothorax import split
 
 SEED = 7
 PATIENTS = [f"p{number}" for number in range(14)]
@@ -115,6 +116,35 @@ def test_the_figures_are_those_of_the_held_out_patients_alone(bundle: Path, data
     written = json.loads((tmp_path / "figures.json").read_text())
     assert [row["value"] for row in written[0]["rows"]] == [row.value for row in found.rows]
     assert found.seconds > 0
+
+
+def test_pneumothorax_is_judged_on_the_patients_that_were_never_trained_on(tmp_path: Path) -> None:
+    folder, listed = tmp_path / "data" / "nih_chestxray14", []
+    for number, patient in enumerate(PATIENTS):
+        ill = number % 4 == 0
+        made = chest(number, rows=512, columns=512, pathologies=[Pathology("pneumothorax", size=0.9)] if ill else [])
+        labels = {name: str(int(ill and key == "pneumothorax")) for key, name in NIH_COLUMNS.items()}
+        listed.append({"file": picture(folder / "images" / f"{patient}.png", made.pixels), "patient_id": patient,
+                       "source_repo": "one", "view": "AP" if number % 2 else "PA", "no_finding": str(int(not ill)),
+                       "rsna_opacity": "", **labels, **{f"teacher_{name}": "" for name in labels}})  # fmt: skip
+    table(folder / "labels.csv", listed)
+    (folder / "boxes_512.csv").write_text("file,source,label,x,y,w,h\n")
+    bundle = tmp_path / "models" / "pneumothorax"
+    shutil.copytree(SHIPPED / "pneumothorax", bundle)
+    records = read_findings(tmp_path / "data")
+    digest = data_digest([*(record.image for record in records), folder / "labels.csv"])
+    edit(bundle, lambda metadata: metadata["hilum"]["provenance"].update(seed=SEED, data_sha256=digest))
+    found = bundles.measure(bundle, tmp_path / "data")
+    assert found.evidence == bundles.HELD_OUT
+    _, tested = split(records, SEED)
+    rows = {row.group: row for row in found.rows}
+    assert rows["all"].images == len(tested) < len(records)
+    assert rows["all"].value is not None
+    assert rows["all"].value > 0.8, "those of phantoms are found"
+    assert rows["view PA"].images == sum(record.view == "PA" for record in tested)
+    assert rows["view AP"].why, "none of them has one"
+    edit(bundle, lambda metadata: metadata["hilum"]["provenance"].update(data_sha256="0" * 64))
+    assert "not those that it was made with" in bundles.measure(bundle, tmp_path / "data").evidence
 
 
 @pytest.mark.parametrize(

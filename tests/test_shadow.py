@@ -65,6 +65,21 @@ def test_a_shadow_of_the_same_weights_agrees_with_what_is_active(found: ImageFin
     assert compare(tmp_path, "lung_fields", "0.1.0").measurements == {"cardiothoracic_ratio": (0.0, 1)}
 
 
+def test_the_shipped_pneumothorax_bundle_says_in_shadow_what_no_report_would(
+    found: ImageFindings, tmp_path: Path
+) -> None:
+    bundle = load_bundle(SHIPPED / "pneumothorax")
+    assert not any(finding.evaluated for finding in bundle.contract.findings), "its evidence does not carry it"
+    beside = Shadows([Shadow.of(bundle, threads=1)], tmp_path)
+    for drawn in ([], [Pathology("pneumothorax", size=0.7)]):
+        beside.remember(RenderedImage(chest(3, rows=1024, columns=1024, pathologies=drawn).pixels), found)
+        assert beside.work()
+    said = [line["findings"]["pneumothorax"] for line in lines(tmp_path, "pneumothorax")]
+    assert [one["evaluated"] for one in said] == [False, False]
+    assert said[1]["probability"] > said[0]["probability"] + 0.1
+    assert all(f.model != "pneumothorax" for f in found.findings)
+
+
 def test_a_gate_in_shadow_says_what_it_sees(found: ImageFindings, tmp_path: Path) -> None:
     beside = Shadows([Shadow.of(load_bundle(SHIPPED / "pixel_gate"), threads=1)], tmp_path)
     beside.remember(IMAGE, found)

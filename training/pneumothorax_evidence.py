@@ -68,7 +68,7 @@ def write(bundle: Path, network: LiteUNet, held_out: HeldOut, provenance: dict[s
     patients = [record.patient for record in records]
     dealt = split_patients(patients, FOLDS, seed)
     labels = np.array([record.labels[KEY] for record in records], np.float32)
-    scores = _scores(held_out.masks)
+    scores = scores_of(held_out.masks)
     folds = np.array([dealt[patient] for patient in patients])
     evidence, truth, probabilities = weigh_scores(KEY, records, folds, labels, scores)
     on_drawn = mask_figures(
@@ -77,7 +77,7 @@ def write(bundle: Path, network: LiteUNet, held_out: HeldOut, provenance: dict[s
     )
     section = {
         "interpreter": "masks", "input_size": INPUT_SIZE,
-        "findings": {KEY: contract_of(evidence, 0)},  # it does not localise: nobody has drawn a real one
+        "findings": {KEY: contract_of(evidence, 0)},  # it does not localise: two are too few to judge by
         "masks": asdict(READING), "provenance": provenance,
         "figures": {KEY: {**asdict(evidence), "evaluated": evidence.carries}, "drawn": asdict(on_drawn)},
     }  # fmt: skip
@@ -97,7 +97,8 @@ def write(bundle: Path, network: LiteUNet, held_out: HeldOut, provenance: dict[s
     write_card(bundle, replace(_card(evidence, on_drawn, baseline, provenance), plots=plots))
 
 
-def _scores(masks: npt.NDArray[np.float16]) -> FloatArray:
+def scores_of(masks: npt.NDArray[np.float16]) -> FloatArray:
+    """The logit of each picture from its outlines, as the node makes it: shape (n,) from (n, 1, h, w)."""
     return np.array([image_logits({"masks": one.astype(np.float32)}, READING)[0] for one in masks], np.float64)
 
 
@@ -148,8 +149,9 @@ def _card(
         notes=(
             f"The finding is reported only if the lower bound of its AUROC is at least {LEAST_AUROC}, with at least "
             f"{LEAST_POSITIVES} positives, and beats a regression on view and source alone.",
-            "No outline is shown: there is no real one to hold it against. The recipes siim_acr_unet_densenet121 and "
-            "siim_acr_unet_resnet34 give whoever has SIIM-ACR Pneumothorax outlines that were judged on real ones.",
+            "No outline is shown: one picture here has a real outline and one a real box, too few to hold it against. "
+            "The recipes siim_acr_unet_densenet121 and siim_acr_unet_resnet34 give whoever has SIIM-ACR Pneumothorax "
+            "outlines that were judged on real ones.",
             "Labels are text-mined and partly wrong: of two labelled pictures that radiologists looked at again, both "
             "were without one. Many positives were treated already; tubes are in the picture, and the network may see "
             "them.",

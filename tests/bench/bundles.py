@@ -35,6 +35,7 @@ HELD_OUT = "held out: measured now, on pictures that the shipped weights never s
 MEASURES: Mapping[str, Callable[[Bundle, Mapping[str, Any], Path], list[Row]]] = {
     "lung_fields": held_out.lung_fields,
     "pixel_gate": held_out.pixel_gate,
+    "pneumothorax": held_out.pneumothorax,
 }
 _CROSS_VALIDATED = "from the card, cross-validated by patient: the shipped weights have seen every picture here"
 # What a card's figures are, where they are all that can be told.

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
+from models.networks import LiteUNet
 from models.pixel_gate import GateContract, interpret
 from training import lung_fields as lungs
 from training import pixel_gate as gate
+from training import pneumothorax as air
 from training.data import (
     BoolArray,
     DataMissing,
@@ -24,6 +26,7 @@ from training.data import (
     data_digest,
     network_pictures,
     read_adult_normals,
+    read_findings,
     read_other_pictures,
     read_structures,
     rows,
@@ -36,6 +39,7 @@ from training.lung_evidence import judge as judge_outlines
 from training.lung_samples import load_samples
 from training.metrics.intervals import Figure, IntArray, Interval, attempt, mean_interval, share_interval
 from training.metrics.scores import auroc
+from training.pneumothorax_evidence import scores_of
 
 UNSEEN_FRONTALS = 400  # of a collection, evenly drawn
 ALL = "all"
@@ -238,6 +242,38 @@ def pixel_gate(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[R
     ):
         group = next(g for g in evidence.groups if g.name == name)
         found += _by_view(group, samples, samples.indices("frontal", folds, source), known, contract)
+    return found
+
+
+def pneumothorax(bundle: Bundle, section: Mapping[str, Any], data: Path) -> list[Row]:
+    """AUROC on the pictures of patients that it never saw, by source and view.
+
+    Raises
+    ------
+    NotHeldOut
+    """
+    if not isinstance(bundle.network, LiteUNet):
+        raise NotHeldOut("it is another network than those that are trained here")
+    provenance, figures = section["provenance"], section["figures"][air.KEY]
+    try:
+        records = [record for record in read_findings(data) if air.KEY in record.labels]
+    except DataMissing as error:
+        raise NotHeldOut(f"{error}") from error
+    _check(provenance, [*(record.image for record in records), data / "nih_chestxray14" / "labels.csv"])
+    _, chosen = air.split(records, provenance["seed"])
+    pictures, _ = network_pictures([record.image for record in chosen], bundle.contract.input_size, air.KEY)
+    scores = scores_of(np.concatenate(list(air.answer(bundle.network, pictures))))
+    truth = np.array([record.labels[air.KEY] for record in chosen])
+    patients = np.array([record.patient for record in chosen], object)
+    groups = {ALL: np.ones(len(chosen), np.bool_)}
+    for kind in ("source", "view"):
+        of_images = np.array([getattr(record, kind) for record in chosen], object)
+        groups |= {f"{kind} {name or 'not known'}": of_images == name for name in sorted(set(of_images))}
+    found = []
+    for group, members in groups.items():
+        area = attempt(partial(auroc, truth[members], scores[members], list(patients[members])))
+        told = {"card": figures["auroc"]["value"], "shortcut": figures["shortcut"]} if group == ALL else {}
+        found.append(row(f"{air.KEY}.auroc", group, int(members.sum()), area, **told))
     return found
 
 
