@@ -23,18 +23,17 @@ from tqdm import tqdm
 
 from models.networks import EfficientNetLite
 from training.augmentation import Augmentation, augment
-from training.averaging import MovingAverage
 from training.backbone import load_efficientnet_lite
 from training.data import FindingRecord, data_digest, network_pictures, read_findings, split_patients
 from training.evidence import CELLS, FOLDS, INPUT_SIZE, OUTPUTS, FloatArray, HeldOut, Samples, write
 from training.findings_learner import FindingsLearner
+from training.fine_tuning import FineTuning, Rates
 from training.opacity_evidence import write_opacity
 
 VIEWS = 6  # the picture itself and five changed copies
 TEACHER_SHARE = 0.5
 BATCH = 16
-TRUNK_RATE, HEAD_RATE, WEIGHT_DECAY = 2e-4, 2e-3, 0.05
-AVERAGE = 0.99  # of the weights, from step to step
+RATES = Rates(trunk=2e-4, head=2e-3, weight_decay=0.05, average=0.99)
 OPACITY_SHARE = 0.3  # of the loss, once for the image and once for the boxes
 AUGMENTATION = Augmentation(
     degrees=8,
@@ -163,16 +162,8 @@ def fit(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     pool, targets = np.flatnonzero(inside), soft_targets(samples)
-    network = begin(trunk, samples, pool)
-    trunk_parameters = [p for p in network.trunk.parameters() if p.requires_grad]
-    own = [p for name, p in network.named_parameters() if not name.startswith("trunk.")]
-    groups: list[dict[str, list[nn.Parameter]]] = [{"params": trunk_parameters}, {"params": own}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    steps = len(pool) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [TRUNK_RATE, HEAD_RATE], total_steps=epochs * steps, pct_start=0.2
-    )
-    average = MovingAverage(network, AVERAGE)
+    network, steps = begin(trunk, samples, pool), len(pool) // BATCH
+    tuning = FineTuning(network, RATES, epochs * steps)
     for _ in tqdm(range(epochs), desc=what, unit="epoch"):
         order = rng.permutation(pool)
         for chosen in np.split(order[: steps * BATCH], steps):
@@ -182,28 +173,20 @@ def fit(
                 logits, heat = network(low.contiguous(memory_format=torch.channels_last))
             marked = samples.boxes[torch.from_numpy(views), torch.from_numpy(chosen)]
             loss = loss_of(logits.float(), heat.float(), torch.from_numpy(targets[chosen]), marked)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-            average.update()
-    network.load_state_dict(average.state)
-    return network.eval()
+            tuning.step(loss)
+    tuning.finish()
+    return network
 
 
 def begin(trunk: EfficientNetLite, samples: Samples, pool: npt.NDArray[np.int_]) -> FindingsLearner:
     """A network that knows how often each finding is there, and where opacities lie, but has looked at no picture."""
     network = FindingsLearner(len(OUTPUTS) - 1, CELLS)
     network.trunk.load_state_dict(trunk.state_dict())
-    for parameter in (*network.trunk.stem.parameters(), *network.trunk.blocks[: network.trunk.LOW_BLOCKS].parameters()):
-        parameter.requires_grad_(False)
     share = torch.from_numpy(np.nanmean(samples.truth[pool, :-1], 0))
     network.findings.weight.data.normal_(0.0, 0.005)
     network.findings.bias = nn.Parameter(torch.logit(share))
     labelled = pool[~np.isnan(samples.truth[pool, -1])]
     network.opacity.place.data.copy_(place_of(samples.boxes[0, torch.from_numpy(labelled)]))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

@@ -25,9 +25,9 @@ from models.findings import BoolMask
 from models.networks import EfficientNetLite, LiteUNet
 from models.rendering import network_input, render_picture
 from training.augmentation import Augmentation, augment
-from training.averaging import MovingAverage
 from training.backbone import load_efficientnet_lite
 from training.data import FindingRecord, data_digest, read_findings, split_patients
+from training.fine_tuning import FineTuning, Rates
 from training.lung_crop import LungFinder
 from training.pneumothorax_evidence import INPUT_SIZE, HeldOut, write
 from training.synthetic_pneumothorax import draw_distractor, draw_pneumothorax
@@ -37,7 +37,7 @@ FOLDS, TESTED = 3, (0,)  # of the patients without one: as many are kept for the
 VIEWS = 5  # drawings of each picture
 DRAWN, DISTRACTED = 0.5, 0.4  # shares of the views
 BATCH = 8
-TRUNK_RATE, HEAD_RATE, WEIGHT_DECAY, AVERAGE = 1e-4, 1e-3, 0.02, 0.99
+RATES = Rates(trunk=1e-4, head=1e-3, weight_decay=0.02, average=0.99)
 AUGMENTATION = Augmentation(
     degrees=8,
     log_scale=0.15,
@@ -178,23 +178,11 @@ def fit(network: LiteUNet, lessons: Lessons, *, epochs: int, seed: int) -> None:
     """Train further from the trunk's middle on; the network then holds the moving average of its weights."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    first = (network.trunk.stem, *network.trunk.blocks[: network.trunk.LOW_BLOCKS])
-    for parameter in (parameter for part in first for parameter in part.parameters()):
-        parameter.requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert network.outlines.bias is not None  # noqa: S101  (it has one)
     nn.init.constant_(network.outlines.bias, -4.0)  # air is rare
-    trunk = [p for p in network.trunk.parameters() if p.requires_grad]
-    own = [p for name, p in network.named_parameters() if not name.startswith("trunk.")]
-    groups: list[dict[str, list[nn.Parameter]]] = [{"params": trunk}, {"params": own}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     count = len(lessons.air)
     steps = count // VIEWS // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [TRUNK_RATE, HEAD_RATE], total_steps=epochs * steps, pct_start=0.2
-    )
-    average = MovingAverage(network, AVERAGE)
-    network.train()
+    tuning = FineTuning(network, RATES, epochs * steps)
     for _ in tqdm(range(epochs), desc="pneumothorax", unit="epoch"):
         for chosen in np.split(rng.permutation(count)[: steps * BATCH], steps):
             fine, low, air = (
@@ -206,14 +194,8 @@ def fit(network: LiteUNet, lessons: Lessons, *, epochs: int, seed: int) -> None:
                     low.contiguous(memory_format=torch.channels_last),
                 )
             loss = loss_of(logits[:, 0].float(), air)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-            average.update()
-    network.load_state_dict(average.state)
-    network.eval()
+            tuning.step(loss)
+    tuning.finish()
 
 
 def loss_of(logits: Tensor, air: Tensor) -> Tensor:
