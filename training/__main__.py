@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.name:
         parser.error("name a bundle or a recipe; --list tells them")
     torch.set_num_threads(options.threads)
+    if options.out and options.name in _LEARNT_WITH:
+        first = _LEARNT_WITH[options.name]
+        parser.error(f"{options.name} is written beside {first}: ./hilum train {first} --out DIR")
     options.name = _LEARNT_WITH.get(options.name, options.name)
     try:
         told = _train_bundle(options) if options.name in _EPOCHS else _follow(options)
@@ -161,18 +164,16 @@ def _train_bundle(options: argparse.Namespace) -> str:
         lung_fields.train(data, out, epochs=epochs, seed=seed)
     elif options.name == "chest_findings":
         from training import chest_findings
-        from training.backbone import published_efficientnet_lite
 
-        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        weights = options.weights or _efficientnet_lite()
         kept = _REPOSITORY / "runs" / options.name
         if not options.resume:
             shutil.rmtree(kept, ignore_errors=True)
         chest_findings.train(data, out, weights, kept, epochs=epochs, seed=seed)
     elif options.name == "pneumothorax":
         from training import pneumothorax
-        from training.backbone import published_efficientnet_lite
 
-        weights = options.weights or published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
+        weights = options.weights or _efficientnet_lite()
         pneumothorax.train(data, out, weights, epochs=epochs, seed=seed)
     else:
         from training import pixel_gate
@@ -180,6 +181,12 @@ def _train_bundle(options: argparse.Namespace) -> str:
         weights = options.weights or _SHARED / "weights" / "squeezenet1_0_imagenet_decoded.pt"
         pixel_gate.train(data, out, weights, epochs=epochs, seed=seed)
     return f"{out} is written; its card is docs/README.md"
+
+
+def _efficientnet_lite() -> Path:
+    from training.backbone import published_efficientnet_lite
+
+    return published_efficientnet_lite(_REPOSITORY / ".cache" / "weights")
 
 
 def _positive(text: str) -> int:

@@ -171,6 +171,12 @@ def test_nothing_named_is_a_usage_error() -> None:
         called()
 
 
+def test_what_is_written_beside_another_has_no_folder_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        called("lung_opacity", "--out", "somewhere")
+    assert "./hilum train chest_findings --out DIR" in capsys.readouterr().err
+
+
 def test_a_run_goes_by_default_where_git_does_not_look() -> None:
     ignored = (Path(run.__file__).parent.parent / ".gitignore").read_text().splitlines()
     assert "/runs/" in ignored
