@@ -59,6 +59,8 @@ class FindingContract:
         Probabilities: below the first absent, from the second present, between them undetermined.
     localises
         Whether boxes drawn from this output's map were shown to lie on the finding.
+    outline_from
+        Value of the map from which what lies in a lung belongs to the finding's outline; None where none is shown.
     """
 
     key: str
@@ -69,6 +71,7 @@ class FindingContract:
     threshold_absent: float = 0.5
     threshold_present: float = 0.5
     localises: bool = False
+    outline_from: float | None = None
 
 
 @dataclass(frozen=True)

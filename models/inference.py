@@ -231,8 +231,9 @@ def _told(
         return _Told(*masks.interpret(output, frame, reading=reading, **common))
     if isinstance(reading, BoxContract):
         return _Told(boxes.interpret(output, frame, reading=reading, **common))
-    said, saliency = scores.interpret(output["logits"], output.get("maps"), frame, **common)
-    return _Told(said, saliency=saliency)
+    maps = output.get("maps")
+    said, saliency = scores.interpret(output["logits"], maps, frame, **common)
+    return _Told(said, () if maps is None else scores.outlines(said, maps, frame, **common), saliency)
 
 
 class _Answer:

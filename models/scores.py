@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from models.bundle import FindingContract
 from models.calls import calibrate, called
-from models.findings import MIDLINE, Finding, FindingState, Region, SaliencyMap, SegmentMask
+from models.findings import MIDLINE, BoolMask, Finding, FindingState, Region, SaliencyMap, SegmentMask
 from models.places import midline, region_of, together
 from models.rendering import Frame, resize
 
@@ -70,6 +70,43 @@ def interpret(
                 saliency.append(SaliencyMap(c.key, _saliency(heat, frame), model))
         findings.append(finding)
     return tuple(findings), tuple(saliency)
+
+
+def outlines(
+    findings: Sequence[Finding],
+    maps: FloatArray,
+    frame: Frame,
+    *,
+    contract: Sequence[FindingContract],
+    segments: Sequence[SegmentMask],
+    model: str,
+) -> tuple[SegmentMask, ...]:
+    """What of the lungs each finding takes up that is called present: one segment for each that has pixels.
+
+    Parameters
+    ----------
+    findings
+        From `interpret`, one for each of `contract`.
+    maps
+        Shape (outputs, h, w).
+    segments
+        Without both lungs there is nothing to outline in.
+    """
+    lungs = [s.mask for s in segments if s.key in ("lung_right", "lung_left")]
+    if len(lungs) != 2:
+        return ()
+    shown = []
+    for c, finding in zip(contract, findings, strict=True):
+        if c.outline_from is not None and finding.state is FindingState.PRESENT:
+            mask = outline(maps[c.output], frame, c.outline_from, np.logical_or(*lungs))
+            if mask.any():
+                shown.append(SegmentMask(c.key, mask, model))
+    return tuple(shown)
+
+
+def outline(heat: FloatArray, frame: Frame, least: float, lungs: BoolMask) -> BoolMask:
+    """Where a map reaches `least` within the lungs: shape (rows, columns) of the stored image, as `lungs`."""
+    return np.asarray(frame.mask_to_stored(resize(heat, frame.size, frame.size), least) & lungs)
 
 
 def relative(heat: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,7 +17,7 @@ from models.findings import FindingState, Laterality, SegmentMask, View
 from models.hanging import Hanging
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
-from models.scores import boxes_of, interpret, relative
+from models.scores import boxes_of, interpret, outlines, relative
 
 CONTRACT = FindingContract(
     "lung_opacity",
@@ -151,3 +152,39 @@ def test_the_diameters_of_heart_and_thorax_lie_on_the_same_grid(hanging: Hanging
     for line in ratio.lines:
         numbers = np.array([line.x0, line.y0, line.x1, line.y1])
         assert (numbers * 16 == np.round(numbers * 16)).all()
+
+
+def lungs(rows: int = 400, columns: int = 300) -> tuple[SegmentMask, SegmentMask]:
+    """The left and the right third of the picture, in its middle rows."""
+    made = []
+    for key, across in (("lung_right", slice(0, columns // 3)), ("lung_left", slice(2 * columns // 3, columns))):
+        mask = np.zeros((rows, columns), np.bool_)
+        mask[rows // 4 : 3 * rows // 4, across] = True
+        made.append(SegmentMask(key, mask, "lung_fields"))
+    return made[0], made[1]
+
+
+def test_an_outline_is_what_of_the_lungs_a_present_finding_takes_up() -> None:
+    contract = [replace(CONTRACT, outline_from=0.3)]
+    maps = np.zeros((1, 20, 20), np.float32)
+    maps[0, :10] = 1.0  # the upper half of the picture
+    common = {"contract": contract, "segments": lungs(), "model": "m"}
+    present, _ = interpret(np.array([9.0]), maps, FRAME, **common)
+    (shown,) = outlines(present, maps, FRAME, **common)
+    expected = np.logical_or(*(segment.mask for segment in lungs()))
+    expected[210:] = False
+    assert (shown.key, shown.model) == ("lung_opacity", "m")
+    assert not shown.mask[~np.logical_or(*(segment.mask for segment in lungs()))].any()
+    assert np.count_nonzero(shown.mask ^ expected) < 0.06 * np.count_nonzero(expected)
+
+
+@pytest.mark.parametrize("why", ["absent", "not in the contract", "one lung", "outside the lungs"])
+def test_no_outline_is_shown_without_need(why: str) -> None:
+    contract = [replace(CONTRACT, outline_from=None if why == "not in the contract" else 0.3)]
+    maps = np.ones((1, 20, 20), np.float32)
+    if why == "outside the lungs":
+        maps[0, :, :] = 0.0
+        maps[0, :3] = 1.0
+    common = {"contract": contract, "segments": lungs()[: 1 if why == "one lung" else 2], "model": "m"}
+    findings, _ = interpret(np.array([-9.0 if why == "absent" else 9.0]), maps, FRAME, **common)
+    assert outlines(findings, maps, FRAME, **common) == ()

@@ -183,8 +183,8 @@ def _marked(text: str) -> Markup:
 
 def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[str, float], gate: float) -> Path:
     """AUROC of each finding with its interval, the shortcut baseline beside it and the gate as a line."""
-    figure, (axis,) = figure_of(1, width=7.0, height=5.0)
     keys = sorted(intervals, key=lambda key: intervals[key].value)
+    figure, (axis,) = figure_of(1, width=7.0, height=1.2 + 0.27 * len(keys))
     for row, key in enumerate(keys):
         found = intervals[key]
         colour = "#2f7fb8" if found.low >= gate else "#8a8a8a"
@@ -193,6 +193,7 @@ def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[
         axis.plot(shortcuts[key], row, "x", color="#c05020")
     axis.axvline(gate, color="black", linestyle="--", linewidth=1)
     axis.set_yticks(range(len(keys)), [key.replace("_", " ") for key in keys])
+    axis.set_ylim(-0.6, len(keys) - 0.4)
     axis.set(xlabel="AUROC on held-out patients (cross: view and source alone; dashed: gate)", xlim=(0.4, 1.0))
     return save(figure, path)
 

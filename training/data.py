@@ -57,6 +57,8 @@ class FindingRecord:
         Finding key to the probability that another model gave.
     boxes
         Finding key to boxes (x, y, width, height) in pixels of the file.
+    outlines
+        Masks of what is opaque in the lungs; none where nobody outlined it.
     """
 
     image: Path
@@ -66,6 +68,7 @@ class FindingRecord:
     labels: dict[str, float]
     teacher: dict[str, float]
     boxes: dict[str, list[tuple[float, float, float, float]]]
+    outlines: tuple[Path, ...] = ()
 
 
 def read_structures(data: Path) -> list[StructureRecord]:
@@ -116,6 +119,20 @@ def read_findings(data: Path) -> list[FindingRecord]:
         image = folder / "images" / row["file"]
         records.append(FindingRecord(image, row["patient_id"], row["source_repo"], row["view"], labels, teacher, found))
     return records
+
+
+def read_outlined_opacities(data: Path) -> list[FindingRecord]:
+    """Radiographs of ``chest_structures`` (all COVID-19) on which ground glass and consolidation were outlined."""
+    folder = data / "chest_structures"
+    outlines: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for row in rows(folder / "masks.csv"):
+        if row["structure"] in ("Ground_Glass_Opacities", "Consolidation"):
+            outlines[row["file"], row["patientid"]].append(folder / "masks" / row["mask"])
+    return [
+        FindingRecord(folder / "images" / file, f"chest_structures-{patient}", "chest_structures", "", {}, {}, {},
+                      tuple(masks))
+        for (file, patient), masks in sorted(outlines.items())
+    ]  # fmt: skip
 
 
 def read_adult_normals(data: Path, limit: int) -> list[FindingRecord]:

@@ -60,15 +60,21 @@ class Samples:
     ----------
     truth, teacher
         Shape (n, outputs): 0 to 1, NaN where nobody said.
-    boxes
-        Shape (views, n, CELLS, CELLS): share of each cell inside an opacity box.
+    opaque
+        Shape (views, n, CELLS, CELLS): share of each cell that lies in an opacity's box or outline.
     """
 
     records: list[FindingRecord]
     fold: npt.NDArray[np.int_]
     truth: npt.NDArray[np.float32]
     teacher: npt.NDArray[np.float32]
-    boxes: Tensor
+    opaque: Tensor
+
+    @property
+    def looked_at(self) -> npt.NDArray[np.bool_]:
+        """Whether somebody drew the opacities of a sample, or said that there are none."""
+        outlined = np.array([bool(record.outlines) for record in self.records])
+        return np.asarray(outlined | ~np.isnan(self.truth[:, -1]))
 
     @property
     def patients(self) -> list[str]:

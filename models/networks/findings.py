@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from models.networks.efficientnet_lite import EfficientNetLite
 
+_SPREAD, _REACH = 1.0, 3  # of a Gaussian over a map, in cells
+
 
 class FindingsNet(nn.Module):
     """One trunk and one map for each finding.
@@ -46,10 +48,21 @@ class OpacityNet(nn.Module):
         self.opacity = OpacityHead(self.trunk.MIDDLE + 2 * hidden, hidden, cells)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, 1) and ``maps`` (n, 1, h / 16, w / 16)."""
+        """From (n, 1, h, w), 0 to 1, to ``logits`` (n, 1) and ``maps`` (n, 1, h / 16, w / 16), shares of each cell."""
         middle, top = self.trunk(x)
         logit, heat = self.opacity(torch.cat((middle, _enlarged(functional.relu6(self.reduce(top)))), 1))
-        return {"logits": logit[:, None], "maps": heat[:, None]}
+        return {"logits": logit[:, None], "maps": shares(heat)[:, None]}
+
+
+def shares(heat: Tensor) -> Tensor:
+    """How much of each cell is opaque: a map of `OpacityHead`, (n, h, w), as 0 to 1, each cell with its neighbours.
+
+    One cell alone is often an edge or a rib; the middle of what is hot all around is what lies in an opacity.
+    """
+    weights = torch.exp(-(torch.arange(-_REACH, _REACH + 1, device=heat.device) ** 2) / (2 * _SPREAD**2))
+    kernel = (weights[:, None] * weights)[None, None] / weights.sum() ** 2
+    padded = functional.pad(heat.sigmoid()[:, None], (_REACH,) * 4, mode="replicate")
+    return functional.conv2d(padded, kernel.to(heat.dtype))[:, 0]
 
 
 def _enlarged(x: Tensor) -> Tensor:
