@@ -75,9 +75,13 @@ def append(folder: Path, entries: Sequence[dict[str, Any]], *, longest: int) -> 
             line = json.dumps({"n": number, "previous": digest, **entry}, ensure_ascii=True).encode()
             digest = _digest(line)
             lines.append(line + b"\n")
-        _write(file, b"".join(lines))
+        before = _write(file, b"".join(lines))
         end = Place(number, digest)
-        _note_head(folder, end)
+        try:
+            _note_head(folder, end)
+        except OSError:
+            os.truncate(file, before)
+            raise
         return end
 
 
@@ -198,7 +202,8 @@ def _tail(opened: Any) -> bytes:
     return content
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: bytes) -> int:
+    """Append, and return how long the file was before."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         before = os.fstat(descriptor).st_size
@@ -210,6 +215,7 @@ def _write(file: Path, content: bytes) -> None:
         except OSError:
             os.ftruncate(descriptor, before)
             raise
+        return before
     finally:
         os.close(descriptor)
 
