@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import subprocess
 import sys
@@ -248,15 +248,13 @@ def test_a_batch_that_did_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     try:
         folder = small / "audit"
         written = 0
-        try:
-            while True:
+        with contextlib.suppress(OSError):
+            while written < 10_000:
                 audit_files.append(folder, entries(20), longest=LONG)
                 written += 20
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
         found = audit_files.verify(folder)
         assert (found.lines, found.faults) == (written, ())
-        assert written > 100
+        assert 100 < written < 10_000
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -61,7 +61,7 @@ class LoginPage:
     def _log_in(self, request: Request) -> Response:
         if len(request.body) > _LONGEST_FORM:
             return _page(413, HOME, "This is too long.")
-        fields = parse_qs(request.body.decode("utf-8", "replace"), max_num_fields=10)
+        fields = _fields(request.body)
         name, password = (fields.get(field, [""])[0] for field in ("name", "password"))
         way, now, address = way_back(fields.get("next", [""])[0]), self.clock(), request.visitor.who.address
         found = self.logins.by_password(name, password, now)
@@ -125,6 +125,13 @@ def way_back(wanted: str) -> str:
     if len(wanted) > _LONGEST_WAY or not _WAY.fullmatch(wanted) or path.startswith((LOGIN, LOGOUT)):
         return HOME
     return HOME if ".." in path.split("/") else wanted
+
+
+def _fields(body: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+    except ValueError:
+        return {}
 
 
 def _page(status: int, way: str, said: str) -> Response:
