@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_plus
 
 import orthanc
 
@@ -200,14 +201,11 @@ def study_of(level: str, resource: str) -> str:
 
 
 def _request(uri: str, request: dict[str, Any], *, method: str) -> Request:
-    return Request(
-        uri,
-        method,
-        request.get("get") or {},
-        _headers(request),
-        request.get("body") or b"",
-        address=request.get("ip", ""),
-    )
+    path = uri.rstrip("/") or "/"  # Orthanc does so for a route, and not for the filter
+    # it decodes paths and leaves queries as they came
+    query = {unquote_plus(name): unquote_plus(value) for name, value in (request.get("get") or {}).items()}
+    body, address = request.get("body") or b"", request.get("ip", "")
+    return Request(path, method, query, _headers(request), body, address=address)
 
 
 def _headers(request: dict[str, Any]) -> dict[str, str]:
