@@ -186,6 +186,12 @@ def test_a_cookie_that_is_none_of_ours_opens_nothing(house: House, cookie: str) 
     assert house.decide("/dicom-web/studies", cookie=cookie).refusal is Refusal.LOG_IN
 
 
+def test_cookies_of_other_programs_of_this_machine_do_no_harm(house: House) -> None:
+    ours = house.cookie("radiologist.one")
+    jar = f'a={{"x": [1, "y"]}}; b="; c; =; d=é, ü;{ours};e=\x7f'
+    assert house.decide("/dicom-web/studies", cookie=jar).refusal is None
+
+
 def test_the_cookie_is_what_it_must_be(house: House) -> None:
     answer = house.post("radiologist.one", PASSWORD)
     name, *flags = answer.headers["Set-Cookie"].split("; ")

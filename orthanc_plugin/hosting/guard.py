@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -125,11 +124,9 @@ class Guard:
 
     def token(self, headers: Mapping[str, str]) -> str | None:
         """What the session's cookie holds."""
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return None
-        return found.value if found is not None and found.value else None
+        # whatever else another program of this machine put into the jar is not looked at (RFC 6265 5.4)
+        pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+        return next((value for name, _, value in pairs if name == self.cookie and value), None)
 
     def _decide(self, request: Request) -> Visit:
         headers, action = request.headers, action_of(request.method, request.path)
