@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _BEGINNING = "0" * 64
-_HEAD, _LOCK = "head", "lock"
+HEAD, _LOCK = "head", "lock"
 
 
 @dataclass(frozen=True)
@@ -221,19 +221,19 @@ def _write(file: Path, content: bytes) -> int:
 
 
 def _note_head(folder: Path, end: Place) -> None:
-    draft = folder / f".{_HEAD}"
+    draft = folder / f".{HEAD}"
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(f"{end.number} {end.digest}\n")
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(folder / _HEAD)
+    draft.replace(folder / HEAD)
 
 
 def _head(folder: Path) -> Place | None:
     try:
-        number, digest = (folder / _HEAD).read_text("ascii").split()
+        number, digest = (folder / HEAD).read_text("ascii").split()
         return Place(int(number), digest)
     except (OSError, ValueError):
         return None
