@@ -75,6 +75,12 @@ class Settings:
         How long a study is tried again while what it needs (Orthanc, disk space) is away, before quarantine.
     reserve_mb
         MiB kept free for results and ledger: below it new images are refused as out of resources.
+    session_hours
+        How long after the log-in a session ends in any case.
+    session_idle_minutes
+        How long after they last did something somebody is logged out; a page that refreshes itself does not count.
+    audit_mb
+        MB of one file of the audit log; then the next one is begun, and none is ever removed.
     viewer
         Folder of the prepared OHIF files.
     """
@@ -102,6 +108,9 @@ class Settings:
     attempts: int = 5
     deadline_hours: float = 24.0
     reserve_mb: int = 500
+    session_hours: float = 12.0
+    session_idle_minutes: float = 60.0
+    audit_mb: int = 20
     viewer: Path = REPOSITORY / ".cache" / "ohif"
 
     @property
@@ -130,6 +139,21 @@ class Settings:
     def credentials(self) -> Path:
         """The file of user names and passwords, readable by its owner alone."""
         return self.home / "credentials.json"
+
+    @property
+    def users(self) -> Path:
+        """The file of people's accounts: names, roles and hashes of passwords."""
+        return self.home / "users.json"
+
+    @property
+    def sessions(self) -> Path:
+        """The SQLite file of who is logged in."""
+        return self.home / "sessions.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the audit log."""
+        return self.home / "audit"
 
     @property
     def logs(self) -> Path:
@@ -179,6 +203,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "attempts": (1, 100),
     "deadline_hours": (0.01, 8760),
     "reserve_mb": (0, 10_000_000),
+    "session_hours": (0.01, 168),
+    "session_idle_minutes": (0.1, 10_080),
+    "audit_mb": (1, 10_000),
 }
 _CHOICES = {"children": ("refuse", "caution"), "report_language": ("en", "de")}
 _NAMES = {

@@ -27,6 +27,9 @@ from running_node import Node, free_port, start_node
 
 from models.activation import Activation, Choice
 from models.phantom import chest
+from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user, read_users
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, received_of
 from orthanc_plugin.commands import backup as copying
 from orthanc_plugin.commands import modality, node
@@ -281,6 +284,28 @@ def test_passwords_are_copied_only_when_that_is_asked_for(
     (settings.home / "hilum.toml").write_text('ledger_url = """\npostgresql://u:secret@host/db"""\n')
     with pytest.raises(BackupFailed, match="ledger_url in one line"):
         take(settings, tmp_path / "again")
+
+
+def test_the_audit_log_goes_along_and_goes_on(settings: Settings, running: OrthancClient, tmp_path: Path) -> None:
+    for number in range(9):
+        audit_files.append(settings.audit, [{"who": "anna", "action": f"view {number}"}], longest=400)
+    add_user(settings.users, "anna", Role.ADMIN, "correct horse battery", taken=frozenset())
+    for with_credentials in (False, True):
+        copy, home = tmp_path / f"copy-{with_credentials}", tmp_path / f"new-{with_credentials}"
+        take(settings, copy, with_credentials=with_credentials)
+        new = settings_of_copy(home, copy)
+        audit_files.append(new.audit, [{"who": "anna"}], longest=400)
+        found = audit_files.verify(new.audit)
+        assert (found.lines, found.faults) == (10, ())
+        assert set(read_users(new.users)) == ({"anna"} if with_credentials else set())
+        assert {path.stat().st_mode & 0o077 for path in (new.audit, *new.audit.iterdir())} == {0}
+
+
+def settings_of_copy(home: Path, copy: Path) -> Settings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HILUM_HTTP_PORT", str(free_port()))
+        bring_back(home, copy)
+    return restored(home)
 
 
 def test_a_node_is_restored_into_an_empty_folder_only_and_a_failure_leaves_it_empty(
