@@ -21,8 +21,12 @@ from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.filters import Filter, FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
+from orthanc_plugin.ledger.pages import MOST_ROWS, Page
+from orthanc_plugin.ledger.pages import page as ledger_page
+from orthanc_plugin.ledger.reading_order import WaitingLimits
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
@@ -111,7 +115,8 @@ def respond(request: Request, site: Site) -> Response:
     try:
         if name == "api/retry":
             return _retry(request, site, now)
-        if request.method != "GET":
+        searches = name == "api/worklist" and request.method == "POST"
+        if request.method != "GET" and not searches:
             return Response(405, _TEXT, b"Only GET is understood here.\n", {**_NOT_STORED, "Allow": "GET"})
         with site.ledger.read() as db:
             return _answer(name, request, site, db, now)
@@ -129,11 +134,60 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
         picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
         return _thumbnail(report, picture, request.headers.get("if-none-match"))
     if name in ("", "rows", "api/worklist"):
-        listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
         if name == "api/worklist":
-            return _json({"rows": [rows.to_json(row) for row in listed], "research_only": rows.DISCLAIMER})
+            return _worklist(request, site, db, now)
+        listed = [rows.worklist_row(task) for task in _page(site, db, now).rows]
         return _html(page.render_rows if name == "rows" else page.render_page, listed, _status(site, db, now), now)
     return Response(404, _TEXT, b"There is no such page. The worklist is at /hilum/\n", _NOT_STORED)
+
+
+def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
+    """A page of the worklist; what may name a patient comes in the body, for addresses are kept in logs."""
+    given = dict(request.query)
+    if request.method == "POST":
+        given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+    elif "text" in given:
+        return Response(400, _TEXT, b"Send what you search for as POST: an address is kept in logs.\n", _NOT_STORED)
+    try:
+        found = _page(site, db, now, given)
+    except FilterInvalid as error:
+        return Response(400, _TEXT, f"{error}\n".encode(), _NOT_STORED)
+    listed = [rows.to_json(rows.worklist_row(task)) for task in found.rows]
+    return _json(
+        {
+            "rows": listed,
+            "count": found.count.number,
+            "count_is_exact": found.count.exact,
+            "next": found.next or None,
+            "searchable": found.searchable,
+            "research_only": rows.DISCLAIMER,
+        }
+    )
+
+
+def _page(site: Site, db: Connection, now: float, given: Mapping[str, str] | None = None) -> Page:
+    """The page that `sort`, `limit`, `page`, `after` and the fields of a filter ask for.
+
+    Raises
+    ------
+    FilterInvalid
+    """
+    asked = dict(given or {})
+    paging = {name: asked.pop(name, "") for name in ("sort", "after", "limit", "page")}
+    numbers = {name: paging[name] or default for name, default in (("limit", str(MOST_ROWS)), ("page", "1"))}
+    if not all(number.isdecimal() and len(number) < 7 for number in numbers.values()):
+        raise FilterInvalid("limit and page are whole numbers from 1")
+    limit = int(numbers["limit"])
+    return ledger_page(
+        db,
+        Filter.from_fields(asked),
+        now=now,
+        limits=WaitingLimits.of_minutes(site.settings.waiting_limits_minutes),
+        sort=paging["sort"],
+        after=paging["after"],
+        offset=(int(numbers["page"]) - 1) * limit,
+        limit=limit,
+    )
 
 
 def _without_ledger(name: str, site: Site, error: LedgerError, now: float) -> Response:
@@ -230,11 +284,16 @@ def _html(render: Callable[..., str], *given: Any) -> Response:
 def _images(db: Connection, query: Mapping[str, str]) -> Response:
     try:
         study = query.get("study_instance_uid")
-        listed = tasks.reading_order(db) if study is None else tasks.of_study(db, study)
+        listed = _latest(db) if study is None else tasks.of_study(db, study)
         found = rows.matching_images(listed, query)
     except ValueError as error:
         return Response(400, _TEXT, f"{error}\n".encode())
     return _json({"images": found, "research_only": rows.DISCLAIMER})
+
+
+def _latest(db: Connection) -> list[dict[str, Any]]:
+    """The studies that came last."""
+    return ledger_page(db, now=time.time(), sort="-received", limit=MOST_ROWS).rows
 
 
 def _is_report_of(db: Connection, report: str, study: str) -> bool:
