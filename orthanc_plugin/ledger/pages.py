@@ -289,7 +289,7 @@ class _Question:
         return Count(min(max(number, self.offset + found), _COUNTED), False)
 
     def _met(self, finds: str, keys: str) -> str:
-        """A table ``met`` of those that meet all conditions; rows are looked up by their UIDs, whatever has an index."""
+        """A table ``met`` of those that meet all conditions; rows are looked up by UID, whatever has an index."""
         columns = "".join(f", {column}" for column in self._columns())
         holds = " AND ".join(condition.holds for condition in self.asked)
         return f"""
