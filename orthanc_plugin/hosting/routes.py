@@ -25,8 +25,12 @@ from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_ours
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.filters import Filter, FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
+from orthanc_plugin.ledger.pages import MOST_ROWS, Page
+from orthanc_plugin.ledger.pages import page as ledger_page
+from orthanc_plugin.ledger.reading_order import WaitingLimits
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
@@ -90,7 +94,8 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
     try:
         if name == "api/retry":
             return _retry(request, site, now)
-        if request.method != "GET":
+        searches = name == "api/worklist" and request.method == "POST"
+        if request.method != "GET" and not searches:
             return Response(405, TEXT, b"Only GET is understood here.\n", {**NOT_STORED, "Allow": "GET"})
         with site.ledger.read() as db:
             return _answer(name, request, site, db, now)
@@ -115,12 +120,61 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
 
 def _list(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
     _record_view_of_list(name, request, site)
-    listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
     if name == "api/worklist":
-        return _json({"rows": [rows.to_json(row) for row in listed], "research_only": rows.DISCLAIMER})
+        return _worklist(request, site, db, now)
+    listed = [rows.worklist_row(task) for task in _page(site, db, now).rows]
     if name == "rows":
         return _html(page.render_rows(listed, _status(site, db, now), now))
     return _html(page.render_page(listed, _status(site, db, now), now, visitor=_named(request)))
+
+
+def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
+    """A page of the worklist; what may name a patient comes in the body, for addresses are kept in logs."""
+    given = dict(request.query)
+    if request.method == "POST":
+        given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+    elif "text" in given:
+        return Response(400, TEXT, b"Send what you search for as POST: an address is kept in logs.\n", NOT_STORED)
+    try:
+        found = _page(site, db, now, given)
+    except FilterInvalid as error:
+        return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
+    listed = [rows.to_json(rows.worklist_row(task)) for task in found.rows]
+    return _json(
+        {
+            "rows": listed,
+            "count": found.count.number,
+            "count_is_exact": found.count.exact,
+            "next": found.next or None,
+            "searchable": found.searchable,
+            "research_only": rows.DISCLAIMER,
+        }
+    )
+
+
+def _page(site: Site, db: Connection, now: float, given: Mapping[str, str] | None = None) -> Page:
+    """The page that `sort`, `limit`, `page`, `after` and the fields of a filter ask for.
+
+    Raises
+    ------
+    FilterInvalid
+    """
+    asked = dict(given or {})
+    paging = {name: asked.pop(name, "") for name in ("sort", "after", "limit", "page")}
+    numbers = {name: paging[name] or default for name, default in (("limit", str(MOST_ROWS)), ("page", "1"))}
+    if not all(number.isdecimal() and len(number) < 7 for number in numbers.values()):
+        raise FilterInvalid("limit and page are whole numbers from 1")
+    limit = int(numbers["limit"])
+    return ledger_page(
+        db,
+        Filter.from_fields(asked),
+        now=now,
+        limits=WaitingLimits.of_minutes(site.settings.waiting_limits_minutes),
+        sort=paging["sort"],
+        after=paging["after"],
+        offset=(int(numbers["page"]) - 1) * limit,
+        limit=limit,
+    )
 
 
 def _without_ledger(name: str, request: Request, site: Site, error: LedgerError, now: float) -> Response:
@@ -226,11 +280,16 @@ def _html(page: str) -> Response:
 def _images(db: Connection, query: Mapping[str, str]) -> Response:
     try:
         study = query.get("study_instance_uid")
-        listed = tasks.reading_order(db) if study is None else tasks.of_study(db, study)
+        listed = _latest(db) if study is None else tasks.of_study(db, study)
         found = rows.matching_images(listed, query)
     except ValueError as error:
         return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
     return _json({"images": found, "research_only": rows.DISCLAIMER})
+
+
+def _latest(db: Connection) -> list[dict[str, Any]]:
+    """The studies that came last."""
+    return ledger_page(db, now=time.time(), sort="-received", limit=MOST_ROWS).rows
 
 
 def _is_report_of(db: Connection, report: str, study: str) -> bool:

@@ -37,11 +37,13 @@ from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger import filters, marks, tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerUnusable, migrate, open_ledger
 from orthanc_plugin.ledger.dump import dump, load
+from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import PLACE
 from orthanc_plugin.ledger.ownership import load_archive_id
+from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival
 from orthanc_plugin.reading.active_models import registry_of
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
@@ -398,7 +400,7 @@ def test_a_dump_is_one_moment_of_the_ledger_and_fills_only_an_empty_one(tmp_path
     with old.write() as db:  # while it is being dumped
         tasks.enqueue(db, Arrival("2.25.999999"), now=1.0)
     everything = [*first, *lines]
-    assert load(new, everything) == {"tasks": 1200, "facts": 0}
+    assert load(new, everything) == {"tasks": 1200, "facts": 0, "reading_marks": 0, "saved_filters": 0}
     assert rows(new) == [row for row in rows(old) if row["study_instance_uid"] != "2.25.999999"]
     with pytest.raises(LedgerUnusable, match="has tasks already"):
         load(new, everything)
@@ -412,17 +414,26 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
         for n in range(600):
             tasks.enqueue(db, Arrival(f"2.25.{n}", "Ü^Ä", study_description="a\nb"), now=1e9 + n / 3)
         tasks.set_fact(db, "archive", "one")
+        marks.mark_read(db, "2.25.7", "ada", now=1e9 + 2 / 3)
+        marks.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
+        filters.save_filter(db, "ada", filters.NamedFilter("night", filters.Filter(read=False)))
+    loaded = {"tasks": 600, "facts": 1, "reading_marks": 2, "saved_filters": 1}
     with postgres_server() as server:
         server_ledger = open_ledger(server.new_database())
-        assert load(server_ledger, dump(here)) == {"tasks": 600, "facts": 1}
+        assert load(server_ledger, dump(here)) == loaded
         assert sorted(rows(server_ledger), key=_by_uid) == sorted(rows(here), key=_by_uid)
         lines = dump(server_ledger)
         first = [next(lines), next(lines)]
         with server_ledger.write() as db:
             tasks.enqueue(db, Arrival("2.25.0"), now=5e9)
             tasks.enqueue(db, Arrival("2.25.99999"), now=5e9)
-        assert load(open_ledger(there), [*first, *lines]) == {"tasks": 600, "facts": 1}
+        assert load(open_ledger(there), [*first, *lines]) == loaded
         server_ledger.close()
+    with open_ledger(there).read() as db, here.read() as old:
+        assert history(db, "2.25.7") == history(old, "2.25.7")
+        assert filters.saved_filters(db, "ada") == filters.saved_filters(old, "ada")
+        found = page(db, filters.Filter(text="ü ä", read=True), now=1e9).rows  # words are made anew
+        assert [row["study_instance_uid"] for row in found] == ["2.25.7"]
     assert sorted(rows(open_ledger(there)), key=_by_uid) == sorted(rows(here), key=_by_uid)
 
 
