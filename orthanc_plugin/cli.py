@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orthanc_plugin.access.roles import ROLES_OF_PEOPLE
 from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
@@ -201,6 +202,20 @@ def verify(settings: Settings, options: argparse.Namespace) -> int:
     return verify_files(options.paths, as_json=options.json, settings=settings)
 
 
+def users(settings: Settings, options: argparse.Namespace) -> int:
+    """Who may log in, and as what."""
+    from orthanc_plugin.commands.users import users as run
+
+    return run(settings, options, console)
+
+
+def audit(settings: Settings, options: argparse.Namespace) -> int:
+    """Who did what: whether the log is whole, and what it says."""
+    from orthanc_plugin.commands.audit import audit as run
+
+    return run(settings, options, console)
+
+
 def models(settings: Settings, options: argparse.Namespace) -> int:
     """Bundles: which there are, which run, and how to change that."""
     from orthanc_plugin.commands.models import models as run
@@ -252,7 +267,34 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--json", action="store_true", help="one JSON object an image, one line each")
     reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
     _model_commands(_command(commands, "models", models))
+    _user_commands(_command(commands, "users", users))
+    _audit_commands(_command(commands, "audit", audit))
     return parser
+
+
+def _user_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
+    commands.add_parser("list", help="names and roles").add_argument("--json", action="store_true")
+    adding = commands.add_parser("add", help="somebody new; the password is asked for")
+    renewing = commands.add_parser("password", help="another password; sessions end")
+    changing = commands.add_parser("role", help="another role; sessions end")
+    removing = commands.add_parser("remove", help="somebody who may log in no more; sessions end")
+    for command in (adding, renewing, changing, removing):
+        command.add_argument("name", metavar="NAME")
+    adding.add_argument("--role", required=True, choices=[str(role) for role in ROLES_OF_PEOPLE])
+    changing.add_argument("role", choices=[str(role) for role in ROLES_OF_PEOPLE])
+    for command in (adding, renewing):
+        command.add_argument("--generate", action="store_true", help="make a password and print it")
+
+
+def _audit_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
+    commands.add_parser("verify", help="follow the chain of hashes; exit code 1 when something is missing or changed")
+    showing = commands.add_parser("show", help="entries, the oldest first")
+    showing.add_argument("--study", metavar="UID", help="of this study")
+    showing.add_argument("--user", metavar="NAME", help="of this user")
+    showing.add_argument("--since", metavar="TIME", help="2026-11-21, 2026-11-21T08:00, or 90m, 12h, 7d ago")
+    showing.add_argument("--json", action="store_true", help="one JSON object a line, as it is in the file")
 
 
 def _model_commands(parser: argparse.ArgumentParser) -> None:

@@ -7,24 +7,35 @@ used stops the start; a ledger that cannot be used does not (``arrivals``).
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_plus
 
 import orthanc
 
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin import __version__
+from orthanc_plugin.access.accounts import Accounts
+from orthanc_plugin.access.attempts import Attempts
+from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.logins import Logins
+from orthanc_plugin.access.sessions import Sessions
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.free_space import FreeSpace
-from orthanc_plugin.hosting import routes
+from orthanc_plugin.hosting import login, routes
 from orthanc_plugin.hosting.arrivals import Arrivals
+from orthanc_plugin.hosting.guard import Guard, answers_itself, is_worker
 from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.hosting.kept_references import gives_back
+from orthanc_plugin.hosting.messages import Request, Response
+from orthanc_plugin.hosting.trail import record_visit
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
@@ -44,6 +55,19 @@ VIEWER = load_site(SETTINGS.viewer)
 LEDGER = open_ledger(SETTINGS.ledger_address)
 ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
+AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
+LOGINS = Logins(
+    Accounts(SETTINGS.credentials, SETTINGS.users),
+    Sessions(
+        SETTINGS.sessions,
+        longest_seconds=SETTINGS.session_hours * 3600,
+        idle_seconds=SETTINGS.session_idle_minutes * 60,
+    ),
+    Attempts(),
+)
+GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}")
+LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT)
+load_credentials(SETTINGS.credentials)  # the first start makes them; without them nobody could be let in
 
 
 def on_stored_instance(dicom: Any, _instance_id: str) -> None:
@@ -73,6 +97,7 @@ def on_change(change: int, _level: int, _resource: str) -> None:
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
         SUPERVISOR.stop()
         ARRIVALS.stop()
+        AUDIT.stop()
 
 
 def status_of_incoming(_dicom: Any) -> int:
@@ -82,43 +107,77 @@ def status_of_incoming(_dicom: Any) -> int:
 
 @gives_back
 def allow_http(uri: str, **request: Any) -> bool:
-    """Refuse uploads (403) as `status_of_incoming` does, but never what the worker stores."""
-    upload = uri.rstrip("/") == "/instances" or uri.startswith("/dicom-web/studies")
-    if not upload or request["method"] != orthanc.HttpMethod.POST:
-        return True
-    return not FREE_SPACE.refuses() or _headers(request).get("authorization") == WORKER_AUTHORIZATION
+    """Let in whom ``guard`` lets in; refuse uploads (403) as `status_of_incoming` does, but never the worker's."""
+    try:
+        asked = _request(uri, request, method=_METHODS[request["method"]])
+        visit = GUARD.decide_first(asked)
+        record_visit(AUDIT, asked, visit, study_of)
+        if visit.refusal is not None:
+            return answers_itself(asked.path)  # its route says so, and how to log in
+        upload = asked.path == "/instances" or asked.path.startswith("/dicom-web/studies")
+        return not (upload and asked.method == "POST" and FREE_SPACE.refuses()) or is_worker(visit)
+    except Exception:  # this is the only door: it stays shut
+        log.exception("a request could not be judged, and was refused")
+        return False
+
+
+@gives_back
+def answer_root(output: Any, uri: str, **_request: Any) -> None:
+    """``/`` leads to the worklist."""
+    _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}))
 
 
 @gives_back
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/hilum``."""
-    method = request["method"]
-    if method not in ("GET", "POST") or (method == "POST" and not uri.startswith("/hilum/api/")):
-        output.SendMethodNotAllowed("GET")
-        return
-    try:
-        asked = routes.Request(uri, method, request.get("get") or {}, _headers(request), request.get("body") or b"")
-        response = routes.respond(asked, SITE)
-    except Exception:
-        log.exception("a page could not be made")
-        response = routes.Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
-    _send(output, response.status, response.mime, response.headers, response.body)
+    _answer(output, uri, request, _respond, ("GET", "POST"))
 
 
 @gives_back
 def answer_viewer(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/ohif``: the files of the viewer."""
-    if request["method"] != "GET":
-        output.SendMethodNotAllowed("GET")
+    _answer(output, uri, request, _viewer_file, ("GET",))
+
+
+def _answer(
+    output: Any,
+    uri: str,
+    request: dict[str, Any],
+    respond: Callable[[Request], Response],
+    methods: tuple[str, ...],
+) -> None:
+    """Have the guard decide, and the page made, and send it."""
+    if request["method"] not in methods:
+        output.SendMethodNotAllowed(", ".join(methods))
         return
-    headers = _headers(request)
     try:
-        answer = VIEWER.respond(uri, headers.get("accept-encoding", ""), headers.get("if-none-match"))
+        asked = _request(uri, request, method=request["method"])
+        visit = GUARD.decide(asked)
+        if visit.refusal is not None:
+            response = login.refuse(asked, visit)
+        else:
+            response = respond(replace(asked, visitor=visit.visitor))
+    except Exception:
+        log.exception("a page could not be made")
+        response = Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
+    _send(output, response)
+
+
+def _respond(request: Request) -> Response:
+    if request.path in (login.LOGIN, login.LOGOUT):
+        return LOGIN_PAGE.respond(request)
+    return routes.respond(request, SITE)
+
+
+def _viewer_file(request: Request) -> Response:
+    headers = request.headers
+    try:
+        found = VIEWER.respond(request.path, headers.get("accept-encoding", ""), headers.get("if-none-match"))
     except OSError:
         log.exception("a viewer file could not be read")
-        _send(output, 500, "text/plain", {}, b"The viewer's files cannot be read; run ./hilum up again.\n")
-        return
-    _send(output, answer.status, answer.mime, dict(answer.headers), answer.body)
+        said = b"The viewer's files cannot be read; run ./hilum up again.\n"
+        return Response(500, "text/plain", said)
+    return Response(found.status, found.mime, found.body, dict(found.headers))
 
 
 def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
@@ -131,24 +190,36 @@ def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
     return content
 
 
-def _worker_authorization() -> str:
-    """The Authorization header of what the worker sends (RFC 7617)."""
-    accounts = load_credentials(SETTINGS.credentials)
-    pair = f"{accounts.worker_user}:{accounts.worker_password}".encode()
-    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+@lru_cache(maxsize=2000)
+def study_of(level: str, resource: str) -> str:
+    """The Study Instance UID of a resource of Orthanc; empty when it is not there."""
+    path = f"/studies/{resource}" if level == "studies" else f"/{level}/{resource}/study"
+    try:
+        return str(json.loads(orthanc.RestApiGet(path))["MainDicomTags"]["StudyInstanceUID"])
+    except (orthanc.OrthancException, ValueError, KeyError):
+        return ""
+
+
+def _request(uri: str, request: dict[str, Any], *, method: str) -> Request:
+    path = uri.rstrip("/") or "/"  # Orthanc does so for a route, and not for the filter
+    # it decodes paths and leaves queries as they came
+    query = {unquote_plus(name): unquote_plus(value) for name, value in (request.get("get") or {}).items()}
+    body, address = request.get("body") or b"", request.get("ip", "")
+    return Request(path, method, query, _headers(request), body, address=address)
 
 
 def _headers(request: dict[str, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in request.get("headers", {}).items()}
 
 
-def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: bytes) -> None:
-    for name, value in headers.items():
+def _send(output: Any, response: Response) -> None:
+    status, mime, body = response.status, response.mime, response.body
+    for name, value in response.headers.items():
         output.SetHttpHeader(name, value)
     if status == 200:
         output.AnswerBuffer(body, mime)
     elif status == 405:  # Orthanc has a call of its own for this one
-        output.SendMethodNotAllowed(headers["Allow"])
+        output.SendMethodNotAllowed(response.headers["Allow"])
     elif not body:
         output.SendHttpStatusCode(status)
     else:
@@ -156,7 +227,12 @@ def _send(output: Any, status: int, mime: str, headers: dict[str, str], body: by
         output.SendHttpStatus(status, body.decode("utf-8"), len(body))
 
 
-WORKER_AUTHORIZATION = _worker_authorization()
+_METHODS = {
+    orthanc.HttpMethod.GET: "GET",
+    orthanc.HttpMethod.POST: "POST",
+    orthanc.HttpMethod.PUT: "PUT",
+    orthanc.HttpMethod.DELETE: "DELETE",
+}
 SITE = routes.Site(
     settings=SETTINGS,
     ledger=LEDGER,
@@ -167,11 +243,14 @@ SITE = routes.Site(
     free_space=FREE_SPACE,
     clock=ClockWatch(),
     started_at=time.monotonic(),
+    audit=AUDIT,
 )
+AUDIT.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
 orthanc.RegisterIncomingCStoreInstanceFilter(status_of_incoming)
 orthanc.RegisterIncomingHttpRequestFilter(allow_http)
 orthanc.RegisterOnChangeCallback(on_change)
+orthanc.RegisterRestCallback("/", answer_root)
 orthanc.RegisterRestCallback("/hilum(/.*)?", answer_hilum)
 orthanc.RegisterRestCallback("/ohif(/.*)?", answer_viewer)

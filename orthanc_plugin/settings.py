@@ -75,6 +75,16 @@ class Settings:
         How long a study is tried again while what it needs (Orthanc, disk space) is away, before quarantine.
     reserve_mb
         MiB kept free for results and ledger: below it new images are refused as out of resources.
+    session_hours
+        How long after the log-in a session ends in any case.
+    session_idle_minutes
+        How long after they last did something somebody is logged out; a page that refreshes itself does not count.
+    audit_mb
+        MB of one file of the audit log; then the next one is begun, and none is ever removed.
+    waiting_limits_minutes
+        How long a critical, an urgent and any other study may wait for a person before it rises in the reading order.
+    claim_minutes
+        How long a study stays in the hands of somebody who does nothing.
     viewer
         Folder of the prepared OHIF files.
     """
@@ -102,6 +112,11 @@ class Settings:
     attempts: int = 5
     deadline_hours: float = 24.0
     reserve_mb: int = 500
+    session_hours: float = 12.0
+    session_idle_minutes: float = 60.0
+    audit_mb: int = 20
+    waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 480.0)
+    claim_minutes: float = 15.0
     viewer: Path = REPOSITORY / ".cache" / "ohif"
 
     @property
@@ -130,6 +145,21 @@ class Settings:
     def credentials(self) -> Path:
         """The file of user names and passwords, readable by its owner alone."""
         return self.home / "credentials.json"
+
+    @property
+    def users(self) -> Path:
+        """The file of people's accounts: names, roles and hashes of passwords."""
+        return self.home / "users.json"
+
+    @property
+    def sessions(self) -> Path:
+        """The SQLite file of who is logged in."""
+        return self.home / "sessions.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the audit log."""
+        return self.home / "audit"
 
     @property
     def logs(self) -> Path:
@@ -179,6 +209,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "attempts": (1, 100),
     "deadline_hours": (0.01, 8760),
     "reserve_mb": (0, 10_000_000),
+    "session_hours": (0.01, 168),
+    "session_idle_minutes": (0.1, 10_080),
+    "audit_mb": (1, 10_000),
+    "waiting_limits_minutes": (0, 525_600),
+    "claim_minutes": (0.1, 1440),
 }
 _CHOICES = {"children": ("refuse", "caution"), "report_language": ("en", "de")}
 _NAMES = {
@@ -218,14 +253,7 @@ def _convert(name: str, value: object) -> Any:
     if isinstance(default, Path):
         return Path(str(value)).expanduser().resolve()
     if isinstance(default, tuple):
-        names = value.replace(",", " ").split() if isinstance(value, str) else value
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
-        if name == "bundles" and not names:
-            raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-        if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
-            raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
-        return tuple(names)
+        return _several(name, value)
     if name in _CHOICES:
         if value not in _CHOICES[name]:
             raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
@@ -237,6 +265,30 @@ def _convert(name: str, value: object) -> Any:
             raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
         return value.strip()
     return _number(name, value, type(default))
+
+
+def _several(name: str, value: object) -> tuple[Any, ...]:
+    """The value of a setting that holds several."""
+    if name == "waiting_limits_minutes":
+        return _three_limits(name, value)
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
+    if name == "bundles" and not names:
+        raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
+    if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
+        raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
+    return tuple(names)
+
+
+def _three_limits(name: str, value: object) -> tuple[float, ...]:
+    given = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(given, list) or len(given) != 3:
+        raise SettingsInvalid(f"{name} = {value!r}: give three numbers: critical, urgent, routine")
+    limits = tuple(_number(name, one, float) for one in given)
+    if list(limits) != sorted(limits):
+        raise SettingsInvalid(f"{name} = {value!r}: what is more urgent cannot wait longer")
+    return limits
 
 
 def _ledger_url(value: object) -> str:

@@ -17,14 +17,15 @@ HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
+    "access": {"base"},
     "ledger": {"base"},
     "archive": {"base", "ledger"},
     "reading": {"base", "ledger", "archive"},
     "working": {"base", "ledger", "archive", "reading"},
     "worklist": set(),
     "viewer": set(),
-    "hosting": {"base", "ledger", "worklist", "viewer"},
-    "commands": {"base", "ledger", "archive", "reading", "working", "worklist", "viewer", "hosting"},
+    "hosting": {"base", "access", "ledger", "worklist", "viewer"},
+    "commands": {"base", "access", "ledger", "archive", "reading", "working", "worklist", "viewer", "hosting"},
 }
 # They put the packages together: they may import any, and nothing imports them.
 ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}
@@ -32,6 +33,10 @@ ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}
 INSIDE_ORTHANC = (
     "orthanc_plugin.plugin",
     "orthanc_plugin.hosting.routes",
+    "orthanc_plugin.hosting.guard",
+    "orthanc_plugin.hosting.login",
+    "orthanc_plugin.hosting.trail",
+    "orthanc_plugin.access.audit",
     "orthanc_plugin.settings",
     "orthanc_plugin.working.supervisor",
     "orthanc_plugin.ledger.tasks",
@@ -41,6 +46,9 @@ INSIDE_ORTHANC = (
     "orthanc_plugin.ledger.database",
     "orthanc_plugin.ledger.notes",
     "orthanc_plugin.ledger.views",
+    "orthanc_plugin.ledger.pages",
+    "orthanc_plugin.ledger.marks",
+    "orthanc_plugin.ledger.mark_history",
     "orthanc_plugin.archive.attachments",
     "orthanc_plugin.failpoints",
     "orthanc_plugin.working.worker_process",

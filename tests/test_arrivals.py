@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.hosting.arrivals import Arrivals
-from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerUnavailable, open_ledger
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive, load_archive_id
+from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival
 
 
@@ -32,7 +32,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def waiting(ledger: Ledger) -> list[str]:
     with ledger.read() as db:
-        return sorted(row["study_instance_uid"] for row in tasks.reading_order(db) if row["status"] == "queued")
+        return sorted(row["study_instance_uid"] for row in page(db, now=0.0).rows if row["status"] == "queued")
 
 
 def test_an_arrival_is_in_the_ledger_when_the_image_is_acknowledged(ledger: Ledger, tmp_path: Path) -> None:

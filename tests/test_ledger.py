@@ -28,6 +28,7 @@ from orthanc_plugin.ledger.database import (
     open_ledger,
 )
 from orthanc_plugin.ledger.notes import belong_to, get_fact, set_fact
+from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.schema import SCHEMA_VERSION
 from orthanc_plugin.ledger.tasks import Arrival
 
@@ -524,7 +525,7 @@ def test_a_row_whose_result_is_damaged_stops_no_other(tmp_path: Path) -> None:
         for uid in ("1.2.3", "1.2.4"):
             tasks.enqueue(db, Arrival(uid), now=1.0)
         db.exec_driver_sql("UPDATE tasks SET result = '{\"images\": [' WHERE study_instance_uid = '1.2.3'")
-        assert [row["result"] for row in tasks.reading_order(db)] == [{}, {}]
+        assert [row["result"] for row in page(db, now=3.0).rows] == [{}, {}]
         claimed = [tasks.claim(db, "w", now=2.0, lease_seconds=60, abandoned_limit=3) for _ in range(2)]
     assert [task.study_instance_uid for task in claimed if task] == ["1.2.3", "1.2.4"]
     ledger.close()

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.audit import Audit, Who
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
-from orthanc_plugin.hosting.routes import Request, Response, Site
+from orthanc_plugin.hosting.messages import Request, Response, Visitor
+from orthanc_plugin.hosting.routes import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
@@ -71,6 +75,8 @@ def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]
                 tasks.fail(db, claimed, failure, now=3.0, retry_at=None, counted=True)
         tasks.enqueue(db, Arrival("1.2.5"), now=4.0)
         tasks.report_worker(db, "w", "ready", {"m": "1"}, now=time.time())
+    audit = Audit(settings.audit, longest=1_000_000)
+    audit.start()
     yield Site(
         settings=settings,
         ledger=ledger,
@@ -81,25 +87,38 @@ def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]
         free_space=FreeSpace([tmp_path], 0),
         clock=health.ClockWatch(),
         started_at=time.monotonic(),
+        audit=audit,
     )
+    audit.stop()
     ledger.close()
+
+
+def asked(path: str, method: str = "GET", *, role: Role | None = Role.RADIOLOGIST, **given: Any) -> Request:
+    return Request(path, method, visitor=Visitor(role, Who("anna", str(role), "127.0.0.1")), **given)
+
+
+def recorded(site: Site) -> list[tuple[str, str, str, str]]:
+    """What the audit log holds, as who, action, study and outcome."""
+    site.audit.stop()
+    found = audit_files.read(site.settings.audit)
+    return [(entry["who"], entry["action"], entry["study"], entry["outcome"]) for entry in found]
 
 
 def thumbnail(site: Site, report: str, study: str, seen: str | None = None) -> Response:
     headers = {} if seen is None else {"if-none-match": seen}
     query = {"study_instance_uid": study}
-    return routes.respond(Request(f"/hilum/thumbnails/{report}", query=query, headers=headers), site)
+    return routes.respond(asked(f"/hilum/thumbnails/{report}", query=query, headers=headers), site)
 
 
 def retry(site: Site, body: str, **changes: Any) -> Response:
-    asked = Request("/hilum/api/retry", "POST", headers={"x-requested-with": "test"}, body=body.encode())
-    return routes.respond(replace(asked, **changes), site)
+    sent = asked("/hilum/api/retry", "POST", headers={"x-requested-with": "test"}, body=body.encode())
+    return routes.respond(replace(sent, **changes), site)
 
 
 def test_a_ledger_of_another_archive_shows_no_patient_and_is_not_changed(site: Site) -> None:
     other = replace(site, intake=lambda: (LedgerOfAnotherArchive("it belongs to another archive"), 0))
     for path in ("/hilum/", "/hilum/rows", "/hilum/api/worklist", "/hilum/api/images", "/hilum/api/status"):
-        answer = routes.respond(Request(path), other)
+        answer = routes.respond(asked(path), other)
         assert b"1.2.3" not in answer.body
         assert b"another archive" in answer.body
     before = states(site)
@@ -152,10 +171,10 @@ def test_a_result_whose_picture_is_gone_is_answered_calmly(site: Site, kept: Att
 
 
 def test_the_interface_names_the_address_that_serves_the_picture(site: Site) -> None:
-    listed = json.loads(routes.respond(Request("/hilum/api/worklist"), site).body)["rows"]
+    listed = json.loads(routes.respond(asked("/hilum/api/worklist"), site).body)["rows"]
     (url,) = [entry["thumbnail"] for row in listed for entry in row["images"] if entry["thumbnail"]]
     path, _, query = url.partition("?")
-    assert routes.respond(Request(path, query=dict([query.split("=")])), site).body == b"jpeg"
+    assert routes.respond(asked(path, query=dict([query.split("=")])), site).body == b"jpeg"
 
 
 def test_a_program_has_one_study_tried_again(site: Site, woken: list[bool]) -> None:
@@ -208,7 +227,7 @@ def test_the_status_tells_what_is_wrong_and_what_waits(site: Site) -> None:
     with site.ledger.write() as db:
         tasks.set_fact(db, LAST_RECONCILIATION, "123.5")
         tasks.set_fact(db, ALL_COMPARED, "123.5")
-    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    status = json.loads(routes.respond(asked("/hilum/api/status"), site).body)
     assert [problem["code"] for problem in status["problems"]] == ["quarantined", "waiting_long"]
     assert (status["state"], status["models"], status["last_reconciliation"]) == ("ready", {"m": "1"}, 123.5)
     assert status["oldest_waiting_seconds"] > 1e9
@@ -216,34 +235,90 @@ def test_the_status_tells_what_is_wrong_and_what_waits(site: Site) -> None:
 
 
 def test_a_worklist_that_is_still_being_rebuilt_says_so(site: Site) -> None:
-    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    status = json.loads(routes.respond(asked("/hilum/api/status"), site).body)
     assert [problem["code"] for problem in status["problems"]] == ["quarantined", "waiting_long", "comparing"]
 
 
 def test_a_worker_that_cannot_load_its_models_is_named(site: Site) -> None:
     with site.ledger.write() as db:
         tasks.report_worker(db, "w", "starting", {}, now=time.time(), problem="models_unusable")
-    status = json.loads(routes.respond(Request("/hilum/api/status"), site).body)
+    status = json.loads(routes.respond(asked("/hilum/api/status"), site).body)
     assert (status["state"], status["problems"][0]["code"]) == ("impaired", "models_unusable")
 
 
 def test_without_its_ledger_the_node_still_says_how_it_is(site: Site) -> None:
     assert site.ledger.path is not None
     site.ledger.path.unlink()
-    status = routes.respond(Request("/hilum/api/status"), site)
+    status = routes.respond(asked("/hilum/api/status"), site)
     assert (status.status, json.loads(status.body)["problems"][0]["code"]) == (200, "ledger_unusable")
-    whole, part = routes.respond(Request("/hilum/"), site), routes.respond(Request("/hilum/rows"), site)
+    whole, part = routes.respond(asked("/hilum/"), site), routes.respond(asked("/hilum/rows"), site)
     assert (whole.status, part.status) == (200, 503)
     assert b"problem-ledger_unusable" in whole.body
     assert b"problem-ledger_unusable" in part.body
     assert b"<table" not in part.body
-    assert routes.respond(Request("/hilum/api/worklist"), site).status == 503
+    assert routes.respond(asked("/hilum/api/worklist"), site).status == 503
     assert retry(site, "all=yes").status == 503
     assert thumbnail(site, "2.25.7", "1.2.3").status == 503
 
 
 def test_a_plugin_that_cannot_write_says_so_even_when_the_ledger_can_be_read(site: Site) -> None:
     blocked = replace(site, intake=lambda: (LedgerUnavailable("the disk is full"), 3))
-    status = json.loads(routes.respond(Request("/hilum/api/status"), blocked).body)
+    status = json.loads(routes.respond(asked("/hilum/api/status"), blocked).body)
     assert (status["state"], status["problems"][0]["code"]) == ("impaired", "ledger_unavailable")
     assert "3 studies wait" in status["problems"][0]["what_to_do"]
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "allowed"),
+    [
+        (role, path, role is not None and (path, role) != ("/hilum", Role.WORKER))
+        for role in (None, *Role)
+        for path in ("/hilum/api/status", "/hilum")
+    ],
+)
+def test_pages_ask_the_table_of_roles(site: Site, role: Role | None, path: str, allowed: bool) -> None:
+    assert (routes.respond(asked(path, role=role), site).status == 200) is allowed
+
+
+def test_a_page_tells_who_is_logged_in_and_lets_them_out(site: Site) -> None:
+    whole = routes.respond(asked("/hilum"), site).body.decode()
+    assert "<bdi>anna</bdi>, radiologist" in whole
+    assert '<form class="visitor" method="post" action="/hilum/logout">' in whole
+    told = json.loads(routes.respond(asked("/hilum/api/visitor"), site).body)
+    assert (told["name"], told["role"]) == ("anna", "radiologist")
+    assert "mark" in told["may"]
+    assert "orthanc" not in told["may"]
+
+
+def test_each_load_of_the_page_is_recorded_and_its_refreshes_are_not(site: Site) -> None:
+    for path in ("/hilum", "/hilum/rows", "/hilum/rows", "/hilum/api/worklist", "/hilum", "/hilum/rows"):
+        routes.respond(asked(path), site)
+    assert recorded(site) == [("anna", "view_worklist", "", "done")] * 2
+
+
+def test_refreshes_without_the_page_are_recorded_as_well(site: Site) -> None:
+    for path in ("/hilum/rows", "/hilum/rows", "/hilum/api/images", "/hilum/api/worklist"):
+        routes.respond(asked(path), site)
+    assert recorded(site) == [("anna", "view_worklist", "", "done")]
+
+
+def test_a_change_is_in_the_audit_log_when_it_is_answered(site: Site) -> None:
+    retry(site, "study_instance_uid=1.2.4")
+    found = [(e["who"], e["action"], e["study"], e["outcome"]) for e in audit_files.read(site.settings.audit)]
+    assert found == [("anna", "retry", "1.2.4", "done")]
+
+
+def test_a_change_that_cannot_be_recorded_says_so(site: Site) -> None:
+    site.settings.audit.mkdir(parents=True, exist_ok=True)
+    (site.settings.audit / "000001.log").mkdir()  # a disk that takes nothing
+    assert json.loads(retry(site, "study_instance_uid=1.2.4").body) == {
+        "retried": 1,
+        "problem": "not in the audit log yet",
+    }
+    status = json.loads(routes.respond(asked("/hilum/api/status"), site).body)
+    assert "audit_unwritten" in [problem["code"] for problem in status["problems"]]
+    (site.settings.audit / "000001.log").rmdir()
+    deadline = time.monotonic() + 10
+    while site.audit.problem and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert recorded(site) == [("anna", "retry", "1.2.4", "done")], "kept, and written when it could be"

@@ -26,7 +26,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
      'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense",
      'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"', 'expected_views = ["oblique"]', "workers = 0",
      'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
-     "reserve_mb = -1", "deadline_hours = 0"],
+     "reserve_mb = -1", "deadline_hours = 0", "waiting_limits_minutes = [15, 60]", "waiting_limits_minutes = 15",
+     "waiting_limits_minutes = [60, 15, 480]", 'waiting_limits_minutes = [1, 2, "x"]', "claim_minutes = 0"],
 )  # fmt: skip
 def test_a_bad_value_stops_the_start_and_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "hilum.toml").write_text(line)
@@ -49,6 +50,14 @@ def test_a_ledger_is_a_file_or_a_server_and_its_password_is_not_shown(scheme: st
 def test_expected_views_may_be_named(tmp_path: Path) -> None:
     settings = load_settings({"HILUM_HOME": str(tmp_path), "HILUM_EXPECTED_VIEWS": "frontal, lateral"})
     assert settings.expected_views == ("frontal", "lateral")
+
+
+def test_waiting_limits_are_three_numbers(tmp_path: Path) -> None:
+    assert load_settings({"HILUM_HOME": str(tmp_path)}).waiting_limits_minutes == (15.0, 60.0, 480.0)
+    given = load_settings({"HILUM_HOME": str(tmp_path), "HILUM_WAITING_LIMITS_MINUTES": "5, 30,240"})
+    assert given.waiting_limits_minutes == (5.0, 30.0, 240.0)
+    (tmp_path / "hilum.toml").write_text("waiting_limits_minutes = [10, 20, 30.5]\n")
+    assert load_settings({"HILUM_HOME": str(tmp_path)}).waiting_limits_minutes == (10.0, 20.0, 30.5)
 
 
 def test_outputs_may_be_none_at_all(tmp_path: Path) -> None:

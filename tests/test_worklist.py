@@ -27,6 +27,8 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "received_at": 100.0, "completed_at": 101.0, "patient_name": "Doe^Jane", "patient_id": "7",
         "patient_birth_date": "19700101", "patient_sex": "F", "accession_number": "A", "study_date": "20260102",
         "study_time": "030405", "study_description": "Chest", "attempts": 0, "trace": None,
+        "referring_physician": "Sender^A", "patient_age": "055Y", "group": "urgent", "due_at": 3700.0, "read_at": None,
+        "read_by": "", "changed": False, "reopened_at": None, "claimed_by": "", "claimed_until": 0.0, "assigned_to": "",
         "result": {"images": list(images)}, **changes,
     }  # fmt: skip
 
@@ -64,7 +66,9 @@ def test_a_study_without_an_answer_has_no_findings() -> None:
 def test_the_interface_keeps_its_names() -> None:
     row = rows.to_json(rows.worklist_row(task(image(finding("effusion", "present", 0.8)))))
     assert {"study_instance_uid", "status", "priority", "findings", "reason", "received_at", "completed_at",
-            "ohif_url"} <= set(row)  # fmt: skip
+            "ohif_url", "group", "due_at", "read_at", "read_by", "changed", "reopened_at", "claimed_by",
+            "claimed_until", "assigned_to", "patient_age", "patient_sex", "patient_birth_date",
+            "referring_physician"} <= set(row)  # fmt: skip
     assert row["ohif_url"] == "/ohif/viewer?StudyInstanceUIDs=1.2.3"
     assert row["findings"][0] == {
         "key": "effusion",

@@ -3,7 +3,8 @@
 The rule: the ledger is copied before the images, so that whatever it names as answered is in the copy, and what came
 later is found by reconciliation. A copy is compared with its source before it is called one, both ways.
 
-Passwords are left out unless they are asked for, also the one that the address of a PostgreSQL ledger may hold.
+Passwords, and the accounts of people, are left out unless they are asked for, also the password that the address of a
+PostgreSQL ledger may hold. The audit log goes along, so that its chain goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from orthanc_plugin.access import audit_files
 from orthanc_plugin.archive.client import (
     RECEIVED_METADATA,
     OrthancClient,
@@ -197,8 +199,19 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
         path = file.relative_to(home)
         if file.is_file() and not any(part.startswith(".") for part in path.parts):  # which is still being written
             yield path.as_posix(), file.read_bytes()
+    yield from _audit_files(settings)
     if with_credentials:
-        yield settings.credentials.name, settings.credentials.read_bytes()
+        for file in filter(Path.exists, (settings.credentials, settings.users)):
+            yield file.name, file.read_bytes()
+
+
+def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
+    """The audit log; its last file and its end belong together."""
+    with audit_files.locked(settings.audit, shared=True):
+        files = audit_files.files_of(settings.audit)
+        last = [(path, path.read_bytes()) for path in (*files[-1:], settings.audit / audit_files.HEAD) if path.exists()]
+    for path, content in [*((path, path.read_bytes()) for path in files[:-1]), *last]:
+        yield path.relative_to(settings.home).as_posix(), content
 
 
 def _without_ledger_url(content: bytes) -> bytes:

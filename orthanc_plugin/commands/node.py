@@ -124,6 +124,8 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
             raise NodeFailed(f"Orthanc ended with code {process.returncode}: see {settings.logs / 'orthanc.log'}")
         state = status(settings).state
         yield state
+        if state != "starting":
+            _require_guarded(settings)
         if state == "ready":
             return
         time.sleep(0.2)
@@ -184,7 +186,6 @@ def running_pid(settings: Settings) -> int | None:
 
 def orthanc_configuration(settings: Settings) -> dict[str, Any]:
     """The configuration of Orthanc; what is not named here is Orthanc's default."""
-    credentials = load_credentials(settings.credentials)
     storage = settings.storage
     return {
         "Name": "Hilum",
@@ -194,11 +195,8 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "MaximumStorageCacheSize": 16,  # MB; the system keeps files in memory as well, and gives it back when asked
         "HttpPort": settings.http_port,
         "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {
-            credentials.user: credentials.password,
-            credentials.worker_user: credentials.worker_password,
-        },
+        "AuthenticationEnabled": False,  # it knows no sessions: ``hosting.guard`` lets in, and tells why it is alone
+        "WebDavEnabled": False,
         "HttpCompressionEnabled": False,  # the viewer's files are compressed already
         "HttpThreadsCount": 16,
         "DicomPort": settings.dicom_port,
@@ -216,6 +214,16 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
     }
+
+
+def password_check(settings: Settings) -> dict[str, Any]:
+    """The part of a configuration for an Orthanc without our plugin: it asks for a password itself."""
+    credentials = load_credentials(settings.credentials)
+    users = {
+        credentials.user: credentials.password,
+        credentials.worker_user: credentials.worker_password,
+    }
+    return {"AuthenticationEnabled": True, "RegisteredUsers": users}
 
 
 def _redacted_log(settings: Settings) -> IO[bytes]:
@@ -253,6 +261,17 @@ def _environment(settings: Settings) -> dict[str, str]:
         "HILUM_DICOM_PORT": str(settings.dicom_port),
         "HILUM_PYTHON": sys.executable,
     }
+
+
+def _require_guarded(settings: Settings) -> None:
+    """A stranger must be refused: the plugin is the only one who does."""
+    for path in ("/instances", "/dicom-web/studies"):
+        try:
+            answer = httpx.get(f"{settings.http_url}{path}", timeout=5.0, trust_env=False)
+        except httpx.TransportError:
+            continue
+        if answer.status_code not in (401, 403):
+            raise NodeFailed(f"Orthanc answers {path} without a log-in (HTTP {answer.status_code}); it was not started")
 
 
 def _require_free(name: str, port: int) -> None:

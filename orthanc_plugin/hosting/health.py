@@ -64,6 +64,10 @@ class Vitals:
         By which the clock jumped lately; 0 when it did not.
     read_only
         Whether the disk of the images, or of the node's own files, can only be read.
+    audit_error
+        Why the audit log cannot be written; empty when it can.
+    audit_waiting
+        Entries that wait for it in memory.
     """
 
     ledger_error: LedgerError | None
@@ -79,6 +83,8 @@ class Vitals:
     orphans: int = 0
     clock_jump_seconds: float = 0.0
     read_only: bool = False
+    audit_waiting: int = 0
+    audit_error: str = ""
 
 
 _WORKER_PROBLEMS = {
@@ -118,6 +124,15 @@ def problems(vitals: Vitals) -> list[Problem]:
                 "clock_jumped",
                 f"The clock of this machine jumped by {vitals.clock_jump_seconds:+.0f} s.",
                 "Check its time service (NTP). Nothing is lost, but times shown from before may be wrong.",
+                stops=False,
+            )
+        )
+    if vitals.audit_error:
+        found.append(
+            Problem(
+                "audit_unwritten",
+                f"The audit log cannot be written ({vitals.audit_error}): {vitals.audit_waiting} entries wait for it.",
+                "Free disk space, or see why it cannot be written to. If the node ends before that they are lost.",
                 stops=False,
             )
         )

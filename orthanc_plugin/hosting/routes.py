@@ -10,67 +10,38 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.roles import Action
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health
+from orthanc_plugin.hosting.guard import action_of
+from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_ours
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.filters import Filter, FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
+from orthanc_plugin.ledger.pages import MOST_ROWS, Page
+from orthanc_plugin.ledger.pages import page as ledger_page
+from orthanc_plugin.ledger.reading_order import WaitingLimits
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
 _MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-_TEXT = "text/plain; charset=utf-8"
 # PS3.5 9.1
 _UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
 # A result never changes under its UID, but its study may be deleted: a browser asks again after so many seconds.
 _THUMBNAIL_SECONDS = 3600
-_NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_PAGE_HEADERS = {
-    **_NOT_STORED,
-    "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "SAMEORIGIN",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'",
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """An HTTP request.
-
-    Parameters
-    ----------
-    path
-        Without the query, e.g. ``/hilum/api/worklist``.
-    query
-        Conditions of ``/hilum/api/images``; the study of a thumbnail.
-    headers
-        By names in lower case.
-    """
-
-    path: str
-    method: str = "GET"
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-@dataclass(frozen=True)
-class Response:
-    """An HTTP answer."""
-
-    status: int
-    mime: str
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+# a change waits so long for the disk to have its entry in the audit log
+_AUDIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,8 @@ class Site:
         Tells the worker that there is work.
     started_at
         When the plugin started, by the monotonic clock.
+    audit
+        Where each page records who saw or changed what.
     """
 
     settings: Settings
@@ -98,6 +71,7 @@ class Site:
     free_space: FreeSpace
     clock: health.ClockWatch
     started_at: float
+    audit: Audit
 
 
 def respond(request: Request, site: Site) -> Response:
@@ -105,48 +79,115 @@ def respond(request: Request, site: Site) -> Response:
     name = request.path.removeprefix("/hilum").strip("/")
     if name.startswith("static/"):
         return _static(name.removeprefix("static/"))
+    if (action := action_of(request.method, request.path)) is None or not request.visitor.may(action):
+        return Response(403, TEXT, b"Your role does not allow this.\n", NOT_STORED)
+    if name == "api/visitor":
+        allowed = [action for action in Action if request.visitor.may(action)]
+        return _json({"name": request.visitor.who.name, "role": request.visitor.role, "may": allowed})
+    return _with_ledger(name, request, site)
+
+
+def _with_ledger(name: str, request: Request, site: Site) -> Response:
     now, (blocked, _) = time.time(), site.intake()
     if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
-        return _without_ledger(name, site, blocked, now)
+        return _without_ledger(name, request, site, blocked, now)
     try:
         if name == "api/retry":
             return _retry(request, site, now)
-        if request.method != "GET":
-            return Response(405, _TEXT, b"Only GET is understood here.\n", {**_NOT_STORED, "Allow": "GET"})
+        searches = name == "api/worklist" and request.method == "POST"
+        if request.method != "GET" and not searches:
+            return Response(405, TEXT, b"Only GET is understood here.\n", {**NOT_STORED, "Allow": "GET"})
         with site.ledger.read() as db:
             return _answer(name, request, site, db, now)
     except LedgerError as error:
-        return _without_ledger(name, site, error, now)
+        return _without_ledger(name, request, site, error, now)
 
 
 def _answer(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
     if name == "api/status":
         return _json(_status(site, db, now))
     if name == "api/images":
+        _record_view_of_list(name, request, site)
         return _images(db, request.query)
     if name.startswith("thumbnails/"):
         report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
         picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
         return _thumbnail(report, picture, request.headers.get("if-none-match"))
     if name in ("", "rows", "api/worklist"):
-        listed = [rows.worklist_row(task) for task in tasks.reading_order(db)]
-        if name == "api/worklist":
-            return _json({"rows": [rows.to_json(row) for row in listed], "research_only": rows.DISCLAIMER})
-        return _html(page.render_rows if name == "rows" else page.render_page, listed, _status(site, db, now), now)
-    return Response(404, _TEXT, b"There is no such page. The worklist is at /hilum/\n", _NOT_STORED)
+        return _list(name, request, site, db, now)
+    return Response(404, TEXT, b"There is no such page. The worklist is at /hilum/\n", NOT_STORED)
 
 
-def _without_ledger(name: str, site: Site, error: LedgerError, now: float) -> Response:
+def _list(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
+    _record_view_of_list(name, request, site)
+    if name == "api/worklist":
+        return _worklist(request, site, db, now)
+    listed = [rows.worklist_row(task) for task in _page(site, db, now).rows]
+    if name == "rows":
+        return _html(page.render_rows(listed, _status(site, db, now), now))
+    return _html(page.render_page(listed, _status(site, db, now), now, visitor=_named(request)))
+
+
+def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
+    """A page of the worklist; what may name a patient comes in the body, for addresses are kept in logs."""
+    given = dict(request.query)
+    if request.method == "POST":
+        given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+    elif "text" in given:
+        return Response(400, TEXT, b"Send what you search for as POST: an address is kept in logs.\n", NOT_STORED)
+    try:
+        found = _page(site, db, now, given)
+    except FilterInvalid as error:
+        return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
+    listed = [rows.to_json(rows.worklist_row(task)) for task in found.rows]
+    return _json(
+        {
+            "rows": listed,
+            "count": found.count.number,
+            "count_is_exact": found.count.exact,
+            "next": found.next or None,
+            "searchable": found.searchable,
+            "research_only": rows.DISCLAIMER,
+        }
+    )
+
+
+def _page(site: Site, db: Connection, now: float, given: Mapping[str, str] | None = None) -> Page:
+    """The page that `sort`, `limit`, `page`, `after` and the fields of a filter ask for.
+
+    Raises
+    ------
+    FilterInvalid
+    """
+    asked = dict(given or {})
+    paging = {name: asked.pop(name, "") for name in ("sort", "after", "limit", "page")}
+    numbers = {name: paging[name] or default for name, default in (("limit", str(MOST_ROWS)), ("page", "1"))}
+    if not all(number.isdecimal() and len(number) < 7 for number in numbers.values()):
+        raise FilterInvalid("limit and page are whole numbers from 1")
+    limit = int(numbers["limit"])
+    return ledger_page(
+        db,
+        Filter.from_fields(asked),
+        now=now,
+        limits=WaitingLimits.of_minutes(site.settings.waiting_limits_minutes),
+        sort=paging["sort"],
+        after=paging["after"],
+        offset=(int(numbers["page"]) - 1) * limit,
+        limit=limit,
+    )
+
+
+def _without_ledger(name: str, request: Request, site: Site, error: LedgerError, now: float) -> Response:
     status = _status(site, None, now, error)
     if name == "api/status":
         return _json(status)
     if name == "":
-        return _html(page.render_page, None, status, now)
+        return _html(page.render_page(None, status, now, visitor=_named(request)))
     if name == "rows":  # a page that is open keeps its rows, and shows this above them
-        return Response(503, "text/html; charset=utf-8", page.render_problems(status).encode(), dict(_PAGE_HEADERS))
+        return Response(503, HTML, page.render_problems(status).encode(), dict(PAGE_HEADERS))
     if name.startswith("api/"):
         return _json({"problems": status["problems"]}, 503)
-    return Response(503, _TEXT, b"The ledger does not answer; try again.\n", _NOT_STORED)
+    return Response(503, TEXT, b"The ledger does not answer; try again.\n", NOT_STORED)
 
 
 def _status(site: Site, db: Connection | None, now: float, error: LedgerError | None = None) -> dict[str, Any]:
@@ -172,6 +213,8 @@ def _status(site: Site, db: Connection | None, now: float, error: LedgerError | 
             oldest_waiting_seconds=oldest,
             orphans=len(json.loads(tasks.get_fact(db, ORPHANS) or "[]")) if db else 0,
             clock_jump_seconds=site.clock.jump_seconds(),
+            audit_error=(site.audit.problem or ("", 0))[0],
+            audit_waiting=(site.audit.problem or ("", 0))[1],
         )
     )
     reconciled = tasks.get_fact(db, LAST_RECONCILIATION) if db else None
@@ -192,49 +235,61 @@ def _status(site: Site, db: Connection | None, now: float, error: LedgerError | 
 def _retry(request: Request, site: Site, now: float) -> Response:
     """Have quarantined studies tried again: the form fields ``study_instance_uid``, or ``all=yes``."""
     if request.method != "POST":
-        return Response(405, _TEXT, b"Send this as POST.\n", {**_NOT_STORED, "Allow": "POST"})
-    if not _is_ours(request.headers):
+        return Response(405, TEXT, b"Send this as POST.\n", {**NOT_STORED, "Allow": "POST"})
+    if not is_ours(request.headers):
         reason = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
-        return Response(403, _TEXT, reason, _NOT_STORED)
+        return Response(403, TEXT, reason, NOT_STORED)
     fields = parse_qs(request.body.decode("utf-8", "replace"))
     study = fields.get("study_instance_uid", [""])[0]
     if not _UID.fullmatch(study) and (study or fields.get("all") != ["yes"]):
-        return Response(400, _TEXT, b"Give study_instance_uid=<UID>, or all=yes.\n", _NOT_STORED)
+        return Response(400, TEXT, b"Give study_instance_uid=<UID>, or all=yes.\n", NOT_STORED)
     with site.ledger.write() as db:
         retried = tasks.retry(db, study or None, now=now)
     if retried:
         site.wake()
+    written = site.audit.record(
+        "retry",
+        request.visitor.who,
+        study,
+        outcome="done" if retried else "nothing to do",
+        detail="" if study else f"all: {retried}",
+        wait_seconds=_AUDIT_SECONDS,
+    )
     if "text/html" in request.headers.get("accept", ""):
         place = f"/hilum/#study-{quote(study)}" if study else "/hilum/"
-        return Response(303, _TEXT, b"", {**_NOT_STORED, "Location": place})
-    return _json({"retried": retried})
+        return Response(303, TEXT, b"", {**NOT_STORED, "Location": place})
+    # a person is told by the page that they come back to
+    return _json({"retried": retried} | ({} if written else {"problem": "not in the audit log yet"}))
 
 
-def _is_ours(headers: Mapping[str, str]) -> bool:
-    """Whether a request that changes something comes from our own page, or from no page at all.
-
-    A browser adds the user's password to what any other site sends here, but not without saying where it comes from,
-    and it lets no other site add a header of its own (https://fetch.spec.whatwg.org, CORS-safelisted request-header).
-    """
-    if "sec-fetch-site" in headers:
-        return headers["sec-fetch-site"] == "same-origin"
-    if "origin" in headers:
-        return urlsplit(headers["origin"]).netloc == headers.get("host", "")
-    return "x-requested-with" in headers
+def _record_view_of_list(name: str, request: Request, site: Site) -> None:
+    """Each load of the page; what refreshes itself, once in a while."""
+    if name == "":
+        site.audit.forget_view("view_worklist", request.visitor.who)
+    site.audit.record_view("view_worklist", request.visitor.who)
 
 
-def _html(render: Callable[..., str], *given: Any) -> Response:
-    return Response(200, "text/html; charset=utf-8", render(*given).encode(), dict(_PAGE_HEADERS))
+def _named(request: Request) -> tuple[str, str]:
+    return request.visitor.who.name, request.visitor.who.role
+
+
+def _html(page: str) -> Response:
+    return Response(200, HTML, page.encode(), dict(PAGE_HEADERS))
 
 
 def _images(db: Connection, query: Mapping[str, str]) -> Response:
     try:
         study = query.get("study_instance_uid")
-        listed = tasks.reading_order(db) if study is None else tasks.of_study(db, study)
+        listed = _latest(db) if study is None else tasks.of_study(db, study)
         found = rows.matching_images(listed, query)
     except ValueError as error:
-        return Response(400, _TEXT, f"{error}\n".encode())
+        return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
     return _json({"images": found, "research_only": rows.DISCLAIMER})
+
+
+def _latest(db: Connection) -> list[dict[str, Any]]:
+    """The studies that came last."""
+    return ledger_page(db, now=time.time(), sort="-received", limit=MOST_ROWS).rows
 
 
 def _is_report_of(db: Connection, report: str, study: str) -> bool:
@@ -247,11 +302,12 @@ def _is_report_of(db: Connection, report: str, study: str) -> bool:
 
 def _thumbnail(report: str, picture: bytes | None, if_none_match: str | None) -> Response:
     if picture is None:
-        return Response(404, _TEXT, b"There is no picture of this result.\n", _NOT_STORED)
+        return Response(404, TEXT, b"There is no picture of this result.\n", NOT_STORED)
     tag = f'"{report}"'
     headers = {
         "Cache-Control": f"private, max-age={_THUMBNAIL_SECONDS}",
         "ETag": tag,
+        "Vary": "Cookie, Authorization",  # who logs in next at this screen asks again
         "X-Content-Type-Options": "nosniff",
     }
     given = {value.strip().removeprefix("W/") for value in (if_none_match or "").split(",")}
@@ -261,10 +317,10 @@ def _thumbnail(report: str, picture: bytes | None, if_none_match: str | None) ->
 def _static(name: str) -> Response:
     file = _STATIC / Path(name).name
     if Path(name).name != name or file.suffix not in _MIME or not file.is_file():
-        return Response(404, _TEXT, b"There is no such file.\n")
+        return Response(404, TEXT, b"There is no such file.\n", NOT_STORED)
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     return Response(200, _MIME[file.suffix], file.read_bytes(), headers)
 
 
 def _json(value: object, status: int = 200) -> Response:
-    return Response(status, "application/json", json.dumps(value).encode(), _NOT_STORED)
+    return Response(status, "application/json", json.dumps(value).encode(), NOT_STORED)

@@ -2,7 +2,7 @@
 
 The rule: a dump is one moment of the ledger, whatever is written to it meanwhile. The first line says of which schema
 it is; each other line is one row. What only describes the running node (its workers, how far reconciliation has come)
-is left out.
+is left out, and so is what is derived from tasks (``derived``): it is made anew.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from typing import Any
 from sqlalchemy import Connection, inspect, text
 
 from orthanc_plugin.ledger.database import Ledger, LedgerUnusable, migrate
+from orthanc_plugin.ledger.derived import derive_missing
 from orthanc_plugin.ledger.notes import PLACE
 from orthanc_plugin.ledger.schema import SCHEMA_VERSION
 
-_TABLES = {"tasks": "study_instance_uid", "facts": "name"}  # with what their rows are ordered by
+# With what their rows are ordered by, and since which schema.
+_TABLES = {
+    "tasks": ("study_instance_uid", 1),
+    "facts": ("name", 2),
+    "reading_marks": ("study_instance_uid, number", 4),
+    "saved_filters": ("owner, name", 4),
+}
+_DERIVED_AT_ONCE = 5000
 _ROWS_AT_ONCE = 500
 
 
@@ -33,7 +41,7 @@ def dump(ledger: Ledger) -> Iterator[str]:
         if db.dialect.name == "postgresql":  # SQLite's transactions see one moment anyway
             db.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield json.dumps({"ledger": 1, "schema": _schema(db)})
-        for table, key in _tables(db).items():
+        for table, key in _tables(_schema(db)).items():
             rows = db.execution_options(stream_results=True).execute(
                 text(f"SELECT * FROM {table} ORDER BY {key}")  # noqa: S608  (both are named above)
             )
@@ -62,9 +70,9 @@ def load(ledger: Ledger, lines: Iterable[str]) -> dict[str, int]:
     migrate(ledger, to=schema)
     loaded = dict.fromkeys(_TABLES, 0)
     with ledger.write() as db:
-        for table in _tables(db):  # a node that looked at its new ledger left a fact or two
+        for table in _tables(schema):  # a node that looked at its new ledger left a fact or two
             db.execute(text(f"DELETE FROM {table}"))  # noqa: S608
-        columns = {table: {c["name"] for c in inspect(db).get_columns(table)} for table in _tables(db)}
+        columns = {table: {c["name"] for c in inspect(db).get_columns(table)} for table in _tables(schema)}
         while several := list(islice(given, _ROWS_AT_ONCE)):
             for line in several:
                 table, row = _parsed(line, columns)
@@ -75,7 +83,13 @@ def load(ledger: Ledger, lines: Iterable[str]) -> dict[str, int]:
                     row,
                 )
                 loaded[table] += 1
+        if "search_words" in columns["tasks"]:
+            db.execute(text("UPDATE tasks SET search_words = NULL"))
     migrate(ledger)
+    some = 1
+    while some:
+        with ledger.write() as db:
+            some = derive_missing(db, _DERIVED_AT_ONCE)
     return loaded
 
 
@@ -106,10 +120,9 @@ def _parsed(line: str, columns: dict[str, set[str]]) -> tuple[str, dict[str, Any
     return table, row
 
 
-def _tables(db: Connection) -> dict[str, str]:
-    """Those of `_TABLES` that the schema has."""
-    there = set(inspect(db).get_table_names())
-    return {table: key for table, key in _TABLES.items() if table in there}
+def _tables(schema: int) -> dict[str, str]:
+    """Those of `_TABLES` that a schema has; a later one may have left others behind."""
+    return {table: key for table, (key, since) in _TABLES.items() if schema >= since}
 
 
 def _schema(db: Connection) -> int:

@@ -1,6 +1,7 @@
 """The tables of the ledger, as the steps that lead from one schema to the next and back. Plain SQL, no code.
 
-The rule: a step keeps every row in both directions, and its SQL is the same for SQLite (3.35 and later) and PostgreSQL.
+The rule: a step keeps every row in both directions, and its SQL is the same for SQLite (3.35 and later) and PostgreSQL,
+but for ``{bytewise}``, by which PostgreSQL orders a text as SQLite does (``database``): prefixes are ranges only so.
 All times are seconds since 1970 (UTC), as DOUBLE PRECISION: PostgreSQL's REAL would round them to minutes.
 """
 
@@ -138,5 +139,135 @@ _HOLDER = Migration(
     down=("ALTER TABLE tasks DROP COLUMN holder",),
 )
 
-MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER)
+# Going back, an earlier Hilum finds its tables as it knows them; what people noted waits in tables that it ignores.
+_READING = Migration(
+    4,
+    up=(
+        "ALTER TABLE tasks ADD COLUMN referring_physician TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tasks ADD COLUMN patient_age TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tasks ADD COLUMN answer_version INTEGER NOT NULL DEFAULT 0",  # that of `result`
+        "ALTER TABLE tasks ADD COLUMN search_words TEXT {bytewise}",  # in search_terms; NULL: not worked out yet
+        "ALTER TABLE tasks ADD COLUMN read_at DOUBLE PRECISION",  # by a person; NULL: unread
+        "ALTER TABLE tasks ADD COLUMN read_by TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tasks ADD COLUMN read_rank INTEGER NOT NULL DEFAULT 3",  # priority_rank when it was read
+        "ALTER TABLE tasks ADD COLUMN read_version INTEGER NOT NULL DEFAULT 0",  # answer_version when it was read
+        "ALTER TABLE tasks ADD COLUMN reopened_at DOUBLE PRECISION",  # its priority rose after it was read
+        "ALTER TABLE tasks ADD COLUMN claimed_by TEXT NOT NULL DEFAULT ''",  # a person, not a worker
+        "ALTER TABLE tasks ADD COLUMN claimed_until DOUBLE PRECISION NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN assigned_to TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tasks ADD COLUMN marks INTEGER NOT NULL DEFAULT 0",  # number of its latest mark
+        """
+        CREATE TABLE IF NOT EXISTS reading_marks (               -- what people noted; rows are only ever added
+            study_instance_uid  TEXT NOT NULL,
+            number              INTEGER NOT NULL,                -- 1, 2, 3 ... within the study
+            made_at             DOUBLE PRECISION NOT NULL,
+            made_by             TEXT NOT NULL,
+            kind                TEXT NOT NULL,                   -- see ledger/marks.py
+            finding             TEXT NOT NULL DEFAULT '',        -- key, of agree and disagree
+            report              TEXT NOT NULL DEFAULT '',        -- SOP Instance UID of what was judged
+            version             INTEGER NOT NULL DEFAULT 0,      -- of the answer that was looked at
+            note                TEXT NOT NULL DEFAULT '',        -- comment, or to whom it was assigned
+            before              TEXT NOT NULL DEFAULT '{}',      -- JSON: what undoing brings back
+            undoes              INTEGER,                         -- number of the mark that this one takes back
+            PRIMARY KEY (study_instance_uid, number)
+        )
+        """,
+        """
+        CREATE TABLE IF NOT EXISTS saved_filters (
+            owner   TEXT NOT NULL,
+            name    TEXT NOT NULL,
+            fields  TEXT NOT NULL,                               -- JSON: Filter.to_fields, and how it is sorted
+            PRIMARY KEY (owner, name)
+        )
+        """,
+        "CREATE INDEX reading_marks_of_person ON reading_marks (made_by, made_at, study_instance_uid, number)",
+        """
+        CREATE TABLE search_terms (                              -- derived from tasks, see ledger/derived.py
+            study_instance_uid  TEXT NOT NULL,
+            term                TEXT {bytewise} NOT NULL,
+            PRIMARY KEY (study_instance_uid, term)
+        )
+        """,
+        "CREATE INDEX search_terms_found ON search_terms (term, study_instance_uid)",
+        """
+        CREATE TABLE study_findings (                            -- derived from tasks: present and undetermined alone
+            study_instance_uid  TEXT NOT NULL,
+            key                 TEXT NOT NULL,
+            state               TEXT NOT NULL,
+            probability         DOUBLE PRECISION,
+            PRIMARY KEY (study_instance_uid, key)
+        )
+        """,
+        "CREATE INDEX study_findings_found ON study_findings (key, state, study_instance_uid)",
+        """
+        CREATE TABLE IF NOT EXISTS reading_kept (
+            study_instance_uid TEXT PRIMARY KEY, read_at DOUBLE PRECISION, read_by TEXT, read_rank INTEGER,
+            read_version INTEGER, reopened_at DOUBLE PRECISION, claimed_by TEXT, claimed_until DOUBLE PRECISION,
+            assigned_to TEXT, marks INTEGER, referring_physician TEXT, patient_age TEXT
+        )
+        """,
+        """
+        UPDATE tasks SET read_at = k.read_at, read_by = k.read_by, read_rank = k.read_rank,
+            read_version = k.read_version, reopened_at = k.reopened_at, claimed_by = k.claimed_by,
+            claimed_until = k.claimed_until, assigned_to = k.assigned_to, marks = k.marks,
+            referring_physician = k.referring_physician, patient_age = k.patient_age
+        FROM reading_kept AS k WHERE k.study_instance_uid = tasks.study_instance_uid
+        """,
+        "DROP TABLE reading_kept",
+        "DROP INDEX tasks_latest",
+        "DROP INDEX tasks_status",
+        "CREATE INDEX tasks_status ON tasks (status, received_at, study_instance_uid)",
+        "CREATE INDEX tasks_unread ON tasks (priority_rank, received_at, study_instance_uid, status) "
+        "WHERE read_at IS NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_read ON tasks (read_at DESC, study_instance_uid, priority_rank, status) "
+        "WHERE read_at IS NOT NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_received ON tasks (received_at, study_instance_uid) WHERE status <> 'removed'",
+        # of an expression, so that no planner takes it for tasks_unread
+        "CREATE INDEX tasks_pressing ON tasks ((3 - priority_rank), received_at, study_instance_uid) "
+        "WHERE status <> 'removed'",
+        "CREATE INDEX tasks_named ON tasks ((coalesce(search_words, '')), study_instance_uid) "
+        "WHERE status <> 'removed'",
+        "CREATE INDEX tasks_dated ON tasks (study_date, study_time, study_instance_uid) WHERE status <> 'removed'",
+        "CREATE INDEX tasks_with_reason ON tasks (reason, study_instance_uid) WHERE reason IS NOT NULL",
+        "CREATE INDEX tasks_claimed ON tasks (claimed_by, claimed_until, study_instance_uid) WHERE claimed_by <> ''",
+        "CREATE INDEX tasks_assigned ON tasks (assigned_to, study_instance_uid) WHERE assigned_to <> ''",
+        "CREATE INDEX tasks_underived ON tasks (study_instance_uid) WHERE search_words IS NULL",
+    ),
+    down=(
+        "CREATE TABLE reading_kept AS SELECT study_instance_uid, read_at, read_by, read_rank, read_version, "
+        "reopened_at, claimed_by, claimed_until, assigned_to, marks, referring_physician, patient_age FROM tasks "
+        "WHERE read_at IS NOT NULL OR marks > 0 OR referring_physician <> '' OR patient_age <> ''",
+        "DROP INDEX tasks_underived",
+        "DROP INDEX tasks_assigned",
+        "DROP INDEX tasks_claimed",
+        "DROP INDEX tasks_with_reason",
+        "DROP INDEX tasks_dated",
+        "DROP INDEX tasks_named",
+        "DROP INDEX tasks_pressing",
+        "DROP INDEX tasks_received",
+        "DROP INDEX tasks_read",
+        "DROP INDEX tasks_unread",
+        "DROP INDEX tasks_status",
+        "CREATE INDEX tasks_status ON tasks (status)",
+        "CREATE INDEX tasks_latest ON tasks (last_instance_at) WHERE status <> 'removed'",
+        "DROP TABLE study_findings",
+        "DROP TABLE search_terms",
+        "DROP INDEX reading_marks_of_person",
+        "ALTER TABLE tasks DROP COLUMN marks",
+        "ALTER TABLE tasks DROP COLUMN assigned_to",
+        "ALTER TABLE tasks DROP COLUMN claimed_until",
+        "ALTER TABLE tasks DROP COLUMN claimed_by",
+        "ALTER TABLE tasks DROP COLUMN reopened_at",
+        "ALTER TABLE tasks DROP COLUMN read_version",
+        "ALTER TABLE tasks DROP COLUMN read_rank",
+        "ALTER TABLE tasks DROP COLUMN read_by",
+        "ALTER TABLE tasks DROP COLUMN read_at",
+        "ALTER TABLE tasks DROP COLUMN search_words",
+        "ALTER TABLE tasks DROP COLUMN answer_version",
+        "ALTER TABLE tasks DROP COLUMN patient_age",
+        "ALTER TABLE tasks DROP COLUMN referring_physician",
+    ),
+)
+
+MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER, _READING)
 SCHEMA_VERSION = MIGRATIONS[-1].version

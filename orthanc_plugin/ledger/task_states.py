@@ -23,6 +23,7 @@ class TaskStatus(StrEnum):
     REMOVED = "removed"  # its images are no longer in Orthanc; the worklist does not show it
 
 
+_LONGEST_VALUE = 256  # characters: a PN has three groups of 64; databases refuse to index much longer ones
 _AT_REST = {TaskStatus.QUEUED, TaskStatus.REMOVED}
 # From one transaction to the next; `claim` may lead a RUNNING task, whose lease ran out, back to RUNNING in one.
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
@@ -61,10 +62,15 @@ class Arrival:
     study_date: str = field(default="", repr=False)
     study_time: str = field(default="", repr=False)
     study_description: str = field(default="", repr=False)
+    referring_physician: str = field(default="", repr=False)
+    patient_age: str = field(default="", repr=False)
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, Any]) -> Arrival:
-        """From the attributes of an image by their keywords, as Orthanc gives them; what is no text counts as empty."""
+        """From the attributes of an image by their keywords, as Orthanc gives them.
+
+        What is no text counts as empty, and of one that is longer than any valid value the beginning.
+        """
         return cls(
             study_instance_uid=text_of(tags, "StudyInstanceUID"),
             patient_name=text_of(tags, "PatientName"),
@@ -75,13 +81,15 @@ class Arrival:
             study_date=text_of(tags, "StudyDate"),
             study_time=text_of(tags, "StudyTime"),
             study_description=text_of(tags, "StudyDescription"),
+            referring_physician=text_of(tags, "ReferringPhysicianName"),
+            patient_age=text_of(tags, "PatientAge"),
         )
 
 
 def text_of(tags: Mapping[str, Any], keyword: str) -> str:
     """The text of an attribute without the spaces around it; empty where it has none."""
     value = tags.get(keyword)
-    return value.strip() if isinstance(value, str) else ""
+    return value.strip()[:_LONGEST_VALUE] if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
+from orthanc_plugin.ledger.derived import forget, version_of, words_of, write_findings, write_words
+from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.notes import (
     belong_to,
     forget_workers,
@@ -53,7 +55,6 @@ from orthanc_plugin.ledger.views import (
     damaged,
     of_study,
     oldest_waiting,
-    reading_order,
     standing,
 )
 
@@ -84,7 +85,6 @@ __all__ = [
     "mark_removed",
     "of_study",
     "oldest_waiting",
-    "reading_order",
     "ready_models",
     "release",
     "report_worker",
@@ -98,15 +98,16 @@ __all__ = [
 
 def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> None:
     """Record a stored instance: its study is due at once, and what it says of the patient counts from now on."""
-    run(
+    words = words_of(arrival.patient_name, arrival.patient_id, arrival.accession_number)
+    row = run(
         db,
         """
         INSERT INTO tasks (study_instance_uid, status, generation, not_before, received_at, last_instance_at,
                            patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
-                           study_date, study_time, study_description)
+                           study_date, study_time, study_description, referring_physician, patient_age, search_words)
         VALUES (:study_instance_uid, 'removed', 0, :now, :now, :now,
                 :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
-                :study_date, :study_time, :study_description)
+                :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO UPDATE SET
             last_instance_at = excluded.last_instance_at,
             patient_name = coalesce(nullif(excluded.patient_name, ''), tasks.patient_name),
@@ -116,12 +117,29 @@ def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = 
             accession_number = coalesce(nullif(excluded.accession_number, ''), tasks.accession_number),
             study_date = coalesce(nullif(excluded.study_date, ''), tasks.study_date),
             study_time = coalesce(nullif(excluded.study_time, ''), tasks.study_time),
-            study_description = coalesce(nullif(excluded.study_description, ''), tasks.study_description)
+            study_description = coalesce(nullif(excluded.study_description, ''), tasks.study_description),
+            referring_physician = coalesce(nullif(excluded.referring_physician, ''), tasks.referring_physician),
+            patient_age = coalesce(nullif(excluded.patient_age, ''), tasks.patient_age)
+        RETURNING generation, search_words, patient_name, patient_id, accession_number
         """,
         **vars(arrival),  # asdict would copy each value, while a C-STORE waits
+        words=words,
         now=now,
-    )
+    ).one()
+    _find_by_words(db, arrival.study_instance_uid, row)
     request_again(db, arrival.study_instance_uid, now=now, urgency=urgency)
+
+
+def _find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
+    """Have a study found by its patient, where that is new: for the other images of a study nothing is to do."""
+    if row.search_words is None:
+        return  # `derive_missing` comes to it
+    words = words_of(row.patient_name, row.patient_id, row.accession_number)
+    if row.generation == 0:  # a new one, or one without a word yet
+        write_words(db, uid, row.search_words, before="")
+    if words != row.search_words:
+        run(db, "UPDATE tasks SET search_words = :words WHERE study_instance_uid = :uid", uid=uid, words=words)
+        write_words(db, uid, words, before=row.search_words)
 
 
 def request_again(
@@ -173,20 +191,24 @@ def adopt(db: Connection, arrival: Arrival, outcome: Outcome, *, now: float, rec
         """
         INSERT INTO tasks (study_instance_uid, status, generation, claimed_generation, answered_generation,
                            not_before, written_at, received_at, last_instance_at, completed_at,
-                           priority, priority_rank, reason, message, result, content,
+                           priority, priority_rank, reason, message, result, content, answer_version,
                            patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
-                           study_date, study_time, study_description)
+                           study_date, study_time, study_description, referring_physician, patient_age, search_words)
         VALUES (:study_instance_uid, :status, 1, 1, 1, :now, :now, :received_at, :received_at, :now,
-                :priority, :priority_rank, :reason, :message, :result, :content,
+                :priority, :priority_rank, :reason, :message, :result, :content, :answer_version,
                 :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
-                :study_date, :study_time, :study_description)
+                :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO NOTHING
         """,
         **asdict(arrival),
         **_answer(outcome),
+        words=(words := words_of(arrival.patient_name, arrival.patient_id, arrival.accession_number)),
         now=now,
         received_at=now if received_at is None else received_at,
     ).rowcount
+    if changed:
+        write_words(db, arrival.study_instance_uid, words, before="")
+        write_findings(db, arrival.study_instance_uid, outcome.result)
     return changed == 1
 
 
@@ -212,6 +234,8 @@ def heartbeat(db: Connection, task: InferenceTask, *, now: float, lease_seconds:
 def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float, conclude_at: float | None) -> None:
     """Record the answer; a study to which images came meanwhile is queued again and keeps this answer till then.
 
+    A study that somebody has read counts as unread again when its priority is higher now than it was then.
+
     Parameters
     ----------
     conclude_at
@@ -233,7 +257,8 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
                              WHEN :concludes = 1 THEN :conclude_at + {shift} ELSE NULL END,
             answered_generation = claimed_generation,
             priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
-            result = :result, content = :content, completed_at = :now, written_at = :now, lease_until = NULL,
+            result = :result, content = :content, answer_version = :answer_version,
+            completed_at = :now, written_at = :now, lease_until = NULL,
             attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
@@ -242,6 +267,8 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
         concludes=int(conclude_at is not None),
         conclude_at=now if conclude_at is None else conclude_at,
     )
+    write_findings(db, task.study_instance_uid, outcome.result)
+    reopen_raised(db, task.study_instance_uid, now=now)
 
 
 def fail(
@@ -337,13 +364,17 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
                          result = '{}', content = '', priority = 'none', priority_rank = 3,
                          reason = NULL, message = NULL, trace = NULL,
                          patient_name = '', patient_id = '', patient_birth_date = '', patient_sex = '',
-                         accession_number = '', study_date = '', study_time = '', study_description = ''
+                         accession_number = '', study_date = '', study_time = '', study_description = '',
+                         referring_physician = '', patient_age = '', search_words = '', answer_version = 0,
+                         read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = ''
         WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
         """,
         uid=study_instance_uid,
         seen=seen,
         now=now,
     ).rowcount
+    if changed:
+        forget(db, study_instance_uid)
     return changed == 1
 
 
@@ -356,6 +387,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "message": outcome.message,
         "result": json.dumps(outcome.result, separators=(",", ":")),
+        "answer_version": version_of(outcome.result),
         "content": outcome.content,
     }
 

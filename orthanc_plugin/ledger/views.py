@@ -1,4 +1,4 @@
-"""What is asked of the tasks: the worklist's rows, counts, and what reconciliation compares. Nothing here writes.
+"""What is asked of the tasks: one study, counts, and what reconciliation compares. Nothing here writes.
 
 The rule: no question grows slower with the number of studies, except the count of them (one index, no row is read).
 """
@@ -16,17 +16,8 @@ from orthanc_plugin.ledger.task_states import Standing, TaskStatus
 _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
 
 
-def reading_order(db: Connection, *, limit: int = 500) -> list[dict[str, Any]]:
-    """The `limit` studies that came last, and as many in quarantine: the most pressing first, then the oldest."""
-    latest = "SELECT * FROM tasks WHERE status <> 'removed' ORDER BY last_instance_at DESC LIMIT :limit"
-    left_to_people = "SELECT * FROM tasks WHERE status = 'quarantined' ORDER BY last_instance_at DESC LIMIT :limit"
-    found = [row for sql in (latest, left_to_people) for row in db.execute(text(sql), {"limit": limit}).mappings()]
-    rows = {row["study_instance_uid"]: row for row in found}.values()
-    return [_with_result(row) for row in sorted(rows, key=lambda row: (row["priority_rank"], row["received_at"]))]
-
-
 def of_study(db: Connection, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The task of one study, as `reading_order` gives it; an empty list when there is none."""
+    """The task of one study, its result parsed; an empty list when there is none."""
     rows = db.execute(text("SELECT * FROM tasks WHERE study_instance_uid = :uid"), {"uid": study_instance_uid})
     return [_with_result(row) for row in rows.mappings()]
 

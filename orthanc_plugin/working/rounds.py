@@ -13,6 +13,7 @@ from collections.abc import Callable
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.derived import derive_missing
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.lost_files import LostFiles
@@ -22,6 +23,7 @@ log = logging.getLogger("hilum.rounds")
 
 _AWAY_SECONDS = 5.0  # until the next try when Orthanc or the ledger is away
 _SHORTEST_SECONDS = 0.5
+_DERIVED_AT_ONCE = 200  # studies
 
 
 def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[], None], stop: threading.Event) -> None:
@@ -37,6 +39,7 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
         started, pause = time.monotonic(), settings.reconcile_seconds
         try:
             require_archive(ledger, settings.archive_id_file)
+            _derive(ledger, stop)
             accounts = load_credentials(settings.credentials)
             with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
@@ -51,3 +54,12 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
         except Exception:  # it must be tried again whatever one study holds
             log.exception("not compared")
         stop.wait(pause)
+
+
+def _derive(ledger: Ledger, stop: threading.Event) -> None:
+    """Make what an earlier Hilum did not have in the ledger, a little at a time: others write to it as well."""
+    some = _DERIVED_AT_ONCE
+    while some == _DERIVED_AT_ONCE and not stop.is_set():
+        with ledger.write() as db:
+            some = derive_missing(db, _DERIVED_AT_ONCE)
+        stop.wait(_SHORTEST_SECONDS / 20 if some else 0)

@@ -36,9 +36,17 @@ _CAUTIONS = {
 }
 
 
-def render_page(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> str:
-    """The whole page; without rows (None) when the ledger cannot be asked."""
-    return _environment().get_template("worklist.html").render(_context(listed, status, now))
+def render_page(
+    listed: list[WorklistRow] | None, status: dict[str, Any], now: float, *, visitor: tuple[str, str] = ("", "")
+) -> str:
+    """The whole page; without rows (None) when the ledger cannot be asked.
+
+    Parameters
+    ----------
+    visitor
+        Name and role of who is logged in.
+    """
+    return _environment().get_template("worklist.html").render(_context(listed, status, now), visitor=visitor)
 
 
 def render_rows(listed: list[WorklistRow], status: dict[str, Any], now: float) -> str:
@@ -49,6 +57,19 @@ def render_rows(listed: list[WorklistRow], status: dict[str, Any], now: float) -
 def render_problems(status: dict[str, Any]) -> str:
     """The part of the fragment that says what is wrong."""
     return _environment().get_template("problems.html").render(status=status)
+
+
+def render_login(way: str, said: str) -> str:
+    """The page to log in.
+
+    Parameters
+    ----------
+    way
+        Where to go afterwards, a path of this node.
+    said
+        What came of the last try; empty when there was none.
+    """
+    return _environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
 
 
 def _context(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The rule: a row says only what the ledger holds. A study without an answer has n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from urllib.parse import quote
 
@@ -89,6 +89,37 @@ class ImageLine:
 
 
 @dataclass(frozen=True)
+class ReadingState:
+    """What people have done with a study; times are seconds since 1970 (UTC).
+
+    Parameters
+    ----------
+    group
+        Where it stands: ``critical``, ``overdue``, ``urgent``, ``routine``, ``read`` (``ledger.reading_order``).
+    due_at
+        When the waiting limit of its priority ends, or ended.
+    read_at, read_by
+        When a person read it; None and who read it before, or nobody, while it is unread.
+    changed
+        An image or another answer came after it was read.
+    reopened_at
+        When it became unread because its priority rose after it had been read; None when it did not.
+    claimed_by, claimed_until
+        Who has it in hand; empty: nobody.
+    """
+
+    group: str
+    due_at: float
+    read_at: float | None
+    read_by: str
+    changed: bool
+    reopened_at: float | None
+    claimed_by: str
+    claimed_until: float
+    assigned_to: str
+
+
+@dataclass(frozen=True)
 class WorklistRow:
     """A study as the worklist shows it; times are seconds since 1970 (UTC).
 
@@ -123,6 +154,9 @@ class WorklistRow:
     study_date: str
     study_time: str
     study_description: str = field(repr=False)
+    referring_physician: str = field(repr=False)
+    patient_age: str = field(repr=False)
+    reading: ReadingState
     findings: tuple[FindingCell, ...]
     views: tuple[str, ...]
     models: tuple[tuple[str, str], ...]
@@ -163,11 +197,11 @@ class WorklistRow:
         return tuple(image for image in self.images if image.status != "done")
 
 
-_OF_ONE_PATIENT = ("patient_id", "patient_birth_date", "patient_sex", "accession_number")
+_OF_ONE_PATIENT = ("patient_id", "patient_birth_date", "patient_sex", "accession_number", "patient_age")
 
 
 def worklist_row(task: dict[str, Any]) -> WorklistRow:
-    """Make the row of one task as ``tasks.reading_order`` gives it."""
+    """Make the row of one task as ``ledger.pages`` gives it."""
     images = task["result"].get("images", [])
     read = [image for image in images if image["status"] == "done"]
     if task["reason"] == "several_patients":  # no name may stand over another patient's findings
@@ -188,6 +222,9 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         study_date=task["study_date"],
         study_time=task["study_time"],
         study_description=task["study_description"],
+        referring_physician=task["referring_physician"],
+        patient_age=task["patient_age"],
+        reading=ReadingState(**{f.name: task[f.name] for f in fields(ReadingState)}),
         findings=_study_findings(read),
         views=tuple(image["view"] for image in read),
         models=tuple(sorted({pair for image in read for pair in image["models"].items()})),
@@ -277,6 +314,11 @@ def to_json(row: WorklistRow) -> dict[str, Any]:
         "study_date": row.study_date,
         "study_time": row.study_time,
         "study_description": row.study_description,
+        "patient_birth_date": row.patient_birth_date,
+        "patient_sex": row.patient_sex,
+        "patient_age": row.patient_age,
+        "referring_physician": row.referring_physician,
+        **asdict(row.reading),
     }  # fmt: skip
 
 

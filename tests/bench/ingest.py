@@ -187,7 +187,7 @@ def _orthanc(home: Path, *, script: str | None) -> Iterator[_Server]:
 
 
 def _configuration(settings: Settings, script: str | None) -> dict[str, Any]:
-    configuration = node.orthanc_configuration(settings)
+    configuration = node.orthanc_configuration(settings) | node.password_check(settings)
     if script is None:
         del configuration["PythonScript"], configuration["PythonVerbose"]
         configuration["Plugins"] = [p for p in configuration["Plugins"] if "Python" not in p]

@@ -27,7 +27,8 @@ from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, open_ledger
-from orthanc_plugin.ledger.views import count_by_status, oldest_waiting, reading_order
+from orthanc_plugin.ledger.pages import page
+from orthanc_plugin.ledger.views import count_by_status, oldest_waiting
 from orthanc_plugin.settings import Settings
 from tests.faults import victims
 from tests.faults.modality import Modality
@@ -174,7 +175,7 @@ def _questions(ledger: Ledger, settings: Settings, client: httpx.Client) -> dict
         "ledger: claim": claim,
         "ledger: count by status": reading(count_by_status),
         "ledger: oldest waiting": reading(lambda db: oldest_waiting(db, time.time())),
-        "ledger: the worklist's rows": reading(reading_order),
+        "ledger: the worklist's rows": reading(lambda db: page(db, now=time.time())),
         "worklist page": lambda: client.get("/hilum/").raise_for_status(),
     }
     return {name: _median_seconds(question) for name, question in asked.items()}

@@ -27,6 +27,9 @@ from running_node import Node, free_port, start_node
 
 from models.activation import Activation, Choice
 from models.phantom import chest
+from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user, read_users
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, received_of
 from orthanc_plugin.commands import backup as copying
 from orthanc_plugin.commands import modality, node
@@ -34,11 +37,13 @@ from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger import filters, marks, tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerUnusable, migrate, open_ledger
 from orthanc_plugin.ledger.dump import dump, load
+from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import PLACE
 from orthanc_plugin.ledger.ownership import load_archive_id
+from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival
 from orthanc_plugin.reading.active_models import registry_of
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
@@ -283,6 +288,28 @@ def test_passwords_are_copied_only_when_that_is_asked_for(
         take(settings, tmp_path / "again")
 
 
+def test_the_audit_log_goes_along_and_goes_on(settings: Settings, running: OrthancClient, tmp_path: Path) -> None:
+    for number in range(9):
+        audit_files.append(settings.audit, [{"who": "anna", "action": f"view {number}"}], longest=400)
+    add_user(settings.users, "anna", Role.ADMIN, "correct horse battery", taken=frozenset())
+    for with_credentials in (False, True):
+        copy, home = tmp_path / f"copy-{with_credentials}", tmp_path / f"new-{with_credentials}"
+        take(settings, copy, with_credentials=with_credentials)
+        new = settings_of_copy(home, copy)
+        audit_files.append(new.audit, [{"who": "anna"}], longest=400)
+        found = audit_files.verify(new.audit)
+        assert (found.lines, found.faults) == (10, ())
+        assert set(read_users(new.users)) == ({"anna"} if with_credentials else set())
+        assert {path.stat().st_mode & 0o077 for path in (new.audit, *new.audit.iterdir())} == {0}
+
+
+def settings_of_copy(home: Path, copy: Path) -> Settings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HILUM_HTTP_PORT", str(free_port()))
+        bring_back(home, copy)
+    return restored(home)
+
+
 def test_a_node_is_restored_into_an_empty_folder_only_and_a_failure_leaves_it_empty(
     settings: Settings, running: OrthancClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +400,7 @@ def test_a_dump_is_one_moment_of_the_ledger_and_fills_only_an_empty_one(tmp_path
     with old.write() as db:  # while it is being dumped
         tasks.enqueue(db, Arrival("2.25.999999"), now=1.0)
     everything = [*first, *lines]
-    assert load(new, everything) == {"tasks": 1200, "facts": 0}
+    assert load(new, everything) == {"tasks": 1200, "facts": 0, "reading_marks": 0, "saved_filters": 0}
     assert rows(new) == [row for row in rows(old) if row["study_instance_uid"] != "2.25.999999"]
     with pytest.raises(LedgerUnusable, match="has tasks already"):
         load(new, everything)
@@ -387,17 +414,26 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
         for n in range(600):
             tasks.enqueue(db, Arrival(f"2.25.{n}", "Ü^Ä", study_description="a\nb"), now=1e9 + n / 3)
         tasks.set_fact(db, "archive", "one")
+        marks.mark_read(db, "2.25.7", "ada", now=1e9 + 2 / 3)
+        marks.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
+        filters.save_filter(db, "ada", filters.NamedFilter("night", filters.Filter(read=False)))
+    loaded = {"tasks": 600, "facts": 1, "reading_marks": 2, "saved_filters": 1}
     with postgres_server() as server:
         server_ledger = open_ledger(server.new_database())
-        assert load(server_ledger, dump(here)) == {"tasks": 600, "facts": 1}
+        assert load(server_ledger, dump(here)) == loaded
         assert sorted(rows(server_ledger), key=_by_uid) == sorted(rows(here), key=_by_uid)
         lines = dump(server_ledger)
         first = [next(lines), next(lines)]
         with server_ledger.write() as db:
             tasks.enqueue(db, Arrival("2.25.0"), now=5e9)
             tasks.enqueue(db, Arrival("2.25.99999"), now=5e9)
-        assert load(open_ledger(there), [*first, *lines]) == {"tasks": 600, "facts": 1}
+        assert load(open_ledger(there), [*first, *lines]) == loaded
         server_ledger.close()
+    with open_ledger(there).read() as db, here.read() as old:
+        assert history(db, "2.25.7") == history(old, "2.25.7")
+        assert filters.saved_filters(db, "ada") == filters.saved_filters(old, "ada")
+        found = page(db, filters.Filter(text="ü ä", read=True), now=1e9).rows  # words are made anew
+        assert [row["study_instance_uid"] for row in found] == ["2.25.7"]
     assert sorted(rows(open_ledger(there)), key=_by_uid) == sorted(rows(here), key=_by_uid)
 
 

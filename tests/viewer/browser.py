@@ -272,6 +272,9 @@ def _open(browser: Browser, base_url: str, credentials: Credentials) -> Viewer:
         viewport={"width": 1280, "height": 800},
         http_credentials={"username": credentials.user, "password": credentials.password, "origin": base_url},
     )
+    # a node has a log-in page; Orthanc without our plugin, where there is none, asks for the password by itself
+    fields = {"name": credentials.user, "password": credentials.password}
+    context.request.post(f"{base_url}/hilum/login", form=fields, headers={"Origin": base_url}, max_redirects=0)
     viewer = Viewer(context.new_page(), base_url)
 
     def record(request: Request) -> None:

@@ -68,7 +68,8 @@ def start_viewer_node(home: Path, viewer: Path) -> Iterator[ViewerNode]:
     plugin = home / "viewer_plugin.py"
     plugin.write_text(_PLUGIN.format(viewer=str(viewer)))
     configuration = home / "orthanc.json"
-    configuration.write_text(json.dumps({**node.orthanc_configuration(settings), "PythonScript": str(plugin)}))
+    own = node.password_check(settings) | {"PythonScript": str(plugin)}
+    configuration.write_text(json.dumps(node.orthanc_configuration(settings) | own))
     with (home / "orthanc.log").open("wb") as log:
         process = subprocess.Popen(
             ["Orthanc", str(configuration)], stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": _python_path()}

@@ -22,6 +22,8 @@
     if (document.hidden) return;
     try {
       const answer = await fetch(main.dataset.refresh, { credentials: 'same-origin' });
+      // the session is over: what is on the screen goes, and the log-in page leads back here
+      if (answer.status === 401) return void location.reload();
       const text = await answer.text();
       // without its ledger the node says so, and nothing about the rows: they stay
       const problems = answer.status === 503 && main.querySelector('.problems');

@@ -1,0 +1,467 @@
+"""Pages of the worklist: every study that fits, once, in the documented order, however the page is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from postgres_server import PostgresServer, binaries, postgres_server
+from sqlalchemy import text
+
+from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.database import Ledger
+from orthanc_plugin.ledger.derived import asked_words, derive_missing, words_of
+from orthanc_plugin.ledger.filters import (
+    NAMED,
+    PRIORITIES,
+    Filter,
+    FilterInvalid,
+    NamedFilter,
+    delete_filter,
+    save_filter,
+    saved_filters,
+)
+from orthanc_plugin.ledger.pages import SORTS, Count, Effort, Page, page
+from orthanc_plugin.ledger.reading_order import Group, WaitingLimits, place_of
+from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
+
+NOW = 100_000.0
+LIMITS = WaitingLimits()
+EFFORTS = {
+    "walked": Effort(gathered=0, walked=10**6),
+    "gathered": Effort(gathered=10**6, walked=0),
+    "given up": Effort(gathered=0, walked=3),
+}
+NAMES = (
+    "Müller^Jörg",
+    "MULLER^Ann",
+    "O'Neil^Zoë=山田^太郎=やまだ^たろう",
+    "Петров^Пётр",
+    "muller-smith",
+    "",
+    "100%_'\"\0\\",
+)
+PEOPLE = ("", "ada", "ben")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    if binaries() is None:
+        pytest.skip("no PostgreSQL server is installed here")
+    with postgres_server() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a row of the ledger is made from, and what the test expects of it."""
+
+    uid: str
+    rank: int = 2
+    received_at: float = NOW - 60
+    read_at: float | None = None
+    status: str = "done"
+    name: str = ""
+    findings: dict[str, str] = field(default_factory=dict)
+    date: str = "20260101"
+    claimed_by: str = ""
+    claimed_until: float = 0.0
+    assigned_to: str = ""
+    reason: str | None = None
+
+    @property
+    def words(self) -> str:
+        return words_of(self.name, f"ID-{self.uid}", "")
+
+
+def fill(ledger: Ledger, studies: list[Study]) -> None:
+    with ledger.write() as db:
+        for table in ("tasks", "search_terms", "study_findings", "reading_marks", "saved_filters"):
+            db.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608
+        for study in studies:
+            found = [
+                {"key": key, "state": state, "probability": 0.5, "laterality": None, "regions": []}
+                for key, state in study.findings.items()
+            ]
+            image = {"sop_instance_uid": f"{study.uid}.1", "status": "done", "findings": found}
+            outcome = Outcome(
+                TaskStatus.DONE, PRIORITIES[study.rank], study.rank, {"version": 1, "images": [image]},
+                reason=study.reason,
+            )  # fmt: skip
+            arrival = Arrival(study.uid, study.name, f"ID-{study.uid}", study_date=study.date, study_time="1200")
+            assert tasks.adopt(db, arrival, outcome, now=NOW, received_at=study.received_at)
+            statement = """
+                UPDATE tasks SET status = :status, read_at = :read_at, claimed_by = :claimed_by,
+                                 claimed_until = :claimed_until, assigned_to = :assigned_to
+                WHERE study_instance_uid = :uid
+            """
+            changed = ("uid", "status", "read_at", "claimed_by", "claimed_until", "assigned_to")
+            db.execute(text(statement), {name: getattr(study, name) for name in changed})
+
+
+def fits(study: Study, wanted: Filter, user: str) -> bool:
+    """The meaning of a filter, said once more."""
+    held_by = study.claimed_by if study.claimed_until > NOW else ""
+    words = asked_words(wanted.text)
+    return (
+        study.status != "removed"
+        and (not wanted.text.strip() or bool(words))
+        and all(any(term.startswith(word) for term in study.words.split()) for word in words)
+        and study.status in (wanted.status or (study.status,))
+        and PRIORITIES[study.rank] in (wanted.priority or PRIORITIES)
+        and all(study.findings.get(key) == "present" for key in wanted.present)
+        and all(study.findings.get(key) == "undetermined" for key in wanted.undetermined)
+        and wanted.read in (None, study.read_at is not None)
+        and (not wanted.mine or user in (study.assigned_to, held_by))
+        and wanted.claimed_by in ("", held_by)
+        and wanted.assigned_to in ("", study.assigned_to)
+        and (not (wanted.study_from or wanted.study_until) or bool(study.date))
+        and (wanted.study_from or "0") <= (study.date or "0") <= (wanted.study_until or "9")
+        and wanted.reason in ("", study.reason)
+    )
+
+
+KEYS: dict[str, Callable[[Study], Any]] = {
+    "": lambda s: place_of(s.rank, s.received_at, s.read_at, now=NOW, limits=LIMITS),
+    "received": lambda s: s.received_at,
+    "patient": lambda s: s.words.encode(),
+    "study_date": lambda s: s.date,
+    "status": lambda s: (s.status, s.received_at),
+    "priority": lambda s: (-s.rank, s.received_at),
+}
+
+
+def expected(studies: list[Study], wanted: Filter, user: str, sort: str) -> list[str]:
+    chosen = [study for study in studies if fits(study, wanted, user)]
+    ordered = sorted(chosen, key=lambda s: (KEYS[sort.removeprefix("-")](s), s.uid), reverse=sort.startswith("-"))
+    return [study.uid for study in ordered]
+
+
+def uids(found: Page) -> list[str]:
+    return [row["study_instance_uid"] for row in found.rows]
+
+
+SECONDS = st.integers(0, 12).map(lambda n: NOW - 3_000.0 * n - n % 3 / 7)
+STUDIES = st.lists(
+    st.builds(
+        Study,
+        uid=st.integers(100, 999).map(lambda n: f"1.2.{n}"),
+        rank=st.integers(0, 3),
+        received_at=SECONDS,
+        read_at=st.none() | st.none() | SECONDS,
+        status=st.sampled_from(["done", "done", "queued", "running", "answered", "quarantined", "removed"]),
+        name=st.sampled_from(NAMES),
+        findings=st.dictionaries(
+            st.sampled_from(["effusion", "edema", "mass"]), st.sampled_from(["present", "undetermined", "absent"])
+        ),
+        date=st.sampled_from(["", "20251231", "20260101", "20260102"]),
+        claimed_by=st.sampled_from(PEOPLE),
+        claimed_until=st.sampled_from([NOW - 1, NOW + 60]),
+        assigned_to=st.sampled_from(PEOPLE),
+        reason=st.none() | st.sampled_from(["view", "age"]),
+    ),
+    max_size=30,
+    unique_by=lambda study: study.uid,
+)
+FILTERS = st.builds(
+    Filter,
+    text=st.sampled_from(["", "", "", "mull", "MÜLLER jorg", "о", "Петр", "山", "oneil", "id 1.2", "%", "_", "'", "\0",
+                          "100", "mull* smi?"]),
+    status=st.lists(st.sampled_from(["done", "queued", "quarantined"]), max_size=2, unique=True).map(tuple),
+    priority=st.lists(st.sampled_from(PRIORITIES), max_size=2, unique=True).map(tuple),
+    present=st.lists(st.sampled_from(["effusion", "edema"]), max_size=2, unique=True).map(tuple),
+    undetermined=st.sampled_from([(), (), ("mass",)]),
+    read=st.sampled_from([None, None, True, False]),
+    mine=st.sampled_from([False, False, False, True]),
+    claimed_by=st.sampled_from(["", "", "", "ben"]),
+    assigned_to=st.sampled_from(["", "", "", "ben"]),
+    study_from=st.sampled_from(["", "", "20260101"]),
+    study_until=st.sampled_from(["", "", "20260101"]),
+    reason=st.sampled_from(["", "", "", "view"]),
+)  # fmt: skip
+ORDERS = st.sampled_from(["", "", "", *SORTS, *(f"-{name}" for name in SORTS)])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(studies=STUDIES, filters=st.lists(FILTERS, min_size=1, max_size=6), sort=ORDERS, size=st.integers(1, 9))
+def test_all_pages_together_are_what_fits_once_and_in_order(
+    ledger: Ledger, studies: list[Study], filters: list[Filter], sort: str, size: int
+) -> None:
+    fill(ledger, studies)
+    with ledger.read() as db:
+        # one in three filters asks for little, so that it finds something
+        for number, drawn in enumerate(filters):
+            wanted = drawn if number % 3 else Filter(read=drawn.read, priority=drawn.priority, text=drawn.text)
+            whole = expected(studies, wanted, "ada", sort)
+            for way, effort in EFFORTS.items():
+                asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada", "limit": size, "effort": effort}
+                found, after = [], ""
+                while True:
+                    part = page(db, wanted, after=after, **asked)
+                    found += uids(part)
+                    assert part.searchable
+                    if part.count.exact:
+                        assert part.count.number == len(whole), way
+                    if not part.next:
+                        break
+                    after = part.next
+                assert found == whole, (way, wanted)
+                assert uids(page(db, wanted, offset=2 * size, **asked)) == whole[2 * size : 3 * size], way
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=STUDIES, now=st.floats(NOW - 50_000, NOW + 50_000))
+def test_the_order_is_as_it_is_documented(one: list[Study], now: float) -> None:
+    """The four sentences of the module, said without its arithmetic."""
+    limit = {0: 900, 1: 3600, 2: 28_800, 3: 28_800}
+    places = [(place_of(s.rank, s.received_at, s.read_at, now=now, limits=LIMITS), s) for s in one]
+    for place, s in places:
+        overdue = s.rank > 0 and s.received_at + limit[s.rank] <= now
+        group = (
+            Group.READ if s.read_at is not None
+            else Group.CRITICAL if s.rank == 0
+            else Group.OVERDUE if overdue
+            else Group.URGENT if s.rank == 1
+            else Group.ROUTINE
+        )  # fmt: skip
+        assert place.group is group
+    for place, s in places:
+        for other, t in places:
+            if place.group is other.group and place.group is Group.READ:
+                assert (place < other) == (s.read_at > t.read_at)  # type: ignore[operator]
+            elif place.group is other.group and s.rank == t.rank and s.received_at < t.received_at:
+                assert place < other, "of two alike the older goes first"
+            elif place.group is other.group is Group.ROUTINE and (s.received_at, -s.rank) < (t.received_at, -t.rank):
+                assert place < other, "what the AI did not look at does not stand below what it called routine"
+
+
+def test_a_study_that_the_ai_raises_never_moves_down() -> None:
+    for hours in range(0, 20):
+        for read_at in (None, NOW):
+            places = [place_of(rank, NOW - 3600 * hours, read_at, now=NOW, limits=LIMITS) for rank in (3, 2, 1, 0)]
+            groups = [place.group for place in places]
+            # past its own limit a study may stand among the overdue before urgent ones do: never the other way
+            assert groups[0] is groups[1]
+            assert groups[3] <= min(groups)
+
+
+def test_pages_go_on_where_they_were_while_the_list_changes(ledger: Ledger) -> None:
+    studies = [Study(f"1.2.{n}", received_at=NOW - n) for n in range(100, 130)]
+    fill(ledger, studies)
+    with ledger.read() as db:
+        first = page(db, now=NOW, limits=LIMITS, limit=10)
+    whole = expected(studies, Filter(), "", "")
+    assert uids(first) == whole[:10]
+    with ledger.write() as db:  # three of the first page are read, a critical one comes
+        read = text("UPDATE tasks SET read_at = 1 WHERE study_instance_uid IN ('1.2.129', '1.2.128', '1.2.120')")
+        db.execute(read)
+        tasks.enqueue(db, Arrival("1.9"), now=NOW + 1)
+    with ledger.read() as db:  # an hour later
+        second = page(db, now=NOW + 36_000, limits=LIMITS, limit=10, after=first.next)
+    assert uids(second) == whole[10:20]
+
+
+def test_groups_and_limits_are_told_with_each_row(ledger: Ledger) -> None:
+    fill(ledger, [Study("1.1", rank=1, received_at=NOW - 3600), Study("1.2", rank=3), Study("1.3", read_at=NOW - 5)])
+    with ledger.read() as db:
+        rows = page(db, now=NOW, limits=LIMITS).rows
+    told = [(row["study_instance_uid"], row["group"], row["due_at"], row["changed"]) for row in rows]
+    assert told == [
+        ("1.1", "overdue", NOW, False),
+        ("1.2", "routine", NOW - 60 + 28_800, False),
+        ("1.3", "read", NOW - 60 + 28_800, True),
+    ]
+
+
+def test_counting_ends_at_a_thousand(ledger: Ledger) -> None:
+    fill(ledger, [Study(f"1.2.{n}", rank=n % 4, name="Doe^Jane") for n in range(1100)])
+    with ledger.read() as db:
+        for way, effort in EFFORTS.items():
+            several = page(db, Filter(text="doe", read=False), now=NOW, effort=effort).count
+            assert not several.exact, way
+            for wanted in (Filter(), Filter(text="jane"), Filter(read=False)):
+                assert str(page(db, wanted, now=NOW, effort=effort).count) == "1000+", way
+            assert page(db, Filter(reason="view"), now=NOW, effort=effort).count == Count(0, True)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"status": "nonsense"}, {"priority": "critical,high"}, {"present": "Pneumo thorax"}, {"read": "perhaps"},
+     {"study_from": "yesterday"}, {"reason": "a b"}, {"colour": "red"}, {"text": "a b c d e f g h i"},
+     {"text": "x" * 500}, {"status": "removed"}, {"study_until": "2026010"}],
+)  # fmt: skip
+def test_a_condition_that_says_nothing_is_refused_and_named(asked: dict[str, str]) -> None:
+    with pytest.raises(FilterInvalid) as refused:
+        Filter.from_fields(asked)
+    (value,) = asked.values()
+    assert "text" not in asked or value not in str(refused.value)
+
+
+@given(wanted=FILTERS)
+def test_a_filter_comes_back_from_the_fields_of_a_form(wanted: Filter) -> None:
+    told = {name: value for name, value in wanted.to_fields().items()}
+    assert Filter.from_fields(told) == replace(wanted, text=wanted.text.strip())
+    assert all(isinstance(value, str) for value in told.values())
+
+
+def test_dates_come_as_browsers_send_them() -> None:
+    assert Filter.from_fields({"study_from": "2026-01-02", "mine": "no"}) == Filter(study_from="20260102")
+
+
+@pytest.mark.parametrize("token", ["x", "AAAA", "é", "bnVsbA", "WzEsMiwzXQ"])
+def test_a_cursor_of_something_else_is_refused(ledger: Ledger, token: str) -> None:
+    fill(ledger, [Study(f"1.2.{n}") for n in range(100, 110)])
+    with ledger.read() as db:
+        with pytest.raises(FilterInvalid):
+            page(db, now=NOW, after=token)
+        other = page(db, now=NOW, limit=3, sort="received").next
+        with pytest.raises(FilterInvalid, match="another order"):
+            page(db, now=NOW, limit=3, after=other)
+        for wrong in ({"limit": 0}, {"limit": 501}, {"offset": -1}, {"offset": 10_001}, {"sort": "colour"}):
+            with pytest.raises(FilterInvalid):
+                page(db, now=NOW, **wrong)  # type: ignore[arg-type]
+
+
+def test_no_cursor_names_a_patient(ledger: Ledger) -> None:
+    import base64
+
+    fill(ledger, [Study(f"1.2.{n}", name="Secret^Name") for n in range(100, 110)])
+    with ledger.read() as db:
+        for sort in ("", *SORTS, *(f"-{name}" for name in SORTS)):
+            token = page(db, now=NOW, limit=3, sort=sort).next
+            assert b"secret" not in base64.urlsafe_b64decode(token + "==").lower()
+
+
+# --- search
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "found"),
+    [
+        ("Müller^Jörg", "muller", True), ("MULLER^A", "MÜLL", True), ("Jørgen^Åse", "jorgen ase", True),
+        ("Straße^X", "strasse", True), ("Łukasz^Ż", "lukasz z", True), ("Doe^Jane", "jane doe", True),
+        ("Doe^Jane", "ane", False), ("O'Brien^Pat", "obrien", True), ("O'Brien^Pat", "o'brien", True),
+        ("Smith-Jones^A", "jones", True), ("Петров^Пётр", "петр", True),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "太郎", True),
+        ("Hong^Gildong=洪^吉洞=홍^길동", "길", True), ("ﷺ^Ｆｕｌｌ", "full", True), ("Doe^Jane", "doe*", True),
+        ("Doe^Jane", "%", False), ("Doe^Jane", "d_e", False), ("Doe^Jane", "doe' OR '1'='1", False),
+        ("Doe^Jane", "\0", False), ("Doe^Jane", "doe\ud800", True), ("x" * 100, "x" * 90, True),
+    ],
+)  # fmt: skip
+def test_a_patient_is_found_by_the_beginnings_of_words(ledger: Ledger, name: str, asked: str, found: bool) -> None:
+    fill(ledger, [Study("1.2.3", name=name)])
+    with ledger.read() as db:
+        for way, effort in EFFORTS.items():
+            assert bool(page(db, Filter(text=asked), now=NOW, effort=effort).rows) == found, way
+
+
+def test_patient_id_and_accession_number_are_found_with_and_without_what_parts_them(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2", "Doe^J", "AB-123/4", accession_number="2026.77"), now=NOW)
+    with ledger.read() as db:
+        for asked in ("ab-123/4", "AB1234", "ab1", "2026.7", "202677", "doe 77"):
+            assert uids(page(db, Filter(text=asked), now=NOW)) == ["1.2"], asked
+        assert not page(db, Filter(text="123x"), now=NOW).rows
+
+
+def test_a_corrected_patient_is_found_by_the_new_name_alone_and_a_removed_one_not_at_all(ledger: Ledger) -> None:
+    def found(asked: str) -> list[str]:
+        with ledger.read() as db:
+            return uids(page(db, Filter(text=asked), now=NOW))
+
+    with ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2", "Wrong^Jane", "7"), now=1)
+        tasks.enqueue(db, Arrival("1.2", "Right^Jane", "7"), now=2)
+        tasks.enqueue(db, Arrival("1.2", "", "7"), now=3)
+    assert (found("wrong"), found("right jane 7")) == ([], ["1.2"])
+    with ledger.write() as db:
+        assert tasks.mark_removed(db, "1.2", seen=3, now=4)
+    assert found("right") == []
+    with ledger.read() as db:
+        assert db.execute(text("SELECT count(*) FROM search_terms")).scalar() == 0
+    with ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2", "Right^Jane", "7"), now=5)
+    assert found("right") == ["1.2"]
+
+
+def test_an_answer_replaces_the_findings_of_the_one_before(ledger: Ledger) -> None:
+    def answer(*findings: tuple[str, str, float | None]) -> None:
+        images = [
+            {
+                "status": "done",
+                "findings": [{"key": k, "state": s, "probability": p, "laterality": None, "regions": []}],
+            }
+            for k, s, p in findings
+        ]
+        with ledger.write() as db:
+            tasks.enqueue(db, Arrival("1.2"), now=1)
+            task = tasks.claim(db, "w", now=2, lease_seconds=60, abandoned_limit=3)
+            assert task is not None
+            tasks.answer(db, task, Outcome(TaskStatus.DONE, "urgent", 1, {"version": 1, "images": images}), now=3,
+                         conclude_at=None)  # fmt: skip
+
+    def found(**wanted: Any) -> bool:
+        with ledger.read() as db:
+            return bool(page(db, Filter(**wanted), now=NOW).rows)
+
+    answer(("edema", "undetermined", 0.4), ("edema", "present", 0.7), ("mass", "absent", 0.1))
+    assert found(present=("edema",))
+    assert not found(undetermined=("edema",))
+    assert not found(present=("mass",))
+    answer(("edema", "undetermined", 0.4), ("covid_typical", "present", None))
+    assert found(undetermined=("edema",), present=("covid_typical",))
+    assert not found(present=("edema",))
+
+
+def test_studies_of_an_earlier_ledger_are_made_to_be_found(ledger: Ledger) -> None:
+    studies = [Study(f"1.2.{n}", name="Doe^Jane", findings={"edema": "present"}) for n in range(100, 125)]
+    fill(ledger, studies)
+    with ledger.write() as db:
+        db.execute(text("UPDATE tasks SET search_words = NULL, answer_version = 0"))
+        db.execute(text("DELETE FROM search_terms"))
+        db.execute(text("DELETE FROM study_findings"))
+    with ledger.read() as db:
+        assert not page(db, now=NOW).searchable
+        assert len(page(db, now=NOW, sort="patient").rows) == 25
+    taken = []
+    while not taken or taken[-1]:
+        with ledger.write() as db:
+            taken.append(derive_missing(db, 10))
+    assert taken == [10, 10, 5, 0]
+    with ledger.read() as db:
+        found = page(db, Filter(text="doe", present=("edema",)), now=NOW)
+    assert (len(found.rows), found.searchable, found.rows[0]["answer_version"]) == (25, True, 1)
+
+
+# --- filters that are kept
+
+
+def test_a_person_keeps_filters_of_their_own(ledger: Ledger) -> None:
+    wanted = NamedFilter("Night", Filter(read=False, present=("edema",), text="é'%"), "-received")
+    with ledger.write() as db:
+        save_filter(db, "ada", wanted)
+        save_filter(db, "ada", replace(wanted, sort=""))
+        assert saved_filters(db, "ada") == [replace(wanted, sort="")]
+        assert saved_filters(db, "ben") == []
+        for name in ("", "x" * 61, NAMED[0].name):
+            with pytest.raises(FilterInvalid, match="name"):
+                save_filter(db, "ada", replace(wanted, name=name))
+        assert delete_filter(db, "ada", "Night")
+        assert not delete_filter(db, "ada", "Night")
+
+
+def test_the_filters_of_everybody_can_be_asked(ledger: Ledger) -> None:
+    fill(ledger, [Study("1.1", rank=0), Study("1.2", status="quarantined", rank=3), Study("1.3", assigned_to="ada")])
+    with ledger.read() as db:
+        found = {f.name: uids(page(db, f.filter, sort=f.sort, user="ada", now=NOW)) for f in NAMED}
+    assert found == {
+        "unread_critical": ["1.1"],
+        "unread": ["1.1", "1.2", "1.3"],
+        "my_list": ["1.3"],
+        "failed": ["1.2"],
+        "not_processed": [],
+    }
