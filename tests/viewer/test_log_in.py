@@ -93,6 +93,8 @@ def test_a_link_to_a_study_leads_through_the_log_in_to_its_picture(
         assert viewer.panes()[0]["grays"] > 50
         assert viewer.console == []
         assert viewer.foreign_requests() == []
+    opened = [entry for entry in audit_files.read(guarded.settings.audit) if entry["study"] == study]
+    assert [(e["who"], e["action"]) for e in opened if e["who"] == "radiologist"] == [("radiologist", "view_study")]
 
 
 def test_the_log_in_page_works_on_a_phone_without_javascript(guarded: Node, browser: object) -> None:
@@ -252,7 +254,8 @@ def test_a_page_of_another_site_changes_and_sees_nothing(
         for request in ("POST /hilum/api/retry", "POST /hilum/logout", "POST /hilum/login", "POST /tools/reset"):
             assert sent[request] == 403, sent
         assert sent[f"GET /studies/{found['ID']}?_method=DELETE"] == sent["GET /hilum/"] == 403
-        assert all(status in (403, 404, 405) for status in sent.values()), sent
+        # anybody may have the icon; what a browser asks before it sends is answered by Orthanc, and not with a yes
+        assert {status for key, status in sent.items() if "/hilum/static/" not in key} <= {403, 404}, sent
         assert page.context.cookies() == before, "nobody was logged out, or in as somebody else"
         page.goto(f"{home}/hilum/")
         expect(page.locator(f'[id="study-{study}"]')).to_be_visible()
