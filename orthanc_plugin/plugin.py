@@ -105,7 +105,6 @@ def status_of_incoming(_dicom: Any) -> int:
     return _OUT_OF_RESOURCES if FREE_SPACE.refuses() else _STORED
 
 
-@gives_back
 def allow_http(uri: str, **request: Any) -> bool:
     """Let in whom ``guard`` lets in; refuse uploads (403) as `status_of_incoming` does, but never the worker's."""
     try:
@@ -121,19 +120,16 @@ def allow_http(uri: str, **request: Any) -> bool:
         return False
 
 
-@gives_back
 def answer_root(output: Any, uri: str, **_request: Any) -> None:
     """``/`` leads to the worklist."""
     _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}))
 
 
-@gives_back
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/hilum``."""
     _answer(output, uri, request, _respond, ("GET", "POST"))
 
 
-@gives_back
 def answer_viewer(output: Any, uri: str, **request: Any) -> None:
     """Everything below ``/ohif``: the files of the viewer."""
     _answer(output, uri, request, _viewer_file, ("GET",))
@@ -180,6 +176,14 @@ def _viewer_file(request: Request) -> Response:
     return Response(found.status, found.mime, found.body, dict(found.headers))
 
 
+def called(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback for requests as this plugin wants it: that of Debian 13 (5.0) keeps nothing that could be given back.
+
+    One of its functions tells it from that of Debian 12 (4.0), where its version cannot be asked for.
+    """
+    return callback if hasattr(orthanc, "SetCurrentThreadName") else gives_back(callback)
+
+
 def fetch_thumbnail(sop_instance_uid: str) -> bytes | None:
     """The thumbnail that Orthanc keeps with a measurement report; None when there is none, or the report is gone."""
     try:
@@ -224,7 +228,10 @@ def _send(output: Any, response: Response) -> None:
         output.SendHttpStatusCode(status)
     else:
         output.SetHttpHeader("Content-Type", mime)
-        output.SendHttpStatus(status, body.decode("utf-8"), len(body))
+        try:
+            output.SendHttpStatus(status, body.decode("utf-8"), len(body))
+        except TypeError:  # orthanc-python 5 of Debian 13 counts by itself
+            output.SendHttpStatus(status, body)
 
 
 _METHODS = {
@@ -249,8 +256,8 @@ AUDIT.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
 orthanc.RegisterIncomingCStoreInstanceFilter(status_of_incoming)
-orthanc.RegisterIncomingHttpRequestFilter(allow_http)
+orthanc.RegisterIncomingHttpRequestFilter(called(allow_http))
 orthanc.RegisterOnChangeCallback(on_change)
-orthanc.RegisterRestCallback("/", answer_root)
-orthanc.RegisterRestCallback("/hilum(/.*)?", answer_hilum)
-orthanc.RegisterRestCallback("/ohif(/.*)?", answer_viewer)
+orthanc.RegisterRestCallback("/", called(answer_root))
+orthanc.RegisterRestCallback("/hilum(/.*)?", called(answer_hilum))
+orthanc.RegisterRestCallback("/ohif(/.*)?", called(answer_viewer))

@@ -167,7 +167,9 @@ def test_what_python_cannot_read_is_refused(guarded: Node) -> None:
 def test_orthanc_does_not_start_without_its_guard(guarded: Node, tmp_path: Path) -> None:
     script = tmp_path / "plugin.py"
     plugin = (Path(cli.__file__).with_name("plugin.py")).read_text("utf-8")
-    script.write_text(plugin.replace("orthanc.RegisterIncomingHttpRequestFilter(allow_http)", "raise RuntimeError"))
+    script.write_text(
+        plugin.replace("orthanc.RegisterIncomingHttpRequestFilter(called(allow_http))", "raise RuntimeError")
+    )
     configuration = node.orthanc_configuration(guarded.settings) | {
         "PythonScript": str(script), "HttpPort": 1, "StorageDirectory": str(tmp_path), "IndexDirectory": str(tmp_path),
         "DicomServerEnabled": False,

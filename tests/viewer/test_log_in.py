@@ -93,6 +93,8 @@ def test_a_link_to_a_study_leads_through_the_log_in_to_its_picture(
         assert viewer.panes()[0]["grays"] > 50
         assert viewer.console == []
         assert viewer.foreign_requests() == []
+    opened = [entry for entry in audit_files.read(guarded.settings.audit) if entry["study"] == study]
+    assert [(e["who"], e["action"]) for e in opened if e["who"] == "radiologist"] == [("radiologist", "view_study")]
 
 
 def test_the_log_in_page_works_on_a_phone_without_javascript(guarded: Node, browser: object) -> None:
@@ -162,13 +164,13 @@ def test_a_screen_that_somebody_left_is_cleared_when_the_session_ends(
         expect(page.locator(f'[id="study-{study}"]')).to_be_visible()
         reading = page.context.new_page()
         reading.goto(f"{guarded.settings.http_url}/ohif/viewer?StudyInstanceUIDs={study}")
-        reading.wait_for_function("window.hilum?.status() && !window.hilum.status().busy")
+        reading.wait_for_function("window.hilum?.status() && !window.hilum.status().busy", timeout=90_000)
         accounts.remove_user(guarded.settings.users, "leaving")
         page.bring_to_front()
-        expect(page).to_have_title("Log in - Hilum", timeout=10_000)
+        expect(page).to_have_title("Log in - Hilum", timeout=60_000)
         reading.evaluate(f"() => {{ const x = new XMLHttpRequest(); x.open('GET', '/dicom-web/studies/{study}/series');"
                          " x.send(); }")  # fmt: skip
-        expect(reading).to_have_title("Log in - Hilum", timeout=10_000)
+        expect(reading).to_have_title("Log in - Hilum", timeout=60_000)
         assert f"StudyInstanceUIDs%3D{study}" in reading.url
 
 
@@ -236,6 +238,7 @@ def test_a_page_of_another_site_changes_and_sees_nothing(
         log_in(page, "admin")
         expect(page.locator("header")).to_contain_text("admin")
         before = page.context.cookies()
+        page.goto("about:blank")  # the worklist asks for nothing any more
         content = ATTACKS.format(node=guarded.settings.http_url, study=found["ID"], picture=picture, password=PASSWORD)
         answered: dict[str, int] = {}
         page.context.on(
@@ -252,7 +255,8 @@ def test_a_page_of_another_site_changes_and_sees_nothing(
         for request in ("POST /hilum/api/retry", "POST /hilum/logout", "POST /hilum/login", "POST /tools/reset"):
             assert sent[request] == 403, sent
         assert sent[f"GET /studies/{found['ID']}?_method=DELETE"] == sent["GET /hilum/"] == 403
-        assert all(status in (403, 404, 405) for status in sent.values()), sent
+        # anybody may have the icon; what a browser asks before it sends is answered by Orthanc, and not with a yes
+        assert {status for key, status in sent.items() if "/hilum/static/" not in key} <= {403, 404}, sent
         assert page.context.cookies() == before, "nobody was logged out, or in as somebody else"
         page.goto(f"{home}/hilum/")
         expect(page.locator(f'[id="study-{study}"]')).to_be_visible()
