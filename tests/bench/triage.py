@@ -3,9 +3,9 @@
 The rule: our order is the product's own function (``ledger.reading_order.place_of``), so that simulation and worklist
 cannot drift apart. The design is that of Baltruschat et al., "Smart chest X-ray worklist prioritization using
 artificial intelligence: a clinical workflow simulation", European Radiology 31:3837-3845 (2021),
-doi:10.1007/s00330-020-07480-7: first in, first out against priority with and without an upper limit of waiting, judged by mean and longest waiting. The
-numbers of `Room` are not theirs: they are assumptions, chosen so that waiting in the order of arrival is as long on
-average as they report (80 min), and stand in the report.
+doi:10.1007/s00330-020-07480-7: first in, first out against priority with and without an upper limit of waiting, judged
+by mean and longest waiting. The numbers of `Room` are not theirs: they are assumptions, chosen so that waiting in the
+order of arrival is about as long on average as they report (80 min), and stand in the report.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Room:
 
     arrivals_an_hour: tuple[float, float, float] = (12.0, 5.0, 2.0)
     attention: tuple[float, float, float] = (1.0, 0.4, 0.25)
-    reading_minutes: float = 4.85
+    reading_minutes: float = 4.8
     reading_sigma: float = 0.6
     share: tuple[float, float, float] = (0.03, 0.27, 0.70)
     called: tuple[tuple[float, float, float, float], ...] = (
@@ -209,7 +209,8 @@ is the mean over replications of the longest wait in each. **A simulation, no me
 {table}
 
 Our order is the function that orders the worklist (`orthanc_plugin/ledger/reading_order.py`), with its default limits
-(minutes: {settings}). *By priority alone* is the same without limits.
+(minutes: {settings}). *By priority alone* is the same without limits. Priority costs whoever is not
+called critical or urgent time; limits give back a part of the longest waits, not all: no order makes the reader faster.
 
 The comparison follows Baltruschat et al., *Smart chest X-ray worklist prioritization using artificial intelligence: a
 clinical workflow simulation*, European Radiology 31:3837-3845 (2021),
