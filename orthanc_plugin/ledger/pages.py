@@ -43,11 +43,11 @@ class Effort:
     walked
         Of each range that are looked at before a walk is given up.
     gathered_of_several
-        That meet the rarest of several conditions at most, of which the others leave less to be put in order.
+        The same where several conditions are on more than the order's columns: they leave less to be put in order.
     """
 
-    gathered: int = 3000
-    walked: int = 20_000
+    gathered: int = 5000
+    walked: int = 40_000
     gathered_of_several: int = 15_000
 
 
@@ -197,7 +197,8 @@ class _Question:
     def answer(self, effort: Effort) -> tuple[list[_Found], Count]:
         if not self.asked:
             return self._walk(None) or [], self._capped((_ALL,), {}, _COUNTED)
-        most = effort.gathered if len(self.asked) == 1 else effort.gathered_of_several
+        looked_up = [condition for condition in self.asked if not condition.column]
+        most = effort.gathered if len(looked_up) < 2 else effort.gathered_of_several
         rarest, met = self._rarest(most)
         if met > most and (found := self._walk(effort.walked)) is not None:
             return found, self._at_least(rarest, len(found))

@@ -2,8 +2,8 @@
 
 The rule: the ledger is made by statements of its own, for a million transactions would take hours; everything that is
 timed, and everything that happens beside it, goes through the product's functions. A page is the question to the ledger
-and its rows for people, as the route makes them. Times are of one process on a busy machine, from a cold start of its
-connection: no page is asked for before it is timed.
+and its rows for people, as the route makes them. Beside the time by the clock stands that of the processor, which other
+programs on the machine do not lengthen; of SQLite it is all the work, of PostgreSQL only that of its client.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Timing:
     p95: float
     p99: float
     slowest: float
+    processor_p95: float
     rows: int
     count: str
 
@@ -87,8 +88,8 @@ def compare(studies: int, *, postgresql: bool, rounds: int = _ROUNDS, as_json: b
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Told beside the others, but no first page of a search that somebody makes: what no index can lead to.
-_BEYOND = ("a common name of two years ago",)
+# Conditions that many studies meet each, and few together: no index leads to them, and the aim does not hold for them.
+_BEYOND = ("two findings", "one letter, critical, read", "a common name of two years ago")
 
 
 def _questions(studies: int) -> dict[str, dict[str, Any]]:
@@ -138,16 +139,18 @@ def _questions(studies: int) -> dict[str, dict[str, Any]]:
 
 
 def _time(ledger: Ledger, name: str, asked: dict[str, Any], rounds: int) -> Timing:
-    taken, found, count = [], 0, ""
+    taken, worked, found, count = [], [], 0, ""
     for _ in range(rounds):
-        started = time.perf_counter()
+        started, worked_before = time.perf_counter(), time.process_time()
         with ledger.read() as db:
             got = page(db, now=time.time(), user="reader1", **asked)
         shown = [rows.to_json(rows.worklist_row(task)) for task in got.rows]
         taken.append(1000 * (time.perf_counter() - started))
+        worked.append(1000 * (time.process_time() - worked_before))
         found, count = len(shown), str(got.count)
     p50, p95, p99 = np.percentile(taken, (50, 95, 99))
-    return Timing(name, float(p50), float(p95), float(p99), max(taken), found, count)
+    processor = float(np.percentile(worked, 95))
+    return Timing(name, float(p50), float(p95), float(p99), max(taken), processor, found, count)
 
 
 def _told(questions: dict[str, dict[str, Any]], console: Console) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -325,10 +328,10 @@ def _date(at: float) -> str:
 
 def _table(timings: list[Timing], title: str) -> Table:
     table = Table(title=title, caption=f"aim: {AIM_MS:.0f} ms at the 95th percentile; beyond it: *")
-    for heading in ("", "p50 ms", "p95 ms", "p99 ms", "slowest ms", "rows", "count"):
+    for heading in ("", "p50 ms", "p95 ms", "p99 ms", "slowest ms", "processor p95 ms", "rows", "count"):
         table.add_column(heading, justify="right" if heading else "left")
     for t in timings:
         late = "*" if t.p95 > AIM_MS else ""
-        table.add_row(t.name, *(f"{v:.1f}" for v in (t.p50,)), f"{t.p95:.1f}{late}", f"{t.p99:.1f}",
-                      f"{t.slowest:.1f}", str(t.rows), t.count)  # fmt: skip
+        numbers = (f"{value:.1f}" for value in (t.p99, t.slowest, t.processor_p95))
+        table.add_row(t.name, f"{t.p50:.1f}", f"{t.p95:.1f}{late}", *numbers, str(t.rows), t.count)
     return table
