@@ -134,7 +134,7 @@ def _questions(studies: int) -> dict[str, dict[str, Any]]:
         **{f"sorted by {sort}": {"sort": sort} for sort in (*SORTS, *(f"-{name}" for name in SORTS))},
         "common name, sorted by date": {"wanted": filters["common name"], "sort": "-study_date"},
         "pneumothorax, sorted by patient": {"wanted": filters["pneumothorax present"], "sort": "patient"},
-        _BEYOND[0]: {"wanted": beyond},
+        _BEYOND[-1]: {"wanted": beyond},
     }
 
 
