@@ -32,9 +32,9 @@ from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 NOW = 100_000.0
 LIMITS = WaitingLimits()
 EFFORTS = {
-    "walked": Effort(gathered=0, walked=10**6),
-    "gathered": Effort(gathered=10**6, walked=0),
-    "given up": Effort(gathered=0, walked=3),
+    "walked": Effort(gathered=0, walked=10**6, gathered_of_several=0),
+    "gathered": Effort(gathered=10**6, walked=0, gathered_of_several=10**6),
+    "given up": Effort(gathered=0, walked=3, gathered_of_several=0),
 }
 NAMES = (
     "Müller^Jörg",

@@ -177,6 +177,48 @@ def test_the_interface_names_the_address_that_serves_the_picture(site: Site) -> 
     assert routes.respond(asked(path, query=dict([query.split("=")])), site).body == b"jpeg"
 
 
+def worklist(site: Site, **query: str) -> dict[str, Any]:
+    answer = routes.respond(Request("/hilum/api/worklist", query=query), site)
+    assert answer.status == 200, answer.body
+    told: dict[str, Any] = json.loads(answer.body)
+    return told
+
+
+def test_a_program_asks_for_a_part_of_the_worklist(site: Site) -> None:
+    def uids(told: dict[str, Any]) -> list[str]:
+        return [row["study_instance_uid"] for row in told["rows"]]
+
+    whole = worklist(site)
+    assert (len(whole["rows"]), whole["count"], whole["count_is_exact"], whole["next"]) == (3, 3, True, None)
+    first = worklist(site, limit="2")
+    second = worklist(site, limit="2", after=first["next"])
+    assert uids(first) + uids(second) == uids(whole)
+    assert uids(worklist(site, limit="2", page="2")) == uids(second)
+    assert uids(worklist(site, status="quarantined")) == uids(worklist(site, reason="reader_died")) == ["1.2.4"]
+    assert uids(worklist(site, sort="-received")) == ["1.2.5", "1.2.4", "1.2.3"]
+    assert uids(worklist(site, priority="urgent", read="no")) == ["1.2.3"]
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": "0"}, {"limit": "x"}, {"page": "0"}, {"limit": "501"}, {"after": "x"}, {"sort": "colour"},
+              {"colour": "red"}, {"status": "lost"}, {"text": "Doe"}, {"page": "9999999999"}, {"limit": "٣"}],
+)  # fmt: skip
+def test_a_question_that_makes_no_sense_is_told_so_without_repeating_a_search(
+    site: Site, query: dict[str, str]
+) -> None:
+    answer = routes.respond(Request("/hilum/api/worklist", query=query), site)
+    assert answer.status == 400
+    assert b"Doe" not in answer.body
+
+
+def test_a_search_comes_in_the_body(site: Site) -> None:
+    with site.ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2.6", "Müller^Ann"), now=5.0)
+    asked = Request("/hilum/api/worklist", "POST", body=b"text=m%C3%BCll+ann&limit=5")
+    told = json.loads(routes.respond(asked, site).body)
+    assert [row["study_instance_uid"] for row in told["rows"]] == ["1.2.6"]
+
+
 def test_a_program_has_one_study_tried_again(site: Site, woken: list[bool]) -> None:
     answer = retry(site, "study_instance_uid=1.2.4")
     assert (answer.status, json.loads(answer.body), woken) == (200, {"retried": 1}, [True])

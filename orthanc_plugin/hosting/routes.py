@@ -162,7 +162,7 @@ def _page(site: Site, db: Connection, now: float, given: Mapping[str, str] | Non
     asked = dict(given or {})
     paging = {name: asked.pop(name, "") for name in ("sort", "after", "limit", "page")}
     numbers = {name: paging[name] or default for name, default in (("limit", str(MOST_ROWS)), ("page", "1"))}
-    if not all(number.isdecimal() and len(number) < 7 for number in numbers.values()):
+    if not all(number.isascii() and number.isdecimal() and len(number) < 7 for number in numbers.values()):
         raise FilterInvalid("limit and page are whole numbers from 1")
     limit = int(numbers["limit"])
     return ledger_page(

@@ -158,15 +158,15 @@ class Condition:
     Parameters
     ----------
     holds
-        For a row ``t`` of tasks.
-    columns
-        What it looks at there, beside the UID.
+        For a row ``t`` that has `study_instance_uid`, and `column` if that is not empty.
+    column
+        Of tasks: one that stands in the indexes of the reading order; empty where the study is looked up instead.
     ranges
         Where its studies are found.
     """
 
     holds: str
-    columns: tuple[str, ...]
+    column: str
     ranges: tuple[Range, ...]
     values: dict[str, Any]
 
@@ -177,7 +177,7 @@ class Condition:
 
 
 def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
-    """What a filter asks for; each condition has parameters of its own.
+    """What a filter asks for, what is told soonest first; each condition has parameters of its own.
 
     Parameters
     ----------
@@ -186,11 +186,7 @@ def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
     now
         When claims must not have run out.
     """
-    found = [_word(number, word) for number, word in enumerate(asked_words(wanted.text))]
-    if wanted.text.strip() and not found:  # neither a letter nor a digit: no study has such a word
-        found.append(Condition("1 = 0", (), (Range("SELECT study_instance_uid FROM tasks WHERE 1 = 0", ""),), {}))
-    for state, keys in (("present", wanted.present), ("undetermined", wanted.undetermined)):
-        found += [_finding(number, key, state) for number, key in enumerate(keys)]
+    found = []
     if wanted.status:
         found.append(_one_of("status", wanted.status, ""))
     if wanted.priority:
@@ -199,64 +195,72 @@ def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
     if wanted.read is not None:
         is_read = f"read_at IS {'NOT ' if wanted.read else ''}NULL"
         along = "read_at DESC" if wanted.read else "priority_rank, received_at"
-        found.append(_condition(is_read, ("read_at",), _of_tasks(f"{is_read} AND status <> 'removed'", along)))
-    if wanted.reason:
-        which = _of_tasks("reason = :reason AND reason IS NOT NULL", "reason")
-        found.append(_condition("reason = :reason", ("reason",), which, reason=wanted.reason))
-    if wanted.study_from or wanted.study_until:
-        between = "study_date >= :date_from AND study_date <= :date_until"
-        which = _of_tasks(f"{between} AND status <> 'removed'", "study_date")
-        dates = {"date_from": wanted.study_from or "0", "date_until": wanted.study_until or "9"}
-        found.append(_condition(between, ("study_date",), which, **dates))
+        found.append(Condition(is_read, "read_at", (_of_tasks(f"{is_read} AND status <> 'removed'", along),), {}))
+    if wanted.assigned_to:
+        found.append(
+            _of_row("assigned_to = :assigned", "assigned_to <> ''", "assigned_to", assigned=wanted.assigned_to)
+        )
     if wanted.claimed_by:
         held = "claimed_by = :claimer AND claimed_until > :at"
-        which = _of_tasks(f"{held} AND claimed_by <> ''", "claimed_by")
-        found.append(_condition(held, ("claimed_by", "claimed_until"), which, claimer=wanted.claimed_by, at=now))
-    if wanted.assigned_to:
-        which = _of_tasks("assigned_to = :assigned AND assigned_to <> ''", "assigned_to")
-        found.append(_condition("assigned_to = :assigned", ("assigned_to",), which, assigned=wanted.assigned_to))
+        found.append(_of_row(held, "claimed_by <> ''", "claimed_by", claimer=wanted.claimed_by, at=now))
     if wanted.mine:
-        mine = "(assigned_to = :me OR (claimed_by = :me AND claimed_until > :at))"
-        columns = ("assigned_to", "claimed_by", "claimed_until")
-        theirs = (
-            *_of_tasks("assigned_to = :me AND assigned_to <> ''", "assigned_to"),
-            *_of_tasks("claimed_by = :me AND claimed_by <> ''", "claimed_by"),
-        )
-        found.append(_condition(mine, columns, theirs, me=user, at=now))
+        found.append(_mine(user, now))
+    if wanted.reason:
+        found.append(_of_row("reason = :reason", "reason IS NOT NULL", "reason", reason=wanted.reason))
+    words = asked_words(wanted.text)
+    found += [_word(number, word) for number, word in enumerate(words)]
+    if wanted.text.strip() and not words:  # neither a letter nor a digit: no study has such a word
+        found.append(Condition("1 = 0", "", (Range("SELECT study_instance_uid FROM tasks WHERE 1 = 0", ""),), {}))
+    for state, keys in (("present", wanted.present), ("undetermined", wanted.undetermined)):
+        found += [_finding(number, key, state) for number, key in enumerate(keys)]
+    if wanted.study_from or wanted.study_until:
+        between = "study_date >= :date_from AND study_date <= :date_until"
+        dates = {"date_from": wanted.study_from or "0", "date_until": wanted.study_until or "9"}
+        found.append(_of_row(between, "status <> 'removed'", "study_date", **dates))
     return found
-
-
-def _word(number: int, word: str) -> Condition:
-    low, high = f"word_{number}", f"word_{number}_end"
-    within = f"term >= :{low} AND term < :{high}"
-    has = f"EXISTS (SELECT 1 FROM search_terms WHERE study_instance_uid = t.study_instance_uid AND {within})"
-    which = Range(f"SELECT study_instance_uid FROM search_terms WHERE {within}", "term")
-    return Condition(has, (), (which,), {low: word, high: word + _HIGHEST})
-
-
-def _finding(number: int, key: str, state: str) -> Condition:
-    name = f"{state}_{number}"
-    is_so = f"key = :{name} AND state = '{state}'"
-    has = f"EXISTS (SELECT 1 FROM study_findings WHERE study_instance_uid = t.study_instance_uid AND {is_so})"
-    which = Range(f"SELECT study_instance_uid FROM study_findings WHERE {is_so}", "study_instance_uid")
-    return Condition(has, (), (which,), {name: key})
 
 
 def _one_of(column: str, values: Sequence[Any], of: str) -> Condition:
     """That a column has one of some values; its index is of the column with `of` before it, and `received_at`."""
     named = {f"{column}_{number}": value for number, value in enumerate(values)}
     ranges = [_of_tasks(f"{of}{column} = {of}:{name} AND status <> 'removed'", "received_at") for name in named]
-    among = f"{column} IN ({', '.join(f':{name}' for name in named)})"
-    return Condition(among, (column,), tuple(one for (one,) in ranges), named)
+    return Condition(f"{column} IN ({', '.join(f':{name}' for name in named)})", column, tuple(ranges), named)
 
 
-def _of_tasks(where: str, along: str) -> tuple[Range]:
-    """A range of an index of tasks; what a partial index is made for has to stand in the condition."""
-    return (Range(f"SELECT study_instance_uid FROM tasks WHERE {where}", along),)
+def _of_row(holds: str, indexed: str, along: str, **values: Any) -> Condition:
+    """That something holds of a study's row; `indexed` is what its partial index is made for."""
+    return Condition(_has("tasks", holds), "", (_of_tasks(f"{holds} AND {indexed}", along),), values)
 
 
-def _condition(holds: str, columns: tuple[str, ...], ranges: tuple[Range, ...], **values: Any) -> Condition:
-    return Condition(holds, columns, ranges, values)
+def _mine(user: str, now: float) -> Condition:
+    theirs = (
+        _of_tasks("assigned_to = :me AND assigned_to <> ''", "assigned_to"),
+        _of_tasks("claimed_by = :me AND claimed_by <> '' AND claimed_until > :at", "claimed_by"),
+    )
+    mine = "(assigned_to = :me OR (claimed_by = :me AND claimed_until > :at))"
+    return Condition(_has("tasks", mine), "", theirs, {"me": user, "at": now})
+
+
+def _word(number: int, word: str) -> Condition:
+    low, high = f"word_{number}", f"word_{number}_end"
+    within = f"term >= :{low} AND term < :{high}"
+    which = Range(f"SELECT study_instance_uid FROM search_terms WHERE {within}", "term")
+    return Condition(_has("search_terms", within), "", (which,), {low: word, high: word + _HIGHEST})
+
+
+def _finding(number: int, key: str, state: str) -> Condition:
+    name = f"{state}_{number}"
+    is_so = f"key = :{name} AND state = '{state}'"
+    which = Range(f"SELECT study_instance_uid FROM study_findings WHERE {is_so}", "study_instance_uid")
+    return Condition(_has("study_findings", is_so), "", (which,), {name: key})
+
+
+def _of_tasks(where: str, along: str) -> Range:
+    return Range(f"SELECT study_instance_uid FROM tasks WHERE {where}", along)
+
+
+def _has(table: str, where: str) -> str:
+    return f"EXISTS (SELECT 1 FROM {table} WHERE study_instance_uid = t.study_instance_uid AND {where})"
 
 
 @dataclass(frozen=True)

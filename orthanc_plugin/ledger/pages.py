@@ -42,10 +42,13 @@ class Effort:
         That are put in order at most, if there is another way.
     walked
         Of each range that are looked at before a walk is given up.
+    gathered_of_several
+        The same where several conditions are on more than the order's columns: they leave less to be put in order.
     """
 
-    gathered: int = 4000
-    walked: int = 20_000
+    gathered: int = 5000
+    walked: int = 40_000
+    gathered_of_several: int = 15_000
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,10 @@ class _Question:
     def answer(self, effort: Effort) -> tuple[list[_Found], Count]:
         if not self.asked:
             return self._walk(None) or [], self._capped((_ALL,), {}, _COUNTED)
-        rarest, met = self._rarest(effort.gathered)
-        if met > effort.gathered and (found := self._walk(effort.walked)) is not None:
+        looked_up = [condition for condition in self.asked if not condition.column]
+        most = effort.gathered if len(looked_up) < 2 else effort.gathered_of_several
+        rarest, met = self._rarest(most)
+        if met > most and (found := self._walk(effort.walked)) is not None:
             return found, self._at_least(rarest, len(found))
         return self._gather(rarest)
 
@@ -225,23 +230,29 @@ class _Question:
         found: list[_Found] = []
         for segment in self.order.segments:
             merged: list[_Found] = []
+            missing = wanted - len(found)
             for stream in segment:
                 if self.cursor and stream.group is not None and stream.group < self.cursor.keys[0]:
                     continue
-                part = self._follow(stream, wanted - len(found), most)
+                # what comes after those that are already enough is not looked for
+                until = merged[missing - 1].keys[1] if len(merged) >= missing else None
+                part = self._follow(stream, missing, most, until)
                 if part is None:
                     return None
-                merged += part
-            found += sorted(merged, key=lambda f: f.keys) if len(segment) > 1 else merged
+                merged = sorted(merged + part, key=lambda f: f.keys) if merged else part
+            found += merged[:missing]
             if len(found) >= wanted:
                 break
         return found[self.offset : wanted]
 
-    def _follow(self, stream: Stream, wanted: int, most: int | None) -> list[_Found] | None:
+    def _follow(self, stream: Stream, wanted: int, most: int | None, until: float | None) -> list[_Found] | None:
         where, values = stream.where, {**self._values(), **stream.values}
         if self.cursor and stream.group in (None, self.cursor.keys[0]):
             where += f" AND {stream.beyond} AND {self._is_after(stream.keys)}"
             values |= self._place()
+        if until is not None:
+            where += f" AND {stream.until}"
+            values["until"] = until
         keys = ", ".join(f"{key} AS key_{n}" for n, key in enumerate(stream.keys))
         columns = "".join(f", {column}" for column in self._columns())
         ranged = f"FROM tasks WHERE {where} ORDER BY {', '.join(stream.order)}"
@@ -249,8 +260,7 @@ class _Question:
         if most is None:
             rows = run(self.db, f"{chosen} LIMIT :wanted", **values, wanted=wanted).all()
         else:
-            holds = " AND ".join(condition.holds for condition in self.asked)
-            sql = f"SELECT * FROM ({chosen} LIMIT :most) AS t WHERE {holds} LIMIT :wanted"
+            sql = f"SELECT * FROM ({chosen} LIMIT :most) AS t {_where(self.asked, '', *self._columns())} LIMIT :wanted"
             rows = run(self.db, sql, **values, most=most, wanted=wanted).all()
             if len(rows) < wanted:
                 further = f"SELECT 1 {ranged} LIMIT 1 OFFSET :most"
@@ -264,7 +274,7 @@ class _Question:
         keys = ", ".join(f"{key} AS key_{n}" for n, key in enumerate(self.order.keys))
         names = [*(f"key_{n}" for n in range(len(self.order.keys))), "study_instance_uid"]
         direction = " DESC" if self.order.descending else ""
-        placed = f"WITH {self._met(leading.finds, keys)}"
+        placed = f"WITH {self._met(leading, leading.finds, keys)}"
         after = f"WHERE {self._is_after(names[:-1])}" if self.cursor else ""
         ordered = ", ".join(f"{name}{direction}" for name in names)
         sql = f"""
@@ -284,27 +294,27 @@ class _Question:
         """How many studies meet all conditions, where each is met by many: what a sample shows, or the page."""
         if len(self.asked) == 1:
             return Count(_COUNTED, False)
-        sql = f"WITH {self._met(_limited(rarest.ranges[0]), '1 AS one')} SELECT count(*) FROM met"
+        sql = f"WITH {self._met(rarest, _limited(rarest.ranges[0]), '1 AS one')} SELECT count(*) FROM met"
         number = int(run(self.db, sql, **self._values(), most=_SAMPLE).scalar_one())
         return Count(min(max(number, self.offset + found), _COUNTED), False)
 
-    def _met(self, finds: str, keys: str) -> str:
-        """A table ``met`` of those that meet all conditions; rows are looked up by UID, whatever has an index."""
+    def _met(self, leading: Condition, finds: str, keys: str) -> str:
+        """A table ``met`` of those that one condition finds and that meet the others; rows are looked up last."""
         columns = "".join(f", {column}" for column in self._columns())
-        holds = " AND ".join(condition.holds for condition in self.asked)
+        others = [condition for condition in self.asked if condition is not leading]
         return f"""
-            listed AS MATERIALIZED (SELECT study_instance_uid AS uid FROM ({finds}) AS f),
-            found AS MATERIALIZED (SELECT DISTINCT uid FROM listed),
+            listed AS MATERIALIZED (SELECT study_instance_uid FROM ({finds}) AS f),
+            found AS MATERIALIZED (SELECT DISTINCT t.study_instance_uid AS uid FROM listed AS t {_where(others, "")}),
             looked_at AS MATERIALIZED (
                 SELECT study_instance_uid, {keys}{columns} FROM found CROSS JOIN tasks
                 WHERE study_instance_uid = uid AND status <> 'removed'
             ),
-            met AS MATERIALIZED (SELECT * FROM looked_at AS t WHERE {holds})
+            met AS MATERIALIZED (SELECT * FROM looked_at AS t {_where(others, *self._columns())})
         """
 
     def _columns(self) -> list[str]:
         """Of tasks, that the conditions look at."""
-        return sorted({column for condition in self.asked for column in condition.columns})
+        return sorted({condition.column for condition in self.asked} - {""})
 
     def _values(self) -> dict[str, Any]:
         met = {name: value for condition in self.asked for name, value in condition.values.items()}
@@ -319,6 +329,12 @@ class _Question:
         if self.cursor is None:
             return {}
         return {**{f"key_{n}": key for n, key in enumerate(self.cursor.keys)}, "key_uid": self.cursor.uid}
+
+
+def _where(asked: Sequence[Condition], *columns: str) -> str:
+    """The conditions on these columns of ``t``; with an empty name those on nothing but its UID."""
+    holds = [condition.holds for condition in asked if condition.column in columns]
+    return f"WHERE {' AND '.join(holds)}" if holds else ""
 
 
 def _limited(one: Range) -> str:

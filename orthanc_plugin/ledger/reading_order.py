@@ -102,6 +102,8 @@ class Stream:
     beyond
         A range of the index that holds what comes after a cursor, whose keys are ``:key_0``, ``:key_1`` ...; it may be
         wider, for what is exact follows from `keys`.
+    until
+        A range of the index that holds what comes before a place, whose seconds are ``:until``; as wide as that.
     group
         The first of the keys; None where there is none.
     """
@@ -110,6 +112,7 @@ class Stream:
     keys: tuple[str, ...]
     order: tuple[str, ...]
     beyond: str = ""
+    until: str = ""
     group: Group | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -123,7 +126,7 @@ class Order:
     keys
         Of any study; with `values`.
     segments
-        One after the other; what is in several streams of a segment is to be merged.
+        One after the other; what is in several streams of a segment, the longest first, is to be merged.
     """
 
     keys: tuple[str, ...]
@@ -155,7 +158,8 @@ def order_at(now: float, limits: WaitingLimits, *, ranks: Sequence[int] = (0, 1,
     read
         Whether only what was read is wanted, or only what was not; None: both.
     """
-    unread = [rank for rank in ranks if read is not True]
+    # most studies are routine: where enough of them are found, no other stream is followed further than that
+    unread = [rank for rank in (2, 1, 3, 0) if rank in ranks and read is not True]
     segments = (
         tuple(_unread(Group.CRITICAL, rank, 0.0, now) for rank in unread if rank == 0),
         tuple(_unread(Group.OVERDUE, rank, limits.of_rank(rank), now) for rank in unread if rank > 0),
@@ -172,21 +176,23 @@ _READ = Stream(
     (f"{Group.READ:d}", "-read_at", "0"),
     ("read_at DESC", "study_instance_uid"),
     "read_at <= -:key_1",
-    Group.READ,
+    group=Group.READ,
 )
 
 
 def _unread(group: Group, rank: int, limit: float, now: float) -> Stream:
     """Unread studies of one priority in one group."""
     where = f"priority_rank = {rank:d} AND read_at IS NULL AND status <> 'removed'"
-    seconds, beyond, edge = "received_at", "received_at >= :key_1", now - limit
+    seconds, beyond, until = "received_at", "received_at >= :key_1", "received_at <= :until"
+    edge = now - limit
     if group is Group.OVERDUE:
         where += " AND received_at <= :edge AND received_at + :limit <= :now"
         seconds, beyond = "received_at + :limit", "received_at >= :key_1 - :limit - :slack"
+        until = "received_at <= :until - :limit + :slack"
         edge += _SLACK_SECONDS
     elif group is not Group.CRITICAL:
         where += " AND received_at >= :edge AND received_at + :limit > :now"
         edge -= _SLACK_SECONDS
     values = {"edge": edge, "limit": limit, "now": now, "slack": _SLACK_SECONDS}
     keys = (f"{group:d}", seconds, f"{_TIES[rank]:d}")
-    return Stream(where, keys, ("received_at", "study_instance_uid"), beyond, group, values)
+    return Stream(where, keys, ("received_at", "study_instance_uid"), beyond, until, group, values)

@@ -26,6 +26,14 @@ def main() -> int:
     parts.add_parser("soak", help="memory and ledger over many studies").add_argument(
         "--studies", type=int, default=1000
     )
+    worklist = parts.add_parser("worklist", help="pages, filters and searches over a million studies")
+    worklist.add_argument("--studies", type=int, default=1_000_000)
+    worklist.add_argument("--ledger", choices=["sqlite", "postgresql"], default="sqlite")
+    worklist.add_argument("--json", action="store_true")
+    triage = parts.add_parser("triage", help="simulated waiting: the reading order against others")
+    triage.add_argument("--replications", type=int, default=100)
+    triage.add_argument("--days", type=int, default=30)
+    triage.add_argument("--write", action="store_true", help="docs/triage.md and its plot")
     bundles = parts.add_parser("models", help="the figures of each committed bundle, and its time an image")
     bundles.add_argument("--json", type=Path, metavar="FILE", help="write them there as well")
     return _run(parser.parse_args())
@@ -38,6 +46,15 @@ def _run(options: argparse.Namespace) -> int:
 
         plan = Plan(options.kills, options.seed, options.ledger, options.disk_mb)
         return faults.compare(plan, as_json=options.json)
+    if options.name == "worklist":
+        from tests.bench import worklist
+
+        return worklist.compare(options.studies, postgresql=options.ledger == "postgresql", as_json=options.json)
+    if options.name == "triage":
+        from tests.bench import triage
+
+        triage.compare(options.replications, options.days, write=options.write)
+        return 0
     if options.name == "models":
         from tests.bench import bundles
 

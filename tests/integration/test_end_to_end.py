@@ -221,9 +221,21 @@ def test_the_worklist_page_shows_hostile_names_as_text(hilum_node: Node) -> None
     assert "&lt;script&gt;alert(1)" in html
 
 
+def test_a_patient_is_found_by_the_words_of_a_search_and_never_through_an_address(hilum_node: Node) -> None:
+    ds = phantom(patient_name="Łódzki^Zoë=山田^太郎", patient_id=uuid.uuid4().hex)
+    ds.ReferringPhysicianName, ds.PatientAge = "Sender^Ann", "055Y"
+    send(hilum_node, ds)
+    hilum_node.wait_for(str(ds.StudyInstanceUID))
+    for words in ("lodzki zoe", "山", ds.PatientID[:20]):
+        found = hilum_node.http.post("/hilum/api/worklist", data={"text": words, "read": "no"}).json()["rows"]
+        row = next(row for row in found if row["study_instance_uid"] == ds.StudyInstanceUID)
+        assert (row["referring_physician"], row["patient_age"], row["read_at"]) == ("Sender^Ann", "055Y", None)
+    assert hilum_node.http.get("/hilum/api/worklist", params={"text": "lodzki"}).status_code == 400
+
+
 def test_unknown_pages_and_methods_are_refused_politely(hilum_node: Node) -> None:
     assert hilum_node.http.get("/hilum/nothing").status_code == 404
-    assert hilum_node.http.post("/hilum/api/worklist").status_code == 405
+    assert hilum_node.http.post("/hilum/api/status").status_code == 405
     assert hilum_node.http.get("/hilum/static/..%2F..%2Fplugin.py").status_code == 404
 
 

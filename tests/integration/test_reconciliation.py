@@ -140,6 +140,7 @@ def arrive(ledger: Ledger, orthanc: OrthancClient, ds: Dataset, *, now: float = 
     arrival = Arrival(
         str(ds.StudyInstanceUID), str(ds.PatientName), str(ds.PatientID), str(ds.PatientBirthDate),
         str(ds.PatientSex), str(ds.AccessionNumber), str(ds.StudyDate), str(ds.StudyTime), str(ds.StudyDescription),
+        str(ds.get("ReferringPhysicianName", "")), str(ds.get("PatientAge", "")),
     )  # fmt: skip
     with ledger.write() as db:
         tasks.enqueue(db, arrival, now=now)
