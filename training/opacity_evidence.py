@@ -164,8 +164,8 @@ def _card(
     )
     return Card(
         title=KEY,
-        purpose="Scores lung opacity on a frontal chest radiograph of an adult, draws boxes around opacities and shows "
-        "which part of the lungs they take up.",
+        purpose="Scores lung opacity on a frontal chest radiograph of an adult, and draws boxes around opacities"
+        + (", and which part of the lungs they take up." if outlines.carries else "."),
         data="434 images of NIH ChestX-ray14 (Wang et al., CVPR 2017; NIH Clinical Center) with radiologists' opacity "
         "labels and boxes (RSNA Pneumonia Detection Challenge 2018); 78 radiographs of patients with COVID-19 with "
         "outlines of ground glass and consolidation (for where it lies, not for whether it is there); learnt together "
