@@ -9,29 +9,26 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.free_space import FreeSpace
-from orthanc_plugin.hosting import health
+from orthanc_plugin.hosting import health, study_page
 from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_ours
+from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.ledger.filters import Filter, FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.pages import MOST_ROWS, Page
 from orthanc_plugin.ledger.pages import page as ledger_page
 from orthanc_plugin.ledger.reading_order import WaitingLimits
-from orthanc_plugin.settings import Settings
 from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
@@ -42,36 +39,6 @@ _UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
 _THUMBNAIL_SECONDS = 3600
 # a change waits so long for the disk to have its entry in the audit log
 _AUDIT_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Site:
-    """What the answers are made from.
-
-    Parameters
-    ----------
-    fetch_thumbnail
-        Gives the JPEG that Orthanc keeps with the instance of a SOP Instance UID; None when there is none.
-    intake
-        Why the way into the ledger is blocked (None when it is not), and how many studies wait in memory.
-    wake
-        Tells the worker that there is work.
-    started_at
-        When the plugin started, by the monotonic clock.
-    audit
-        Where each page records who saw or changed what.
-    """
-
-    settings: Settings
-    ledger: Ledger
-    version: str
-    fetch_thumbnail: Callable[[str], bytes | None]
-    intake: Callable[[], tuple[LedgerError | None, int]]
-    wake: Callable[[], None]
-    free_space: FreeSpace
-    clock: health.ClockWatch
-    started_at: float
-    audit: Audit
 
 
 def respond(request: Request, site: Site) -> Response:
@@ -113,6 +80,8 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
         report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
         picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
         return _thumbnail(report, picture, request.headers.get("if-none-match"))
+    if name.startswith("studies/"):
+        return study_page.respond(name.removeprefix("studies/"), request, site, db, now)
     if name in ("", "rows", "api/worklist"):
         return _list(name, request, site, db, now)
     return Response(404, TEXT, b"There is no such page. The worklist is at /hilum/\n", NOT_STORED)

@@ -46,17 +46,17 @@ def render_page(
     visitor
         Name and role of who is logged in.
     """
-    return _environment().get_template("worklist.html").render(_context(listed, status, now), visitor=visitor)
+    return environment().get_template("worklist.html").render(_context(listed, status, now), visitor=visitor)
 
 
 def render_rows(listed: list[WorklistRow], status: dict[str, Any], now: float) -> str:
     """The fragment that changes: problems, counts and rows."""
-    return _environment().get_template("rows.html").render(_context(listed, status, now))
+    return environment().get_template("rows.html").render(_context(listed, status, now))
 
 
 def render_problems(status: dict[str, Any]) -> str:
     """The part of the fragment that says what is wrong."""
-    return _environment().get_template("problems.html").render(status=status)
+    return environment().get_template("problems.html").render(status=status)
 
 
 def render_login(way: str, said: str) -> str:
@@ -69,7 +69,7 @@ def render_login(way: str, said: str) -> str:
     said
         What came of the last try; empty when there was none.
     """
-    return _environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
+    return environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
 
 
 def _context(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def _context(listed: list[WorklistRow] | None, status: dict[str, Any], now: floa
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with the filters that all pages use."""
     environment = Environment(
         loader=PackageLoader("orthanc_plugin.worklist"),
         autoescape=select_autoescape(default=True),
