@@ -33,6 +33,8 @@ ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}
 INSIDE_ORTHANC = (
     "orthanc_plugin.plugin",
     "orthanc_plugin.hosting.routes",
+    "orthanc_plugin.hosting.reading_page",
+    "orthanc_plugin.hosting.marking",
     "orthanc_plugin.hosting.guard",
     "orthanc_plugin.hosting.login",
     "orthanc_plugin.hosting.trail",

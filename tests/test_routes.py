@@ -17,7 +17,7 @@ from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
 from orthanc_plugin.hosting.messages import Request, Response, Visitor
-from orthanc_plugin.hosting.routes import Site
+from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
