@@ -36,7 +36,7 @@ from orthanc_plugin.access.roles import Action, Role, may
 from orthanc_plugin.hosting.messages import Request, Visitor, is_ours
 
 _STUDIES = re.compile(r"/dicom-web/(studies|series|instances)(/.*)?", re.DOTALL)
-_OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY}
+_OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY, "mark": Action.MARK}
 _REFRESHED = "/hilum/rows"  # by the page itself: nobody need be there
 # "/" only leads to the worklist
 _OPEN = ("/", "/hilum/login", "/hilum/logout")

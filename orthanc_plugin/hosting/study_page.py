@@ -15,6 +15,7 @@ from orthanc_plugin.access.audit_reading import latest
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.hosting.bundle_files import find
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response
+from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger.mark_history import history, judgements
 from orthanc_plugin.ledger.marks import MarkKind
@@ -41,14 +42,20 @@ _MOST_SEEN = 50  # entries of the audit log in a timeline
 _GONE = b"There is no such study on the worklist. It may have been deleted; the worklist is at /hilum/\n"
 
 
-def respond(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
-    """Answer ``/hilum/studies/<name>``."""
+def respond(name: str, request: Request, site: Site, db: Connection, now: float, *, said: str = "") -> Response:
+    """Answer ``/hilum/studies/<name>``.
+
+    Parameters
+    ----------
+    said
+        Why a mark was refused, to be shown on the page.
+    """
     study, _, rest = name.partition("/")
     task = next((t for t in of_study(db, study) if t["status"] != "removed"), None)
     if task is None:
         return Response(404, TEXT, _GONE, NOT_STORED)
     if not rest:
-        return _page(task, request, site, db, now)
+        return _page(task, request, site, db, now, said=said)
     kind, _, wanted = rest.partition("/")
     images = task["result"].get("images", [])
     reports = {image["measurement_report"] for image in images if image.get("measurement_report")}
@@ -56,11 +63,11 @@ def respond(name: str, request: Request, site: Site, db: Connection, now: float)
         report, _, layer = wanted.partition("/")
         return _picture(report, layer, request, site) if report in reports else _missing()
     if kind == "documents" and wanted in reports | {task["result"].get("preliminary_report")}:
-        return _document(task, wanted, site)
+        return _document(task, wanted, request, site)
     return _missing()
 
 
-def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, now: float) -> Response:
+def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, now: float, *, said: str) -> Response:
     limits = WaitingLimits.of_minutes(site.settings.waiting_limits_minutes)
     row = worklist_row(listed(task, now, limits))
     study, result = row.study_instance_uid, task["result"]
@@ -97,6 +104,8 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
         detail,
         now,
         visitor=(request.visitor.who.name, request.visitor.who.role),
+        look=look_of(request),
+        said=said,
         may_mark=request.visitor.may(Action.MARK),
         may_retry=request.visitor.may(Action.RETRY),
         series_not_read=[image["message"] for image in unread],
@@ -163,11 +172,11 @@ def _picture(report: str, layer: str, request: Request, site: Site) -> Response:
     return Response(304, mime, b"", headers) if seen else Response(200, mime, content, headers)
 
 
-def _document(task: dict[str, Any], uid: str, site: Site) -> Response:
+def _document(task: dict[str, Any], uid: str, request: Request, site: Site) -> Response:
     tags = site.held.document(uid)
     if tags is None:
         return _missing()
-    page = study_view.render_document(content_tree(tags), uid, _row(task))
+    page = study_view.render_document(content_tree(tags), uid, _row(task), look_of(request))
     return Response(200, HTML, page.encode(), dict(PAGE_HEADERS))
 
 

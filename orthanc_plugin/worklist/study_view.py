@@ -7,6 +7,7 @@ from datetime import datetime
 
 from orthanc_plugin.worklist.content_tree import Item
 from orthanc_plugin.worklist.detail import StudyDetail, study_url
+from orthanc_plugin.worklist.listing import Look
 from orthanc_plugin.worklist.page import environment
 from orthanc_plugin.worklist.rows import DISCLAIMER, WorklistRow
 
@@ -27,14 +28,18 @@ def render_study(
     now: float,
     *,
     visitor: tuple[str, str],
+    look: Look,
     may_mark: bool,
     may_retry: bool,
+    said: str = "",
     series_not_read: Sequence[str] = (),
 ) -> str:
     """The page of a study.
 
     Parameters
     ----------
+    said
+        Why a mark was refused.
     series_not_read
         Why whole series were not looked at.
     """
@@ -46,6 +51,8 @@ def render_study(
             row=detail.row,
             now=now,
             visitor=visitor,
+            look=look,
+            said=said,
             may_mark=may_mark,
             may_retry=may_retry,
             series_not_read=series_not_read,
@@ -59,10 +66,12 @@ def render_study(
     )
 
 
-def render_document(tree: Item, uid: str, row: WorklistRow) -> str:
+def render_document(tree: Item, uid: str, row: WorklistRow, look: Look) -> str:
     """The content tree of a report, to be unfolded."""
     template = environment().get_template("document.html")
-    return template.render(tree=tree, uid=uid, row=row, back=study_url(row.study_instance_uid), disclaimer=DISCLAIMER)
+    return template.render(
+        tree=tree, uid=uid, row=row, look=look, back=study_url(row.study_instance_uid), disclaimer=DISCLAIMER
+    )
 
 
 def moment(seconds: float) -> str:
