@@ -52,6 +52,9 @@ class Attachments:
     def document(self, _uid: str) -> dict[str, Any] | None:
         return None
 
+    def rendered(self, _uid: str) -> bytes | None:
+        return None
+
     def place(self, _uid: str) -> Place | None:
         return None
 

@@ -91,7 +91,7 @@ class HeldInMemory:
 
     layers: dict[tuple[str, str], bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    rendered: bool = True
+    can_render: bool = True
 
     def layer(self, sop_instance_uid: str, name: str) -> bytes | None:
         self.asked.append(sop_instance_uid)
@@ -101,8 +101,12 @@ class HeldInMemory:
         self.asked.append(sop_instance_uid)
         return DOCUMENTS.get(sop_instance_uid)
 
+    def rendered(self, sop_instance_uid: str) -> bytes | None:
+        self.asked.append(sop_instance_uid)
+        return b"\x89PNG" + sop_instance_uid.encode()
+
     def place(self, sop_instance_uid: str) -> Place | None:
-        return Place("1.2.3.0", 5.0, self.rendered)
+        return Place("1.2.3.0", 5.0, self.can_render)
 
 
 def enqueue(ledger: Ledger, uid: str, *, name: str = HOSTILE, born: str = "19600101", date: str = "20260101") -> None:
@@ -177,10 +181,11 @@ def test_the_page_shows_picture_marks_evidence_report_and_what_was_not_looked_at
     assert "reading started" in shown
 
 
-def test_an_image_that_was_not_read_is_rendered_by_dicomweb_or_not_at_all(site: Site, held: HeldInMemory) -> None:
-    address = "/dicom-web/studies/1.2.3/series/1.2.3.0/instances/1.2.3.2/rendered?viewport=1280,1280"
+def test_an_image_that_was_not_read_is_rendered_by_orthanc_or_not_at_all(site: Site, held: HeldInMemory) -> None:
+    address = "/hilum/studies/1.2.3/rendered/1.2.3.2"
     assert address in page(site)
-    held.rendered = False
+    assert get(site, "1.2.3/rendered/1.2.3.2").body == b"\x89PNG1.2.3.2"
+    held.can_render = False
     shown = page(site)
     assert address not in shown
     assert "No picture is kept of this image" in shown
@@ -213,8 +218,9 @@ def test_priors_are_those_of_the_very_same_id(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["9.9", "1.2.3/images/2.25.8/picture", "1.2.4/images/2.25.7/picture", "1.2.3/images/1.2.3.1/picture",
-     "1.2.3/documents/1.2.3.1", "1.2.4/documents/2.25.7", "1.2.3/other", "1.2.3/images/../documents/2.25.7", "%"],
+    ["9.9", "1.2.3/images/2.25.8/picture", "1.2.4/images/2.25.7/picture", "1.2.3/images/1.2.3.1/picture", "1.2.3/rendered/2.25.7", "1.2.4/rendered/1.2.3.2",
+     "1.2.3/documents/1.2.3.1", "1.2.4/documents/2.25.7", "1.2.3/other", "1.2.3/rendered/",
+     "1.2.3/images/../documents/2.25.7", "%"],
 )  # fmt: skip
 def test_orthanc_is_asked_only_for_what_the_ledger_names_of_this_study(
     site: Site, held: HeldInMemory, path: str

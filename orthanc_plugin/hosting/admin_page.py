@@ -7,6 +7,7 @@ is told as unknown.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -23,6 +24,7 @@ from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger.figures import last_day, quarantined, refused_by_reason
 from orthanc_plugin.ledger.notes import LAST_BACKUP, get_fact, workers_seen
+from orthanc_plugin.outbox import Notice, Outbox
 from orthanc_plugin.worklist import admin_view
 from orthanc_plugin.worklist.admin_view import AdminPage, Model, User
 
@@ -71,8 +73,16 @@ def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) 
         users=tuple(_users(site, log_ins)),
         last_backup=float(backup) if backup else None,
         audit=tuple(log_ins[: -_AUDIT_LINES - 1 : -1]),
+        untold=tuple(_untold(site)),
         reserve_mb=site.free_space.reserve_mb,
     )
+
+
+def _untold(site: Site) -> list[Notice]:
+    try:
+        return Outbox(site.settings.outbox).troubled()
+    except sqlite3.Error:
+        return []
 
 
 def _models(site: Site, status: dict[str, Any]) -> list[Model]:

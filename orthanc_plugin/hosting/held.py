@@ -1,7 +1,7 @@
 """What the pages ask Orthanc for: the documents and pictures of a study, by SOP Instance UID.
 
-The rule: the host module is passed in, so that this runs without Orthanc; what is not there is None or empty, and
-nothing is decoded or rendered here: a page costs Orthanc's threads a few milliseconds.
+The rule: the host module is passed in, so that this runs without Orthanc; what is not there is None or empty. Only an
+image that was not read is rendered here, by Orthanc: the others have their pictures.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class Held(Protocol):
     def document(self, sop_instance_uid: str) -> dict[str, Any] | None:
         """A structured report, as ``worklist.content_tree`` reads it."""
 
+    def rendered(self, sop_instance_uid: str) -> bytes | None:
+        """Orthanc's own picture of an image, for one that has none of the worker's."""
+
     def place(self, sop_instance_uid: str) -> Place | None:
         """Where an instance is."""
 
@@ -65,6 +68,10 @@ class HeldByOrthanc:
         content = self._get(sop_instance_uid, f"tags?short&{_WHOLE}")
         return None if content is None else dict(json.loads(content))
 
+    def rendered(self, sop_instance_uid: str) -> bytes | None:
+        """See `Held`."""
+        return self._get(sop_instance_uid, f"rendered?width={_LONGEST}&height={_LONGEST}")
+
     def place(self, sop_instance_uid: str) -> Place | None:
         """See `Held`."""
         series, kept = self._get(sop_instance_uid, "series"), self._get(sop_instance_uid, "metadata?expand")
@@ -85,6 +92,7 @@ class HeldByOrthanc:
             return None
 
 
+_LONGEST = 1280  # pixels of a picture
 _METADATA = ("ReceptionDate", "TransferSyntax")
 
 

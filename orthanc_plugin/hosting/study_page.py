@@ -1,7 +1,8 @@
 """The page of one study, its pictures and the content trees of its reports.
 
 The rule: nothing is asked of Orthanc that the ledger does not name as a result of this study; pixels are never decoded
-here (``reading.study_pictures`` says why), and Orthanc's own rendering, by WADO-RS, is asked for by the browser.
+here (``reading.study_pictures`` says why). Orthanc renders what was not read; not by DICOMweb, which refuses what a
+browser says it accepts (``Accept: image/avif, ...``: HTTP 400, seen with 1.10).
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from orthanc_plugin.worklist.rows import WorklistRow, worklist_row
 
 # A picture never changes under its report's UID, but its study may be deleted: a browser asks again after so long.
 _PICTURE_SECONDS = 3600
-_RENDERED = "viewport=1280,1280"  # PS3.18 8.3.5.1.3
 _MOST_SEEN = 50  # entries of the audit log in a timeline
 _GONE = b"There is no such study on the worklist. It may have been deleted; the worklist is at /hilum/\n"
 
@@ -62,6 +62,8 @@ def respond(name: str, request: Request, site: Site, db: Connection, now: float,
     if kind == "images":
         report, _, layer = wanted.partition("/")
         return _picture(report, layer, request, site) if report in reports else _missing()
+    if kind == "rendered" and wanted in {image["sop_instance_uid"] for image in images} - {""}:
+        return _sent(site.held.rendered(wanted), wanted, request)
     if kind == "documents" and wanted in reports | {task["result"].get("preliminary_report")}:
         return _document(task, wanted, request, site)
     return _missing()
@@ -125,12 +127,11 @@ def _image(image: dict[str, Any], study: str, site: Site) -> ImageDetail:
 
 
 def _rendered(sop_instance_uid: str, study: str, site: Site) -> str:
-    """Where DICOMweb renders an image; empty when Orthanc cannot."""
+    """Where Orthanc's rendering of an image is; empty when it cannot."""
     place = site.held.place(sop_instance_uid)
     if place is None or not place.rendered:
         return ""
-    path = f"{quote(study)}/series/{quote(place.series_instance_uid)}/instances/{quote(sop_instance_uid)}"
-    return f"/dicom-web/studies/{path}/rendered?{_RENDERED}"
+    return f"/hilum/studies/{quote(study)}/rendered/{quote(sop_instance_uid)}"
 
 
 def _stored(result: dict[str, Any], site: Site) -> list[tuple[str, float]]:
@@ -158,10 +159,13 @@ def _judgements(db: Connection, study: str) -> dict[str, tuple[tuple[str, bool, 
 
 
 def _picture(report: str, layer: str, request: Request, site: Site) -> Response:
-    content = site.held.layer(report, layer)
+    return _sent(site.held.layer(report, layer), f"{report}/{layer}", request)
+
+
+def _sent(content: bytes | None, name: str, request: Request) -> Response:
     if content is None:
         return _missing()
-    mime, tag = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg", f'"{report}/{layer}"'
+    mime, tag = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg", f'"{name}"'
     headers = {
         "Cache-Control": f"private, max-age={_PICTURE_SECONDS}",
         "ETag": tag,

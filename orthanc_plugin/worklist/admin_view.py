@@ -71,6 +71,8 @@ class AdminPage:
         Reason to number of studies.
     audit
         The latest entries, the latest first.
+    untold
+        Notices that were not taken (``outbox.Notice``).
     """
 
     visitor: tuple[str, str]
@@ -83,6 +85,7 @@ class AdminPage:
     users: tuple[User, ...]
     last_backup: float | None
     audit: tuple[dict[str, Any], ...]
+    untold: tuple[Any, ...]
     reserve_mb: int
 
 
