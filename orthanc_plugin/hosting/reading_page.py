@@ -128,9 +128,12 @@ def without_ledger(request: Request) -> Listing:
     return Listing((), "", visitor=(who.name, who.role), look=look_of(request))
 
 
-def unless_seen(request: Request, fragment: str) -> Response:
-    """The fragment, or 304 where it is what the browser has already."""
-    tag = f'"{hashlib.sha256(fragment.encode()).hexdigest()[:24]}"'
+def unless_seen(request: Request, fragment: str, cursor: str) -> Response:
+    """The fragment, or 304 where it is what the browser has already, but for the cursor, which names this moment: the
+    one that the browser has leads on from what it shows.
+    """
+    same = fragment.replace(cursor, "") if cursor else fragment
+    tag = f'"{hashlib.sha256(same.encode()).hexdigest()[:24]}"'
     headers = {**PAGE_HEADERS, "ETag": tag}
     if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
         return Response(304, HTML, b"", headers)
