@@ -153,7 +153,7 @@ def add_study(
             return uid
         claimed = tasks.claim(db, "w", now=came + 1e-3, lease_seconds=9e9, abandoned_limit=3)
         assert claimed is not None
-        assert claimed.study_instance_uid == uid
+        assert claimed.study_instance_uid == uid, claimed.study_instance_uid
         if status is TaskStatus.RUNNING:
             return uid
         if status is TaskStatus.QUARANTINED:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import Viewer
 from page_server import PASSWORD, Pages, add_study, finding, serve
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from running_node import ARTEFACTS
 
 from orthanc_plugin.access import audit_files
+from orthanc_plugin.credentials import Credentials
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.tasks import TaskStatus
@@ -26,17 +27,6 @@ CRITICAL, URGENT, ROUTINE = f"{UID}101", f"{UID}104", f"{UID}106"
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("Chromium is not installed: apt install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def pages(tmp_path: Path) -> Iterator[Pages]:
     with serve(tmp_path / "home") as running:
@@ -44,12 +34,14 @@ def pages(tmp_path: Path) -> Iterator[Pages]:
 
 
 @pytest.fixture
-def window(pages: Pages, browser: Browser) -> Iterator[Open]:
+def window(pages: Pages, chromium: Callable[[str, Credentials], Viewer]) -> Iterator[Open]:
     """Opens the worklist for somebody; a page that wrote an error to its console fails the test."""
     contexts, errors = [], []
 
     def open_page(user: str = "ann", *, scheme: str = "dark", width: int = 1280, **options: object) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **options)
+        context = nobody.page.context.browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, **options
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -62,9 +54,10 @@ def window(pages: Pages, browser: Browser) -> Iterator[Open]:
         page.wait_for_load_state()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    with chromium(pages.url, Credentials("nobody", "-", "-", "-")) as nobody:
+        yield open_page
+        for context in contexts:
+            context.close()
     assert errors == []
 
 
@@ -452,7 +445,7 @@ def test_a_technologist_sees_the_list_and_no_marks(pages: Pages, window: Open) -
 
 
 def test_sound_and_notifications_are_opt_in_and_tell_a_new_critical_study_once(pages: Pages, window: Open) -> None:
-    fill(pages)
+    add_study(pages, URGENT, "urgent", "Effusion 80 %", finding("effusion"))
     page = window()
     page.evaluate("""() => { window.told = [];
       window.Notification = class { constructor(title, options) { told.push(`${title}: ${options.body}`); } };
