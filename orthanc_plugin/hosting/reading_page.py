@@ -6,8 +6,8 @@ cannot be used is told, not silently left out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 from sqlalchemy import Connection
@@ -22,7 +22,7 @@ from orthanc_plugin.ledger.marks import MarkKind
 from orthanc_plugin.ledger.pages import MOST_ROWS, PAGE, Page
 from orthanc_plugin.ledger.pages import page as ledger_page
 from orthanc_plugin.ledger.reading_order import WaitingLimits
-from orthanc_plugin.worklist import rows
+from orthanc_plugin.worklist import page, rows
 from orthanc_plugin.worklist.listing import NAMED_WORDS, Choice, Listing, Look, Opinion
 
 LOOK_COOKIE = "hilum_look"
@@ -128,13 +128,13 @@ def without_ledger(request: Request) -> Listing:
     return Listing((), "", visitor=(who.name, who.role), look=look_of(request))
 
 
-def unless_seen(request: Request, fragment: str) -> Response:
-    """The fragment, or 304 where it is what the browser has already."""
-    tag = f'"{hashlib.sha256(fragment.encode()).hexdigest()[:24]}"'
+def rows_unless_seen(request: Request, listed: Listing, status: dict[str, Any], now: float) -> Response:
+    """The rows, or 304 where they are what the browser has already."""
+    tag = f'"{page.seen_as(listed, status, now)}"'
     headers = {**PAGE_HEADERS, "ETag": tag}
     if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
         return Response(304, HTML, b"", headers)
-    return Response(200, HTML, fragment.encode(), headers)
+    return Response(200, HTML, page.render_rows(listed, status, now).encode(), headers)
 
 
 def look_of(request: Request) -> Look:

@@ -117,7 +117,7 @@ def _worklist_page(
         listed = reading_page.listing(request, site, db, fields, now, said=said, whole=name == "")
         status = _status(site, db, now, whole=False)
     if name == "rows":
-        return reading_page.unless_seen(request, page.render_rows(listed, status, now))
+        return reading_page.rows_unless_seen(request, listed, status, now)
     code = (409 if said[0] else 400) if listed.said[1] else 200
     return replace(_html(page.render_page(listed, status, now)), status=code)
 

@@ -189,12 +189,6 @@ class Listing:
         return {**self.asked, **{name: value for name, value in own.items() if value}}
 
     @property
-    def further(self) -> bool:
-        """Whether a condition is in force that only the further fields show."""
-        shown = {"text", "read", "mine", "reason", "claimed_by"}
-        return bool(set(self.asked) - shown) and not any(c.in_force for c in self.choices)
-
-    @property
     def next_up(self) -> str:
         """The study to read next: the first that nobody has read, nor has in hand; only in the reading order."""
         if self.sort or self.after:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -73,6 +76,18 @@ def render_rows(listing: Listing, status: dict[str, Any], now: float) -> str:
     nothing has happened.
     """
     return environment().get_template("rows.html").render(_context(listing, status, now, True))
+
+
+def seen_as(listing: Listing, status: dict[str, Any], now: float) -> str:
+    """What `render_rows` would show, as a short tag: the same as long as nothing changes, without rendering it.
+
+    A cursor names the moment at which it was made, so that only its being there counts: the one that a browser has
+    leads on from what it shows.
+    """
+    shown = replace(listing, next="more" if listing.next else "")
+    over = [now >= row.reading.due_at for row in listing.rows]
+    known = [status[name] for name in ("version", "state", "problems", "ae_title", "dicom_port")]
+    return hashlib.sha256(pickle.dumps((shown, known, over, now // 60))).hexdigest()[:24]
 
 
 def render_problems(status: dict[str, Any]) -> str:

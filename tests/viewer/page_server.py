@@ -44,7 +44,7 @@ _RANKS = {"critical": 0, "urgent": 1, "routine": 2, "none": 3}
 
 @dataclass(frozen=True)
 class Pages:
-    """A running server; `problem` makes the ledger fail."""
+    """A running server."""
 
     url: str
     site: Site
@@ -62,7 +62,6 @@ def serve(home: Path) -> Iterator[Pages]:
     migrate(ledger)
     with ledger.write() as db:
         tasks.set_fact(db, ALL_COMPARED, "1")
-        tasks.report_worker(db, "w", "ready", {"chest_findings": "2.1.0"}, now=time.time() + 3600)
     load_credentials(settings.credentials)
     for name, role in PEOPLE.items():
         add_user(settings.users, name, role, PASSWORD, taken=frozenset())
@@ -82,6 +81,9 @@ def serve(home: Path) -> Iterator[Pages]:
     )  # fmt: skip
 
     def answer(request: Request) -> Response:
+        if ledger.path is not None and ledger.path.exists():  # or the page tells that no worker is heard of
+            with ledger.write() as db:
+                tasks.report_worker(db, "w", "ready", {"chest_findings": "2.1.0"}, now=time.time())
         visit = guard.decide(request)
         if visit.refusal is not None:
             return login.refuse(request, visit)
@@ -151,7 +153,7 @@ def add_study(
             return uid
         claimed = tasks.claim(db, "w", now=came + 1e-3, lease_seconds=9e9, abandoned_limit=3)
         assert claimed is not None
-        assert claimed.study_instance_uid == uid
+        assert claimed.study_instance_uid == uid, claimed.study_instance_uid
         if status is TaskStatus.RUNNING:
             return uid
         if status is TaskStatus.QUARANTINED:
