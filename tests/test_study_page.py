@@ -218,9 +218,11 @@ def test_priors_are_those_of_the_very_same_id(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["9.9", "1.2.3/images/2.25.8/picture", "1.2.4/images/2.25.7/picture", "1.2.3/images/1.2.3.1/picture", "1.2.3/rendered/2.25.7", "1.2.4/rendered/1.2.3.2",
-     "1.2.3/documents/1.2.3.1", "1.2.4/documents/2.25.7", "1.2.3/other", "1.2.3/rendered/",
-     "1.2.3/images/../documents/2.25.7", "%"],
+    [
+        "9.9", "1.2.3/images/2.25.8/picture", "1.2.4/images/2.25.7/picture", "1.2.3/images/1.2.3.1/picture",
+        "1.2.3/rendered/2.25.7", "1.2.4/rendered/1.2.3.2", "1.2.3/rendered/", "1.2.3/documents/1.2.3.1",
+        "1.2.4/documents/2.25.7", "1.2.3/other", "1.2.3/images/../documents/2.25.7", "%",
+    ],
 )  # fmt: skip
 def test_orthanc_is_asked_only_for_what_the_ledger_names_of_this_study(
     site: Site, held: HeldInMemory, path: str

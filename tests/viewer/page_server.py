@@ -29,6 +29,7 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, login, routes
 from orthanc_plugin.hosting.guard import Guard
+from orthanc_plugin.hosting.held import Place
 from orthanc_plugin.hosting.messages import Request, Response
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
@@ -54,6 +55,22 @@ class Pages:
         return self.site.ledger
 
 
+class NothingHeld:
+    """Stands for an Orthanc that holds nothing."""
+
+    def layer(self, _uid: str, _name: str) -> None:
+        return None
+
+    def document(self, _uid: str) -> None:
+        return None
+
+    def rendered(self, _uid: str) -> None:
+        return None
+
+    def place(self, _uid: str) -> Place | None:
+        return None
+
+
 @contextmanager
 def serve(home: Path) -> Iterator[Pages]:
     settings = load_settings({"HILUM_HOME": str(home)})
@@ -77,7 +94,7 @@ def serve(home: Path) -> Iterator[Pages]:
     site = Site(
         settings=settings, ledger=ledger, version="0", fetch_thumbnail=_picture, intake=lambda: (None, 0),
         wake=lambda: None, free_space=FreeSpace([home], 0), clock=health.ClockWatch(),
-        started_at=time.monotonic(), audit=audit,
+        started_at=time.monotonic(), audit=audit, held=NothingHeld(),
     )  # fmt: skip
 
     def answer(request: Request) -> Response:
