@@ -73,7 +73,7 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
     limits = WaitingLimits.of_minutes(site.settings.waiting_limits_minutes)
     row = worklist_row(listed(task, now, limits))
     study, result = row.study_instance_uid, task["result"]
-    images = tuple(_image(image, study, site) for image in result.get("images", []) if image["sop_instance_uid"])
+    images = tuple(_image(image, study, site) for image in _read_first(result))
     report_uid = result.get("preliminary_report") or ""
     text = site.held.document(report_uid) if report_uid else None
     several = task["reason"] == "several_patients"  # whose priors would they be?
@@ -113,6 +113,12 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
         series_not_read=[image["message"] for image in unread],
     )
     return Response(200, HTML, page.encode(), dict(PAGE_HEADERS))
+
+
+def _read_first(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images, without whole series that were not looked at; those with a result come first."""
+    images = [image for image in result.get("images", []) if image["sop_instance_uid"]]
+    return sorted(images, key=lambda image: image["status"] != "done")
 
 
 def _image(image: dict[str, Any], study: str, site: Site) -> ImageDetail:

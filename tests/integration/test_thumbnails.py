@@ -199,7 +199,7 @@ def test_whatever_is_in_its_way_is_told_and_not_raised(hilum_node: Node, caplog:
     report = report_of(read(hilum_node, ds))
     image = RenderedImage(chest(1).pixels)
     sound, without_pixels = findings_of(ds), RenderedImage(np.zeros((0, 0), np.float32))
-    with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.thumbnail"):
+    with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.pictures"):
         with pytest.raises(ResultRefused, match="no such instance"):
             orthanc.attach("1.2.3", attachments.THUMBNAIL, b"x")
         assert keep_pictures(orthanc, report, without_pixels, sound).layers == ("picture",), "it has them already"
