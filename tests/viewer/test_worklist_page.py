@@ -194,7 +194,7 @@ def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages
     assert focused_row(page) == CRITICAL
     page.keyboard.press("r")
     expect(row_of(page, CRITICAL)).to_contain_text("by ann")
-    assert focused_row(page) == CRITICAL
+    assert focused_row(page) == f"{UID}103", "on to the next"
     page.keyboard.press("u")
     expect(page.locator("#said")).to_contain_text("Taken back: study marked as read")
     expect(row_of(page, CRITICAL)).not_to_contain_text("by ann")
@@ -203,6 +203,7 @@ def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages
         ("ann", "disagree", "effusion", "clear of fluid <b>"), ("ann", "note", "", "drain placed"),
         ("ann", "read", "", ""), ("ann", "undo", "", ""),
     ]  # fmt: skip
+    row_of(page, CRITICAL).locator("a.open").focus()
     page.keyboard.press("v")
     expect(row_of(page, CRITICAL).locator("tr.panel")).to_contain_text("drain placed")
     page.keyboard.press("g")
@@ -462,3 +463,40 @@ def test_sound_and_notifications_are_opt_in_and_tell_a_new_critical_study_once(p
     assert page.evaluate("told") == ["asked", "Hilum: A new critical study"]
     page.reload()
     expect(page.locator("body")).to_have_attribute("data-sound", "on")
+
+
+def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.keyboard.press("g")
+    page.keyboard.press("u")
+    expect(page.locator(".filter")).to_have_text("Filter: unread")
+    page.wait_for_load_state()
+    for key in "jj":
+        page.keyboard.press(key)
+    order = listed(page)
+    assert order[1] == CRITICAL
+    for number, uid in enumerate(order[1:4], start=1):
+        page.keyboard.press("r")
+        expect(row_of(page, uid)).to_have_count(0)
+        expect(page.locator("#count")).to_contain_text(f"{len(order) - number} studies")
+    assert focused_row(page) == order[4]
+    with pages.ledger.write() as db:
+        marks.mark_read(db, order[4], "ben", now=time.time())
+    expect(row_of(page, order[4])).to_have_count(0, timeout=6000)
+    assert focused_row(page) == order[5], "what another read is left behind"
+
+
+def test_a_comment_goes_with_the_button_beside_it_and_leaves_the_field(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    row = row_of(page, CRITICAL)
+    row.locator("details.more summary").click()
+    row.get_by_label("Comment or note").fill("small apical")
+    row.get_by_role("button", name="Agree: Pneumothorax", exact=True).click()
+    expect(row.locator("tr.panel")).to_contain_text("ann agrees: small apical")
+    expect(row.get_by_label("Comment or note")).to_have_value("")
+    row.get_by_role("button", name="Put on my list").click()
+    expect(row).to_contain_text("Assigned to ann")
+    page.get_by_role("link", name="My list").click()
+    assert listed(page) == [CRITICAL]

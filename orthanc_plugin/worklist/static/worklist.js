@@ -5,7 +5,7 @@
   const here = () => document.activeElement?.closest?.('tbody.study') ?? null;
   const announce = words => { document.getElementById('announce').textContent = words; };
   const query = () => main.querySelector('.do input[name=back], .inforce input[name=back]')?.value ?? back;
-  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null;
+  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false;
   const keep = () => { drawn = new Map(rows().map(row => [row.id, row.outerHTML])); };
   for (const hidden of document.querySelectorAll('.script')) hidden.hidden = false;
   back = query();
@@ -28,6 +28,7 @@
     const focused = document.activeElement, row = here(), place = row ? [...row.querySelectorAll(REACHED)].indexOf(focused) : -1;
     const name = row && place >= 0 ? focused.getAttribute('data-finding') ?? focused.value ?? '' : '';
     const range = focused?.selectionStart, outside = !row && main.contains(focused) ? [focused.name, focused.value] : null;
+    const at = row ? rows().indexOf(row) : -1;
     const anchor = row ?? rows().find(r => r.getBoundingClientRect().bottom > 0), top = anchor?.getBoundingClientRect().top;
     const fresh = new Map([...page.querySelectorAll('tbody.study')].map(r => [r.id, r]));
     const html = new Map([...fresh].map(([id, r]) => [id, r.outerHTML]));
@@ -61,7 +62,7 @@
       if (typed && field) field.value = typed;
     }
     drawn = html;
-    const now = row && document.getElementById(row.id);
+    const now = row && (document.getElementById(row.id) ?? rows()[Math.min(rows().length - 1, at)]);
     if (now && !now.contains(document.activeElement) && place >= 0) {
       const all = [...now.querySelectorAll(REACHED)];
       const twin = (name && all.find(e => (e.getAttribute('data-finding') ?? e.value) === name)) || now.querySelector('a.open');
@@ -77,16 +78,20 @@
   };
   const refresh = async (now = false) => {
     if (document.hidden && body.dataset.notices !== 'on' && body.dataset.sound !== 'on') return;
+    if (asking && !now) return; // the one before is not answered yet
+    const mine = ++turn;
+    asking = true;
     try {
-      const headers = tag && !now ? { 'If-None-Match': tag } : {}, asked = new URLSearchParams(back);
+      const headers = tag && !now ? { 'If-None-Match': tag } : {}, asked = new URLSearchParams(back), signal = AbortSignal.timeout(15000);
       const answer = asked.has('text') // what may name a patient stands in no address
-        ? await fetch(main.dataset.refresh, { method: 'POST', body: asked, headers, cache: 'no-store' })
-        : await fetch(`${main.dataset.refresh}${back ? `?${back}` : ''}`, { headers, cache: 'no-store' });
+        ? await fetch(main.dataset.refresh, { method: 'POST', body: asked, headers, signal, cache: 'no-store' })
+        : await fetch(`${main.dataset.refresh}${back ? `?${back}` : ''}`, { headers, signal, cache: 'no-store' });
       // the session is over: what is on the screen goes, and the log-in page leads back here
       if (answer.status === 401) return void location.reload();
       body.classList.toggle('offline', false);
       if (answer.status === 304) return;
       const text = await answer.text();
+      if (mine !== turn) return; // a later one was asked for, after a mark
       // without its ledger the node says so, and nothing about the rows: they stay
       const problems = answer.status === 503 && main.querySelector('.problems');
       if (!answer.ok && !(problems && text.includes('class="problems"'))) throw new Error(answer.status);
@@ -94,7 +99,7 @@
       if (problems) { problems.outerHTML = text; tag = ''; return; }
       tag = answer.headers.get('ETag') ?? '';
       replace(text);
-    } catch { body.classList.add('offline'); }
+    } catch { if (mine === turn) body.classList.add('offline'); } finally { if (mine === turn) asking = false; }
   };
 
   // --- new critical studies: told once each, to screen readers, and by sound and notification where wanted
@@ -129,18 +134,22 @@
     clearTimeout(say.timer);
     say.timer = setTimeout(() => line.remove(), refused ? 15000 : 6000);
   };
-  const send = async (address, fields) => {
+  const send = async (address, fields, done) => { // done: what is to come before the rows change
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
       if (answer.status === 401) return void location.reload();
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
       if (told.said) say(told.said, told.refused);
+      if (!told.refused) done?.();
       await refresh(true);
       return !told.refused;
     } catch { say('The node does not answer: nothing was changed.', true); }
   };
   const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, back, ...more,
-    ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) });
+    ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? () => leave(row) : null);
+  const leave = row => { // what was read goes down or out of the list: on to the next
+    if (here() === row) (row.nextElementSibling ?? row.previousElementSibling)?.querySelector('a.open')?.focus({ preventScroll: true });
+  };
   document.addEventListener('submit', event => {
     const form = event.target, button = event.submitter, address = form.getAttribute('action');
     if (form.classList.contains('look')) {
@@ -160,10 +169,11 @@
       event.preventDefault();
       const fields = [...new FormData(form, button)];
       if (button.value === 'read' && form.id === 'bulk') fields.push(['seen', '']);
-      send(address, fields).then(done => {
-        if (!done) return;
+      const row = form.closest('tbody.study');
+      send(address, fields, () => {
+        if (button.value === 'read' && row) leave(row);
         if (form.id === 'bulk') for (const box of main.querySelectorAll('input[name=study]:checked')) box.checked = false;
-        for (const field of form.elements) if (field.name === 'comment') field.value = '';
+        for (const field of form.elements) if (field.name === 'comment') field.value = field.defaultValue = '';
       });
     }
   });
