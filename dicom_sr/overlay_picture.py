@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from models.findings import BoolMask, FloatMap, ImageFindings, Region, SaliencyMap
 
 Picture = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # From weak to strong, RGB at equal steps. Lightness rises throughout, so that the order is seen in gray as well, and by
@@ -102,6 +103,21 @@ def paint(
     return np.asarray(whole).copy()
 
 
+def heat_layer(maps: Sequence[SaliencyMap], height: int, width: int) -> Picture:
+    """The maps alone, to be laid over a radiograph: uint8 of shape (height, width, 4), RGBA."""
+    strength = _merged(maps, height, width)
+    alpha = (_shares() * 255 + np.float32(0.5)).astype(np.uint8)
+    return np.dstack([colour_table().astype(np.uint8)[strength], alpha[strength]])
+
+
+def outline_layer(masks: Sequence[tuple[BoolMask, Colour]], height: int, width: int) -> Picture:
+    """The rims of masks alone, each in its colour (RGB): uint8 of shape (height, width, 4), RGBA."""
+    drawn = Image.new("RGBA", (width, height))
+    for mask, colour in masks:
+        drawn.paste((*colour, 255), mask=_rim(mask, height, width))
+    return np.asarray(drawn).copy()
+
+
 def colour_table() -> npt.NDArray[np.float32]:
     """The colour of each strength, float32 of shape (256, 3), 0 to 255."""
     strengths, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_COLOURS))
@@ -132,8 +148,7 @@ def _merged(maps: Sequence[SaliencyMap], height: int, width: int) -> Picture:
 
 
 def _heated(radiograph: Picture, strength: Picture) -> Picture:
-    share = np.clip((np.linspace(0, 1, 256, dtype=np.float32) - _VISIBLE) / (_FULL - _VISIBLE), 0.0, 1.0)
-    share = _OPACITY * share * share * (3 - 2 * share)  # no visible edge where it begins
+    share = _shares()
     hot = share[strength] > 0
     picture = np.stack([radiograph] * 3, axis=-1)
     level = strength[hot]
@@ -141,6 +156,24 @@ def _heated(radiograph: Picture, strength: Picture) -> Picture:
     mixed = (1 - hidden) * radiograph[hot].astype(np.float32)[:, None] + hidden * colour_table()[level]
     picture[hot] = (mixed + np.float32(0.5)).astype(np.uint8)
     return picture
+
+
+def _shares() -> FloatMap:
+    """What a map hides of the radiograph at each of its 256 strengths, 0 to 1."""
+    share = np.clip((np.linspace(0, 1, 256, dtype=np.float32) - _VISIBLE) / (_FULL - _VISIBLE), 0.0, 1.0)
+    hidden: FloatMap = _OPACITY * share * share * (3 - 2 * share)  # no visible edge where it begins
+    return hidden
+
+
+def _rim(mask: BoolMask, height: int, width: int) -> Image.Image:
+    """The rim of a mask in a picture of this size."""
+    whole = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
+    small = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    inside = small > _THIN
+    padded = np.pad(inside, _LINE)
+    rows = np.logical_or.reduce([padded[:, n : n + width] for n in range(2 * _LINE + 1)])
+    grown = np.logical_or.reduce([rows[n : n + height] for n in range(2 * _LINE + 1)])
+    return Image.fromarray((grown & ~inside).view(np.uint8) * np.uint8(255))
 
 
 def _marked(picture: Picture, marks: Marks) -> Picture:
@@ -154,10 +187,7 @@ def _marked(picture: Picture, marks: Marks) -> Picture:
         left, top, right, bottom = (round(end) for end in ends)
         draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=_COLOURS[-1], width=_LINE)
     for mask in marks.masks:
-        small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
-        inside = small.point(lambda value: 255 * (value > _THIN))
-        rim = np.asarray(inside.filter(ImageFilter.MaxFilter(2 * _LINE + 1))) > np.asarray(inside)
-        drawn.paste(_COLOURS[-1], mask=Image.fromarray(rim))
+        drawn.paste(_COLOURS[-1], mask=_rim(mask, height, width))
     return np.asarray(drawn).copy()
 
 

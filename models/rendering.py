@@ -75,13 +75,15 @@ class RenderedImage:
         rows, columns = self.pixels.shape
         return rows, columns
 
-    def preview(self, longest: int) -> FloatImage:
+    def preview(self, longest: int, *, margin: float = 0.0) -> FloatImage:
         """The image as it is stored, small and for people's eyes.
 
         Parameters
         ----------
         longest
             The long side, in pixels; an image that is smaller stays as it is.
+        margin
+            What is kept of the grays on either side of those that the networks see, as a share of their range.
 
         Returns
         -------
@@ -92,6 +94,7 @@ class RenderedImage:
         down, across = rows * self.aspect, float(columns)
         scale = min(1.0, longest / max(down, across))
         low, high = _percentiles(self)
+        low, high = low - margin * (high - low), high + margin * (high - low)
         small = resize(self.pixels, max(1, round(down * scale)), max(1, round(across * scale)))
         stretched: FloatImage = np.clip((small - low) / (high - low), 0.0, 1.0)
         return stretched

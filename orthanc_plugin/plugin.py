@@ -33,8 +33,10 @@ from orthanc_plugin.hosting import login, routes
 from orthanc_plugin.hosting.arrivals import Arrivals
 from orthanc_plugin.hosting.guard import Guard, answers_itself, is_worker
 from orthanc_plugin.hosting.health import ClockWatch
+from orthanc_plugin.hosting.held import HeldByOrthanc
 from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.hosting.messages import Request, Response
+from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.trail import record_visit
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
@@ -240,7 +242,7 @@ _METHODS = {
     orthanc.HttpMethod.PUT: "PUT",
     orthanc.HttpMethod.DELETE: "DELETE",
 }
-SITE = routes.Site(
+SITE = Site(
     settings=SETTINGS,
     ledger=LEDGER,
     version=__version__,
@@ -251,6 +253,7 @@ SITE = routes.Site(
     clock=ClockWatch(),
     started_at=time.monotonic(),
     audit=AUDIT,
+    held=HeldByOrthanc(orthanc, attachments.LAYERS),
 )
 AUDIT.start()
 ARRIVALS.start()

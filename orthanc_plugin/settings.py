@@ -162,6 +162,16 @@ class Settings:
         return self.home / "audit"
 
     @property
+    def notifications(self) -> Path:
+        """The file that says whom to tell of critical results (``working.notice_settings``); it may hold passwords."""
+        return self.home / "notifications.toml"
+
+    @property
+    def outbox(self) -> Path:
+        """The SQLite file of who was told of what."""
+        return self.home / "outbox.sqlite"
+
+    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.home / "log"

@@ -33,6 +33,11 @@ ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}
 INSIDE_ORTHANC = (
     "orthanc_plugin.plugin",
     "orthanc_plugin.hosting.routes",
+    "orthanc_plugin.hosting.study_page",
+    "orthanc_plugin.hosting.admin_page",
+    "orthanc_plugin.worklist.study_view",
+    "orthanc_plugin.hosting.reading_page",
+    "orthanc_plugin.hosting.marking",
     "orthanc_plugin.hosting.guard",
     "orthanc_plugin.hosting.login",
     "orthanc_plugin.hosting.trail",

@@ -16,8 +16,9 @@ from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
+from orthanc_plugin.hosting.held import Place
 from orthanc_plugin.hosting.messages import Request, Response, Visitor
-from orthanc_plugin.hosting.routes import Site
+from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
@@ -44,6 +45,18 @@ class Attachments:
     def fetch(self, uid: str) -> bytes | None:
         self.asked.append(uid)
         return self.pictures.get(uid)
+
+    def layer(self, _uid: str, _name: str) -> bytes | None:
+        return None
+
+    def document(self, _uid: str) -> dict[str, Any] | None:
+        return None
+
+    def rendered(self, _uid: str) -> bytes | None:
+        return None
+
+    def place(self, _uid: str) -> Place | None:
+        return None
 
 
 @pytest.fixture
@@ -88,6 +101,7 @@ def site(tmp_path: Path, kept: Attachments, woken: list[bool]) -> Iterator[Site]
         clock=health.ClockWatch(),
         started_at=time.monotonic(),
         audit=audit,
+        held=kept,
     )
     audit.stop()
     ledger.close()

@@ -8,10 +8,20 @@ import pytest
 
 from models.findings import OF_ABSENCE, Caution, Priority
 from orthanc_plugin.ledger.tasks import TaskStatus
-from orthanc_plugin.worklist import page, rows
+from orthanc_plugin.worklist import listing, page, rows
 
 READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242,
          "problems": []}  # fmt: skip
+
+
+def shown(listed: list[rows.WorklistRow], status: dict[str, Any] = READY, now: float = 200.0, **more: Any) -> str:
+    """The rows as a radiologist sees them."""
+    given = {"visitor": ("ann", "radiologist"), "may_mark": True, **more}
+    return page.render_rows(listing.Listing(tuple(listed), str(len(listed)), **given), status, now)
+
+
+def whole(listed: list[rows.WorklistRow], status: dict[str, Any] = READY, **more: Any) -> str:
+    return page.render_page(listing.Listing(tuple(listed), str(len(listed)), **more), status, 200.0)
 
 
 def finding(
@@ -29,6 +39,7 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "study_time": "030405", "study_description": "Chest", "attempts": 0, "trace": None,
         "referring_physician": "Sender^A", "patient_age": "055Y", "group": "urgent", "due_at": 3700.0, "read_at": None,
         "read_by": "", "changed": False, "reopened_at": None, "claimed_by": "", "claimed_until": 0.0, "assigned_to": "",
+        "marks": 0,
         "result": {"images": list(images)}, **changes,
     }  # fmt: skip
 
@@ -81,21 +92,22 @@ def test_the_interface_keeps_its_names() -> None:
 
 def test_the_page_says_what_it_is_and_shows_why() -> None:
     listed = [rows.worklist_row(task(image(finding("lung_opacity", "present", 0.87, "left"))))]
-    html = page.render_page(listed, READY, now=200.0)
-    for text in ("not a medical device", "AI, not reviewed", "Doe, Jane", "Lung opacity 87 % left", "2026-01-02 03:04",
-                 "AP view", "Urgent", "why"):  # fmt: skip
+    html = whole(listed)
+    for text in ("not a medical device", "AI result, not verified", "Doe, Jane", "Lung opacity 87 %, left",
+                 "2026-01-02 03:04",
+"AP view", "Urgent", "why"):  # fmt: skip
         assert text in html, text
-    assert page.render_rows(listed, READY, now=200.0) in html
+    assert page.render_rows(listing.Listing(tuple(listed), "1"), READY, 200.0) in html
 
 
 def test_hostile_text_stays_text() -> None:
     hostile = "<img src=x onerror=alert(1)>"
     listed = [rows.worklist_row(task(patient_name=hostile, patient_id=hostile, study_description=hostile))]
-    assert "<img src=x" not in page.render_page(listed, READY, now=200.0)
+    assert "<img src=x" not in whole(listed)
 
 
 def test_without_a_worker_the_page_says_so() -> None:
-    assert "No worker is ready" in page.render_page([], {**READY, "state": "starting"}, now=0)
+    assert "No worker is ready" in whole([], {**READY, "state": "starting"})
 
 
 @pytest.mark.parametrize(
@@ -112,9 +124,12 @@ def test_names_are_shown_as_people_write_them(name: str, shown: str) -> None:
     assert page.person_name(name) == shown
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (3600 * 3 + 300, "3 h 05")])
-def test_durations_are_short(seconds: float, shown: str) -> None:
-    assert page.waited(seconds) == shown
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "< 1 min"), (59, "< 1 min"), (60, "1 min"), (3600, "1 h"), (11_100, "3 h 05"), (100_000, "1 d 3 h")],
+)
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert listing.minutes(seconds) == words
 
 
 def test_images_are_found_by_what_decided_on_them() -> None:
@@ -138,12 +153,12 @@ def test_answers_of_the_first_version_are_still_shown() -> None:
     row = rows.worklist_row(task(old, bare))
     assert [line.evidence for line in row.images] == [(), ()]
     assert rows.matching_images([task(old, bare)], {"reason": "view"})
-    assert "2 images, 1 not read" in page.render_rows([row], READY, 200.0)
+    assert "2 images, 1 not read" in shown([row])
 
 
 def test_the_page_lists_each_image_with_its_evidence() -> None:
     listed = [rows.worklist_row(task(image(finding("effusion", "absent", 0.1)), refused("view")))]
-    html = page.render_rows(listed, READY, 200.0)
+    html = shown(listed)
     assert "2 images, 1 not read" in html
     assert "<code>view</code> not read" in html
     assert "pixels <b>lateral, score 0.01</b>" in html
@@ -209,25 +224,25 @@ def test_outlines_and_boxes_without_a_heat_map_are_told_as_such() -> None:
 def test_a_row_does_not_say_that_nothing_was_found_where_nothing_was_evaluated(state: str, words: str) -> None:
     probability = None if state == "not_evaluated" else 0.2
     row = rows.worklist_row(task(image(finding("effusion", state, probability))))
-    html = page.render_rows([row], READY, 200.0)
+    html = shown([row])
     assert f'<span class="chip none">{words}</span>' in html
 
 
 def test_a_class_without_findings_is_no_finding_and_what_has_no_probability_is_shown_without_one() -> None:
     calm = rows.worklist_row(task(pictured("2.25.1", "routine", finding("covid_negative", "present", None))))
-    html = page.render_rows([calm], READY, 200.0)
+    html = shown([calm])
     assert '<span class="chip none">Nothing called present</span>' in html
     assert "Negative for pneumonia" not in html
     assert calm.thumbnail is not None
     assert calm.thumbnail.words == "Radiograph; nothing called present"
     assert rows.to_json(calm)["findings"][0]["state"] == "present"
     seen = finding("lung_opacity", "present", 0.8), finding("covid_typical", "present", None)
-    html = page.render_rows([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))], READY, 200.0)
-    assert '<span class="chip present">Typical appearance for COVID-19 pneumonia</span>' in html
-    assert '<span class="chip present">Lung opacity 80 %</span>' in html
-    assert "Absent: Edema</p>" in html
-    html = page.render_rows([rows.worklist_row(task(image(finding("covid_typical", "absent", None))))], READY, 200.0)
-    assert "Absent: COVID-19: typical</p>" in html
+    html = shown([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))])
+    assert 'title="Typical appearance for COVID-19 pneumonia">COVID-19: typical</a>' in html
+    assert 'title="Lung opacity">Lung opacity 80 %</a>' in html
+    assert "Absent:</b> Edema</p>" in html
+    html = shown([rows.worklist_row(task(image(finding("covid_typical", "absent", None))))])
+    assert "Absent:</b> COVID-19: typical</p>" in html
     assert rows._OF_ABSENCE == OF_ABSENCE
 
 
@@ -235,16 +250,17 @@ def test_the_page_shows_the_picture_and_a_row_without_one_keeps_its_columns() ->
     answered = task(pictured("2.25.1", "urgent", finding("lung_opacity", "present", 0.9, regions=1)))
     without = task(image(finding("effusion", "absent", 0.1)), study_instance_uid="1.2.4")
     queued = task(status="queued", result={}, study_instance_uid="1.2.5")
-    html = page.render_rows([rows.worklist_row(t) for t in (answered, without, queued)], READY, 200.0)
+    html = shown([rows.worklist_row(t) for t in (answered, without, queued)])
     assert html.count("<img ") == 1
-    assert html.count('<td class="picture">') == 3
-    picture = html[html.index('<td class="picture">') :].partition("</td>")[0]
-    for part in ('src="/hilum/thumbnails/2.25.1?study_instance_uid=1.2.3"', 'width="96" height="96"', 'loading="lazy"',
+    assert html.count('<td class="c-picture picture">') == 3
+    picture = html[html.index('<td class="c-picture picture">') :].partition("</td>")[0]
+    for part in ('src="/hilum/thumbnails/2.25.1?study_instance_uid=1.2.3"', 'width="56" height="56"', 'loading="lazy"',
                  'alt="AI heat map: lung opacity"', 'href="/ohif/viewer?StudyInstanceUIDs=1.2.3"'):  # fmt: skip
         assert part in picture
     assert rows.worklist_row(without).thumbnail is None
     columns = html[html.index("<thead>") : html.index("</thead>")].count("<th ")
-    assert html.count("<td") == 3 * columns
+    cells = [row.partition("</tr>")[0] for row in html.split("<tbody")[1:]]
+    assert [row.count("<td") + row.count("<th") for row in cells] == [columns] * 3
 
 
 def test_every_priority_can_lead() -> None:
@@ -256,8 +272,8 @@ def test_a_quarantined_study_says_why_and_where_and_can_be_tried_again_without_a
         task(status="quarantined", result={}, reason="reader_died", message="the process died on <it>", attempts=5,
              trace="orthanc_plugin/reading/study.py:12 process_study\nmodels/inference.py:7 run")
     )  # fmt: skip
-    html = page.render_rows([row], READY, 200.0)
-    for text in ("Quarantined", "<code>reader_died</code> the process died on &lt;it&gt;", "5 failed attempts",
+    html = shown([row])
+    for text in ("Failed", "<code>reader_died</code> the process died on &lt;it&gt;", "5 failed attempts",
                  "orthanc_plugin/reading/study.py:12 process_study\nmodels/inference.py:7 run",
                  '<form method="post" action="/hilum/api/retry">', 'name="study_instance_uid" value="1.2.3"',
                  "<button>Try again</button>"):  # fmt: skip
@@ -270,33 +286,34 @@ def test_a_quarantined_study_says_why_and_where_and_can_be_tried_again_without_a
 
 @pytest.mark.parametrize("status", ["queued", "running", "answered", "done", "not_processed"])
 def test_only_a_quarantined_study_has_a_button(status: str) -> None:
-    assert "<form" not in page.render_rows([rows.worklist_row(task(status=status))], READY, 200.0)
+    assert "/hilum/api/retry" not in shown([rows.worklist_row(task(status=status))])
 
 
 def test_an_answered_study_shows_its_findings_and_that_it_waits() -> None:
     row = rows.worklist_row(task(image(finding("lung_opacity", "present", 0.87)), status="answered"))
-    html = page.render_rows([row], READY, 200.0)
+    html = shown([row])
     assert "Answered, waits for further images" in html
     assert "Lung opacity 87 %" in html
 
 
 def test_every_state_of_a_task_has_words() -> None:
-    assert set(page._STATUS_WORDS) == {status.value for status in TaskStatus} - {"removed"}
+    assert set(listing.STATUS_WORDS) == {status.value for status in TaskStatus} - {"removed"}
 
 
 def test_each_problem_is_a_banner_with_what_to_do() -> None:
     full = {"code": "storage_full", "text": "Only 7 MB <free>.", "what_to_do": "Free disk space.", "stops": True}
     lost = {"code": "quarantined", "text": "2 studies could not be read.", "what_to_do": "See.", "stops": False}
-    html = page.render_rows([], {**READY, "state": "impaired", "problems": [full, lost]}, 200.0)
+    html = shown([], {**READY, "state": "impaired", "problems": [full, lost]})
     assert (
-        '<p class="banner stops" id="problem-storage_full"><b>Only 7 MB &lt;free&gt;.</b> Free disk space.</p>' in html
+        '<div class="banner stops" id="problem-storage_full"><p><b>Only 7 MB &lt;free&gt;.</b> Free disk space.</p>'
+        in html
     )
-    assert '<p class="banner" id="problem-quarantined">' in html
+    assert '<div class="banner" id="problem-quarantined">' in html
     assert 'name="all" value="yes"' in html
     assert page.render_problems({**READY, "problems": [full, lost]}) in html
 
 
 def test_without_the_ledger_the_page_does_not_say_that_there_are_no_studies() -> None:
-    html = page.render_page(None, {**READY, "state": "impaired", "studies": {}}, 200.0)
+    html = page.render_page(listing.Listing((), ""), {**READY, "state": "impaired", "studies": {}}, 200.0, ledger=False)
     assert "cannot be shown" in html
     assert "No study has arrived" not in html

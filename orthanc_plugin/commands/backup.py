@@ -10,10 +10,12 @@ PostgreSQL ledger may hold. The audit log goes along, so that its chain goes on 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 import signal
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +39,9 @@ from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder, Ke
 from orthanc_plugin.commands.node import UNFINISHED, running_pid
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.database import LedgerError, open_ledger
 from orthanc_plugin.ledger.dump import dump, load, require_empty
+from orthanc_plugin.ledger.notes import LAST_BACKUP, set_fact
 from orthanc_plugin.ledger.ownership import load_archive_id
 from orthanc_plugin.settings import Settings, load_settings
 
@@ -46,6 +49,7 @@ _FIRST_OF_USERS = 1024  # Orthanc's numbers of metadata and attachments below ar
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEDGER_URL_LINE = re.compile(r"^\s*ledger_url\s*=.*\n?", re.MULTILINE)
 _MEBIBYTE = 1 << 20
+log = logging.getLogger("hilum.backup")
 
 
 def backup(settings: Settings, folder: Path, console: Console, *, with_credentials: bool = False) -> int:
@@ -72,8 +76,21 @@ def backup(settings: Settings, folder: Path, console: Console, *, with_credentia
         if before is not None and before.archive != archive:
             raise BackupFailed(f"{target.path} holds the backup of another archive: name another folder")
         manifest = _copy(settings, target, archive, console, with_credentials=with_credentials)
+    _note(settings)
     console.print(f"{manifest.instances} instances, {manifest.size / _MEBIBYTE:.0f} MiB, in {target.path}")
     return 0
+
+
+def _note(settings: Settings) -> None:
+    """Have the admin page know when it was; a backup is made whatever becomes of the note."""
+    ledger = open_ledger(settings.ledger_address)
+    try:
+        with ledger.write() as db:
+            set_fact(db, LAST_BACKUP, f"{time.time():.0f}")
+    except LedgerError as error:
+        log.warning("the backup is not noted in the ledger: %s", error)
+    finally:
+        ledger.close()
 
 
 def restore(settings: Settings, folder: Path, console: Console, *, check: bool = False) -> int:

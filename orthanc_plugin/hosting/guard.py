@@ -36,7 +36,7 @@ from orthanc_plugin.access.roles import Action, Role, may
 from orthanc_plugin.hosting.messages import Request, Visitor, is_ours
 
 _STUDIES = re.compile(r"/dicom-web/(studies|series|instances)(/.*)?", re.DOTALL)
-_OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY}
+_OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY, "mark": Action.MARK}
 _REFRESHED = "/hilum/rows"  # by the page itself: nobody need be there
 # "/" only leads to the worklist
 _OPEN = ("/", "/hilum/login", "/hilum/logout")
@@ -82,7 +82,10 @@ def action_of(method: str, path: str) -> Action | None:
     if path in _OPEN or path.startswith("/hilum/static/"):
         return None
     if first == "hilum":
-        return _OF_HILUM.get(path.removeprefix("/hilum").strip("/"), Action.VIEW_WORKLIST)
+        name = path.removeprefix("/hilum").strip("/")
+        if name.split("/")[0] == "admin":
+            return Action.ADMINISTER
+        return Action.VIEW_STUDY if name.startswith("studies/") else _OF_HILUM.get(name, Action.VIEW_WORKLIST)
     if first == "ohif":
         return Action.VIEW_STUDY
     if _STUDIES.fullmatch(path) or path == "/wado":

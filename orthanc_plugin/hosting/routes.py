@@ -9,29 +9,27 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.free_space import FreeSpace
-from orthanc_plugin.hosting import health
+from orthanc_plugin.hosting import admin_page, health, marking, reading_page, retrying, study_page
 from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_ours
-from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import Ledger, LedgerError
-from orthanc_plugin.ledger.filters import Filter, FilterInvalid
+from orthanc_plugin.hosting.site import Site
+from orthanc_plugin.ledger import tasks, views
+from orthanc_plugin.ledger.database import LedgerError
+from orthanc_plugin.ledger.filters import FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
-from orthanc_plugin.ledger.pages import MOST_ROWS, Page
+from orthanc_plugin.ledger.pages import MOST_ROWS
 from orthanc_plugin.ledger.pages import page as ledger_page
-from orthanc_plugin.ledger.reading_order import WaitingLimits
-from orthanc_plugin.settings import Settings
+from orthanc_plugin.ledger.tasks import TaskStatus
 from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
@@ -40,38 +38,9 @@ _MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf
 _UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
 # A result never changes under its UID, but its study may be deleted: a browser asks again after so many seconds.
 _THUMBNAIL_SECONDS = 3600
-# a change waits so long for the disk to have its entry in the audit log
-_AUDIT_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Site:
-    """What the answers are made from.
-
-    Parameters
-    ----------
-    fetch_thumbnail
-        Gives the JPEG that Orthanc keeps with the instance of a SOP Instance UID; None when there is none.
-    intake
-        Why the way into the ledger is blocked (None when it is not), and how many studies wait in memory.
-    wake
-        Tells the worker that there is work.
-    started_at
-        When the plugin started, by the monotonic clock.
-    audit
-        Where each page records who saw or changed what.
-    """
-
-    settings: Settings
-    ledger: Ledger
-    version: str
-    fetch_thumbnail: Callable[[str], bytes | None]
-    intake: Callable[[], tuple[LedgerError | None, int]]
-    wake: Callable[[], None]
-    free_space: FreeSpace
-    clock: health.ClockWatch
-    started_at: float
-    audit: Audit
+_NO_PAGE = b"There is no such page. The worklist is at /hilum/\n"
+_NO_TEXT = b"Send what you search for as POST: an address is kept in logs.\n"
+_NOT_OURS = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
 
 
 def respond(request: Request, site: Site) -> Response:
@@ -92,8 +61,11 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
     if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
         return _without_ledger(name, request, site, blocked, now)
     try:
-        if name == "api/retry":
-            return _retry(request, site, now)
+        if name in ("api/retry", "mark", "filters", "look"):
+            return _change(name, request, site, now)
+        if name in ("", "rows"):
+            _record_view_of_list(name, request, site)
+            return _worklist_page(name, request, site, now)
         searches = name == "api/worklist" and request.method == "POST"
         if request.method != "GET" and not searches:
             return Response(405, TEXT, b"Only GET is understood here.\n", {**NOT_STORED, "Allow": "GET"})
@@ -113,19 +85,74 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
         report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
         picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
         return _thumbnail(report, picture, request.headers.get("if-none-match"))
-    if name in ("", "rows", "api/worklist"):
-        return _list(name, request, site, db, now)
-    return Response(404, TEXT, b"There is no such page. The worklist is at /hilum/\n", NOT_STORED)
-
-
-def _list(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
-    _record_view_of_list(name, request, site)
+    if name.startswith(("studies/", "admin")):
+        return _page_of_its_own(name, request, site, db, now)
     if name == "api/worklist":
+        _record_view_of_list(name, request, site)
         return _worklist(request, site, db, now)
-    listed = [rows.worklist_row(task) for task in _page(site, db, now).rows]
+    return Response(404, TEXT, _NO_PAGE, NOT_STORED)
+
+
+def _page_of_its_own(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
+    first, _, below = name.partition("/")
+    if first == "studies":
+        return study_page.respond(below, request, site, db, now)
+    if first == "admin":
+        return admin_page.respond(below, request, site, db, lambda: _status(site, db, now))
+    return Response(404, TEXT, _NO_PAGE, NOT_STORED)
+
+
+def _worklist_page(
+    name: str, request: Request, site: Site, now: float, *, said: tuple[str, bool] = ("", False)
+) -> Response:
+    """The page, or its rows alone; after an action also what came of it."""
+    fields = reading_page.fields_of(request)
+    if said[0]:
+        fields = marking.back_of(request)
+    elif request.method == "GET" and "text" in fields:
+        return Response(400, TEXT, _NO_TEXT, NOT_STORED)
+    elif request.method == "POST" and name == "" and "text" not in fields:
+        return Response(303, TEXT, b"", {**NOT_STORED, "Location": reading_page.address(fields)})
+    with site.ledger.read() as db:
+        listed = reading_page.listing(request, site, db, fields, now, said=said, whole=name == "")
+        status = _status(site, db, now, whole=False)
     if name == "rows":
-        return _html(page.render_rows(listed, _status(site, db, now), now))
-    return _html(page.render_page(listed, _status(site, db, now), now, visitor=_named(request)))
+        return reading_page.rows_unless_seen(request, listed, status, now)
+    code = (409 if said[0] else 400) if listed.said[1] else 200
+    return replace(_html(page.render_page(listed, status, now)), status=code)
+
+
+def _change(name: str, request: Request, site: Site, now: float) -> Response:
+    """What people do with studies, saved filters and the look of the page, in forms of ours."""
+    if request.method != "POST":
+        return Response(405, TEXT, b"Send this as POST.\n", {**NOT_STORED, "Allow": "POST"})
+    if not is_ours(request.headers):
+        return Response(403, TEXT, _NOT_OURS, NOT_STORED)
+    if name == "api/retry":
+        return retrying.retry(request, site, now)
+    if name == "look":
+        return marking.keep_look(request)
+    return _mark(name, request, site, now)
+
+
+def _mark(name: str, request: Request, site: Site, now: float) -> Response:
+    done = marking.mark(request, site, now) if name == "mark" else marking.change_filters(request, site)
+    if "text/html" not in request.headers.get("accept", ""):
+        return replace(_json(done.to_json()), status=409 if done.refused else 200)
+    if name == "mark" and (study := marking.study_page_of(request)):
+        return _back_to_study(study, done, request, site, now)
+    back = marking.back_of(request)
+    if done.refused or "text" in back:
+        return _worklist_page("", request, site, now, said=(done.said, done.refused))
+    return Response(303, TEXT, b"", {**NOT_STORED, "Location": reading_page.address(back, done.study)})
+
+
+def _back_to_study(study: str, done: marking.Done, request: Request, site: Site, now: float) -> Response:
+    """The page of the study that the form was on; after a refusal with what was said."""
+    if not done.refused:
+        return Response(303, TEXT, b"", {**NOT_STORED, "Location": f"/hilum/studies/{quote(study)}"})
+    with site.ledger.read() as db:
+        return replace(study_page.respond(study, request, site, db, now, said=done.said), status=409)
 
 
 def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
@@ -134,9 +161,9 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
     if request.method == "POST":
         given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
     elif "text" in given:
-        return Response(400, TEXT, b"Send what you search for as POST: an address is kept in logs.\n", NOT_STORED)
+        return Response(400, TEXT, _NO_TEXT, NOT_STORED)
     try:
-        found = _page(site, db, now, given)
+        found = reading_page.ledger_page_of(site, db, now, given, user=request.visitor.who.name)
     except FilterInvalid as error:
         return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
     listed = [rows.to_json(rows.worklist_row(task)) for task in found.rows]
@@ -152,37 +179,12 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
     )
 
 
-def _page(site: Site, db: Connection, now: float, given: Mapping[str, str] | None = None) -> Page:
-    """The page that `sort`, `limit`, `page`, `after` and the fields of a filter ask for.
-
-    Raises
-    ------
-    FilterInvalid
-    """
-    asked = dict(given or {})
-    paging = {name: asked.pop(name, "") for name in ("sort", "after", "limit", "page")}
-    numbers = {name: paging[name] or default for name, default in (("limit", str(MOST_ROWS)), ("page", "1"))}
-    if not all(number.isascii() and number.isdecimal() and len(number) < 7 for number in numbers.values()):
-        raise FilterInvalid("limit and page are whole numbers from 1")
-    limit = int(numbers["limit"])
-    return ledger_page(
-        db,
-        Filter.from_fields(asked),
-        now=now,
-        limits=WaitingLimits.of_minutes(site.settings.waiting_limits_minutes),
-        sort=paging["sort"],
-        after=paging["after"],
-        offset=(int(numbers["page"]) - 1) * limit,
-        limit=limit,
-    )
-
-
 def _without_ledger(name: str, request: Request, site: Site, error: LedgerError, now: float) -> Response:
     status = _status(site, None, now, error)
     if name == "api/status":
         return _json(status)
     if name == "":
-        return _html(page.render_page(None, status, now, visitor=_named(request)))
+        return _html(page.render_page(reading_page.without_ledger(request), status, now, ledger=False))
     if name == "rows":  # a page that is open keeps its rows, and shows this above them
         return Response(503, HTML, page.render_problems(status).encode(), dict(PAGE_HEADERS))
     if name.startswith("api/"):
@@ -190,12 +192,25 @@ def _without_ledger(name: str, request: Request, site: Site, error: LedgerError,
     return Response(503, TEXT, b"The ledger does not answer; try again.\n", NOT_STORED)
 
 
-def _status(site: Site, db: Connection | None, now: float, error: LedgerError | None = None) -> dict[str, Any]:
-    """How the node is; without `db` as far as that is known without the ledger."""
+def _status(
+    site: Site, db: Connection | None, now: float, error: LedgerError | None = None, *, whole: bool = True
+) -> dict[str, Any]:
+    """How the node is; without `db` as far as that is known without the ledger.
+
+    Parameters
+    ----------
+    whole
+        Whether each study is counted, which takes longer the more there are; the worklist needs those in quarantine.
+    """
     silent = health.WORKER_SILENT_SECONDS
     models = tasks.ready_models(db, now=now, silent_seconds=silent) if db else None
     workers = workers_seen(db, now=now, silent_seconds=silent) if db else []
-    studies = tasks.count_by_status(db) if db else {}
+    if db is None:
+        studies = {}
+    elif whole:
+        studies = tasks.count_by_status(db)
+    else:
+        studies = {TaskStatus.QUARANTINED: views.count_quarantined(db)}
     oldest = tasks.oldest_waiting(db, now) if db else None
     blocked, unrecorded = site.intake()
     found = health.problems(
@@ -232,45 +247,11 @@ def _status(site: Site, db: Connection | None, now: float, error: LedgerError | 
     }
 
 
-def _retry(request: Request, site: Site, now: float) -> Response:
-    """Have quarantined studies tried again: the form fields ``study_instance_uid``, or ``all=yes``."""
-    if request.method != "POST":
-        return Response(405, TEXT, b"Send this as POST.\n", {**NOT_STORED, "Allow": "POST"})
-    if not is_ours(request.headers):
-        reason = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
-        return Response(403, TEXT, reason, NOT_STORED)
-    fields = parse_qs(request.body.decode("utf-8", "replace"))
-    study = fields.get("study_instance_uid", [""])[0]
-    if not _UID.fullmatch(study) and (study or fields.get("all") != ["yes"]):
-        return Response(400, TEXT, b"Give study_instance_uid=<UID>, or all=yes.\n", NOT_STORED)
-    with site.ledger.write() as db:
-        retried = tasks.retry(db, study or None, now=now)
-    if retried:
-        site.wake()
-    written = site.audit.record(
-        "retry",
-        request.visitor.who,
-        study,
-        outcome="done" if retried else "nothing to do",
-        detail="" if study else f"all: {retried}",
-        wait_seconds=_AUDIT_SECONDS,
-    )
-    if "text/html" in request.headers.get("accept", ""):
-        place = f"/hilum/#study-{quote(study)}" if study else "/hilum/"
-        return Response(303, TEXT, b"", {**NOT_STORED, "Location": place})
-    # a person is told by the page that they come back to
-    return _json({"retried": retried} | ({} if written else {"problem": "not in the audit log yet"}))
-
-
 def _record_view_of_list(name: str, request: Request, site: Site) -> None:
     """Each load of the page; what refreshes itself, once in a while."""
     if name == "":
         site.audit.forget_view("view_worklist", request.visitor.who)
     site.audit.record_view("view_worklist", request.visitor.who)
-
-
-def _named(request: Request) -> tuple[str, str]:
-    return request.visitor.who.name, request.visitor.who.role
 
 
 def _html(page: str) -> Response:

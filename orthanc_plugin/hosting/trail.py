@@ -17,7 +17,7 @@ from orthanc_plugin.hosting.messages import Request
 
 StudyOf = Callable[[str, str], str]
 
-_OF_DICOMWEB = re.compile(r"/dicom-web/studies/([0-9.]{1,64})(/.*)?", re.DOTALL | re.ASCII)
+_OF_STUDY = re.compile(r"/(?:dicom-web|hilum)/studies/([0-9.]{1,64})(/.*)?", re.DOTALL | re.ASCII)
 _OF_ORTHANC = re.compile(r"/(studies|series|instances)/([0-9a-f-]{44})(/.*)?", re.DOTALL | re.ASCII)
 _STUDY_IN_QUERY = ("StudyInstanceUID", "0020000D", "studyUID")
 # of Orthanc's own: about the server, and its pages
@@ -61,7 +61,7 @@ def _record_dicomweb(audit: Audit, request: Request, visit: Visit) -> None:
     who = visit.visitor.who
     if request.path.startswith("/ohif"):
         return  # its files; the study itself comes by DICOMweb
-    found = _OF_DICOMWEB.fullmatch(request.path)
+    found = _OF_STUDY.fullmatch(request.path)
     study = found[1] if found else _asked_for(request.query)
     if request.method != "GET":
         audit.record("store", who, study, detail=request.method)

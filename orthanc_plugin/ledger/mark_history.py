@@ -95,21 +95,34 @@ def history(db: Connection, study_instance_uid: str) -> list[Mark]:
 
 def judgements(db: Connection, uids: Sequence[str]) -> dict[str, list[Mark]]:
     """What people think of the AI's findings in these studies: of each person and finding what they said last."""
-    if not uids:
-        return {}
     found: dict[str, dict[tuple[str, str], Mark]] = {}
+    for mark in _standing(db, uids, (MarkKind.AGREE, MarkKind.DISAGREE)):
+        found.setdefault(mark.study_instance_uid, {})[mark.made_by, mark.finding] = mark
+    return {uid: list(marks.values()) for uid, marks in found.items()}
+
+
+def written_notes(db: Connection, uids: Sequence[str]) -> dict[str, list[Mark]]:
+    """The notes that people left about these studies, the oldest first."""
+    found: dict[str, list[Mark]] = {}
+    for mark in _standing(db, uids, (MarkKind.NOTE,)):
+        found.setdefault(mark.study_instance_uid, []).append(mark)
+    return found
+
+
+def _standing(db: Connection, uids: Sequence[str], kinds: Sequence[MarkKind]) -> list[Mark]:
+    """Marks of these kinds that were not taken back."""
+    if not uids:
+        return []
     question = text(
         """
         SELECT * FROM reading_marks AS m
-        WHERE study_instance_uid IN :uids AND kind IN ('agree', 'disagree')
+        WHERE study_instance_uid IN :uids AND kind IN :kinds
             AND NOT EXISTS (SELECT 1 FROM reading_marks AS u
                             WHERE u.study_instance_uid = m.study_instance_uid AND u.undoes = m.number)
         ORDER BY study_instance_uid, number
         """
-    ).bindparams(bindparam("uids", expanding=True))
-    for row in db.execute(question, {"uids": list(uids)}):
-        found.setdefault(row.study_instance_uid, {})[row.made_by, row.finding] = _mark(row)
-    return {uid: list(marks.values()) for uid, marks in found.items()}
+    ).bindparams(bindparam("uids", expanding=True), bindparam("kinds", expanding=True))
+    return [_mark(row) for row in db.execute(question, {"uids": list(uids), "kinds": [kind.value for kind in kinds]})]
 
 
 def _mark(row: Row[Any]) -> Mark:

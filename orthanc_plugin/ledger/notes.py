@@ -15,6 +15,7 @@ PLACE = "reconciliation"  # how far each walk has come; a restored archive start
 LAST_RECONCILIATION = "last_reconciliation"  # when, in seconds since 1970
 ALL_COMPARED = "all_compared"  # when every study of Orthanc had been looked at; none before that
 FILES_KNOWN = "files_known"  # until when Orthanc's index knows every file of its storage area, in seconds since 1970
+LAST_BACKUP = "last_backup"  # when, in seconds since 1970
 ORPHANS = "orphans"  # JSON list of studies with results of ours and no image
 
 

@@ -166,7 +166,7 @@ def page(
     found, count = question.answer(effort)
     rows = _rows(db, [f.uid for f in found[:limit]])
     more = _token(found[limit - 1], sort, at) if len(found) > limit else ""
-    return Page([_listed(row, now, limits) for row in rows], count, more, is_complete(db))
+    return Page([listed(row, now, limits) for row in rows], count, more, is_complete(db))
 
 
 def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Order:
@@ -377,7 +377,8 @@ def _rows(db: Connection, uids: list[str]) -> list[dict[str, Any]]:
     return [{**rows[uid], "result": result_of(rows[uid]["result"])} for uid in uids if uid in rows]
 
 
-def _listed(row: dict[str, Any], now: float, limits: WaitingLimits) -> dict[str, Any]:
+def listed(row: dict[str, Any], now: float, limits: WaitingLimits) -> dict[str, Any]:
+    """A task as `Page.rows` has it."""
     rank, received_at, read_at = row["priority_rank"], row["received_at"], row["read_at"]
     changed = read_at is not None and (
         row["answer_version"] != row["read_version"] or row["last_instance_at"] > read_at

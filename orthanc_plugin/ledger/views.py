@@ -28,6 +28,11 @@ def count_by_status(db: Connection) -> dict[str, int]:
     return {**{status.value: 0 for status in TaskStatus}, **{row.status: row.studies for row in rows}}
 
 
+def count_quarantined(db: Connection) -> int:
+    """Number of studies that were given up; other studies are not counted for it."""
+    return int(db.execute(text("SELECT count(*) FROM tasks WHERE status = 'quarantined'")).scalar_one())
+
+
 def oldest_waiting(db: Connection, now: float) -> float | None:
     """For how many seconds the live study that is due longest has been due; None when none is."""
     due = db.execute(text("SELECT min(not_before) FROM tasks WHERE status = 'queued' AND urgency < 2")).scalar()

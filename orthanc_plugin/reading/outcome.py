@@ -33,7 +33,9 @@ def read_entry(reading: Reading, published: Published, instance: str, received: 
         "pixel_gate": None if gate is None else {"shows": gate.shows, "score": round(gate.score, 4)},
         "segmentation": published.segmentation,
         "measurement_report": published.measurement_report,
-        "thumbnail": published.thumbnail,
+        "thumbnail": published.pictures.thumbnail,
+        "layers": list(published.pictures.layers),
+        "aspect": published.pictures.aspect,
     }
 
 

@@ -50,7 +50,7 @@ from orthanc_plugin.reading.documents import (
     same_content,
     says_the_same,
 )
-from orthanc_plugin.reading.thumbnail import keep_thumbnail
+from orthanc_plugin.reading.study_pictures import Kept, keep_pictures
 
 log = logging.getLogger("hilum.publishing")
 
@@ -61,11 +61,11 @@ class ResultWorse(Exception):
 
 @dataclass(frozen=True)
 class Published:
-    """SOP Instance UIDs of the results of one image that Orthanc now holds, and whether it has a thumbnail."""
+    """SOP Instance UIDs of the results of one image that Orthanc now holds, and which pictures."""
 
     measurement_report: str
     segmentation: str | None
-    thumbnail: bool
+    pictures: Kept
 
 
 class StudyResults:
@@ -106,7 +106,7 @@ class StudyResults:
         if any(is_worse(findings, report) for report in before):
             raise ResultWorse(f"image {findings.sop_instance_uid}: a model failed that read it before")
         document, segmentation = self._publish(header, findings, before, received)
-        pictured = keep_thumbnail(self._orthanc, document.uid, image, findings)
+        pictures = keep_pictures(self._orthanc, document.uid, image, findings)
         light = self._evidences[-1]
         if "heat_map" in self._outputs and findings.saliency:
             self._store_optional(
@@ -127,7 +127,7 @@ class StudyResults:
                     light, findings, document.created, number=document.number, predecessor_uid=document.follows
                 ),
             )
-        return Published(document.uid, segmentation, pictured)
+        return Published(document.uid, segmentation, pictures)
 
     def has_result(self, sop_instance_uid: str) -> bool:
         """Whether an image has a result that stands."""

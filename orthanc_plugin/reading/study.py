@@ -7,6 +7,7 @@ averaged over images. An image has its results at once, the study its report whe
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -115,6 +116,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     ResultWorse
         When a model failed on an image that it read before; the other images have their results.
     """
+    started = task.result.get("started_at") if task.conclude else time.time()
     held = reader.orthanc.series_of_study(task.study_instance_uid)
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
     job = _Job(task, reader, held, results)
@@ -138,7 +140,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     outcome = outcome_of(
         task, entries, answers, report=report, conclude_at=due, content=content, patients=results.patients
     )
-    outcome.result["looked_at"] = looked_at
+    outcome.result.update(looked_at=looked_at, started_at=started)
     if due is None:
         keep_answer(reader.orthanc, task, outcome)
     return outcome

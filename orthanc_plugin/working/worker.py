@@ -5,7 +5,8 @@ results, and doing the work again gives objects with the same identifiers. What 
 the models, is named and waited for.
 
 Threads: one for each reading process, which claims a task when its process is ready for one; and one that prolongs the
-leases of all tasks in hand and says that the worker lives; and one that compares Orthanc with the ledger (``rounds``).
+leases of all tasks in hand and says that the worker lives; one that compares Orthanc with the ledger (``rounds``); and
+one that tells people of critical results (``notifying``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.ledger.tasks import ClaimLost, Failure, InferenceTask, Outcome
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.condition import Condition
+from orthanc_plugin.working.notifying import keep_telling
 from orthanc_plugin.working.reading_process import COMMAND, Abandoned, ModelsUnusable, NotReady, ReadingProcess
 from orthanc_plugin.working.retry_policy import LONGEST_PAUSE_SECONDS, OUTAGES, next_try, pause_seconds
 from orthanc_plugin.working.rounds import keep_reconciled
@@ -99,6 +101,8 @@ class Worker:
             thread.start()
         rounds = (self.settings, self._ledger, self.rang.set, self.stopping)
         threading.Thread(target=keep_reconciled, args=rounds, name="rounds", daemon=True).start()
+        telling = (self.settings, self._ledger, self.stopping)
+        threading.Thread(target=keep_telling, args=telling, name="notices", daemon=True).start()
 
     def stop(self) -> None:
         """Claim nothing more, let what is in hand finish for `_FINISH_SECONDS`, give the rest back, and return."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
+from models.names import in_words
+from orthanc_plugin.worklist.listing import SORT_WORDS, STATUS_WORDS, Listing, Opinion, waiting
 from orthanc_plugin.worklist.rows import DISCLAIMER, WorklistRow
 
-_STATUS_WORDS = {
-    "queued": "Queued",
-    "running": "Reading",
-    "answered": "Answered, waits for further images",
-    "done": "Done",
-    "not_processed": "Not processed",
-    "quarantined": "Quarantined",
-}
 _CAUTIONS = {
     "ap_view": "AP view: the heart looks larger",
     "bedside": "Taken at the bedside",
@@ -36,27 +37,62 @@ _CAUTIONS = {
 }
 
 
-def render_page(
-    listed: list[WorklistRow] | None, status: dict[str, Any], now: float, *, visitor: tuple[str, str] = ("", "")
-) -> str:
-    """The whole page; without rows (None) when the ledger cannot be asked.
+# as the help says it: keys, and what they do
+KEYS = (
+    (("j", "k"), "the next study, the one before"),
+    (("Enter",), "open it in OHIF; with Shift in a second window"),
+    (("v",), "everything about it, and what the AI did not look at"),
+    (("c",), "claim it, or release it"),
+    (("r",), "mark it as read, or unread"),
+    (("a", "d"), "agree, disagree with the finding that has the focus, else the first; with Shift and a comment"),
+    (("\u2190", "\u2192"), "the finding before, the next one"),
+    (("n",), "write a note"),
+    (("u",), "undo my last mark"),
+    (("x",), "select it, to do something with several"),
+    (("/",), "search"),
+    (("g",), "then a: all, u: unread, c: unread critical, m: my list, f: failed, n: not processed"),
+    (("?",), "these keys"),
+)
+# Findings offered where one is asked for; any other key can be written.
+_OFFERED = (
+    "pneumothorax", "effusion", "lung_opacity", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule", "mass",
+    "atelectasis", "infiltration", "emphysema", "fibrosis", "pleural_thickening", "hernia", "fracture", "tuberculosis",
+)  # fmt: skip
+
+
+def render_page(listing: Listing, status: dict[str, Any], now: float, *, ledger: bool = True) -> str:
+    """The whole page.
 
     Parameters
     ----------
-    visitor
-        Name and role of who is logged in.
+    ledger
+        False when it cannot be asked, so that nobody knows which studies there are.
     """
-    return _environment().get_template("worklist.html").render(_context(listed, status, now), visitor=visitor)
+    return environment().get_template("worklist.html").render(_context(listing, status, now, ledger))
 
 
-def render_rows(listed: list[WorklistRow], status: dict[str, Any], now: float) -> str:
-    """The fragment that changes: problems, counts and rows."""
-    return _environment().get_template("rows.html").render(_context(listed, status, now))
+def render_rows(listing: Listing, status: dict[str, Any], now: float) -> str:
+    """The fragment that changes: problems, the filter in force and rows; from one minute to the next the same, if
+    nothing has happened.
+    """
+    return environment().get_template("rows.html").render(_context(listing, status, now, True))
+
+
+def seen_as(listing: Listing, status: dict[str, Any], now: float) -> str:
+    """What `render_rows` would show, as a short tag: the same as long as nothing changes, without rendering it.
+
+    A cursor names the moment at which it was made, so that only its being there counts: the one that a browser has
+    leads on from what it shows.
+    """
+    shown = replace(listing, next="more" if listing.next else "")
+    over = [now >= row.reading.due_at for row in listing.rows]
+    known = [status[name] for name in ("version", "state", "problems", "ae_title", "dicom_port")]
+    return hashlib.sha256(pickle.dumps((shown, known, over, now // 60))).hexdigest()[:24]
 
 
 def render_problems(status: dict[str, Any]) -> str:
     """The part of the fragment that says what is wrong."""
-    return _environment().get_template("problems.html").render(status=status)
+    return environment().get_template("problems.html").render(status=status)
 
 
 def render_login(way: str, said: str) -> str:
@@ -69,15 +105,48 @@ def render_login(way: str, said: str) -> str:
     said
         What came of the last try; empty when there was none.
     """
-    return _environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
+    return environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
 
 
-def _context(listed: list[WorklistRow] | None, status: dict[str, Any], now: float) -> dict[str, Any]:
-    return {"rows": listed, "status": status, "now": now, "disclaimer": DISCLAIMER}
+def _context(listing: Listing, status: dict[str, Any], now: float, ledger: bool) -> dict[str, Any]:
+    return {
+        "it": listing,
+        "next_up": listing.next_up,
+        "status": status,
+        "now": now,
+        "ledger": ledger,
+        "disclaimer": DISCLAIMER,
+        "keys": KEYS,
+        "offered": [in_words(key) for key in _OFFERED],
+        "status_words": STATUS_WORDS,
+        "sort_words": lambda sort: SORT_WORDS[sort.lstrip("-")] + (", descending" if sort.startswith("-") else ""),
+        "waiting": waiting,
+        "head": lambda column, words, css: _head(listing, column, words, css),
+        "opinion": lambda row, finding: _opinion(listing.opinions_of(row, finding)),
+    }
+
+
+def _head(listing: Listing, column: str, words: str, css: str) -> Markup:
+    """The head of a column by which the list can be sorted."""
+    sorted_by = listing.sort.lstrip("-") == column
+    way = ("descending" if listing.sort.startswith("-") else "ascending") if sorted_by else ""
+    arrow = {"ascending": " \u2191", "descending": " \u2193", "": ""}[way]
+    return Markup(
+        '<th scope="col" class="{}"{}><button class="plain" form="sorting" name="sort" value="{}" '
+        'title="Sort by this column">{}{}</button></th>'
+    ).format(css, Markup(' aria-sort="{}"').format(way) if way else "", listing.turned(column), words, arrow)
+
+
+def _opinion(opinions: list[Opinion]) -> str:
+    """What people think of a finding, as a sign beside it."""
+    return (" \u2713" if any(o.agrees for o in opinions) else "") + (
+        " \u2717" if any(not o.agrees for o in opinions) else ""
+    )
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with the filters that all pages use."""
     environment = Environment(
         loader=PackageLoader("orthanc_plugin.worklist"),
         autoescape=select_autoescape(default=True),
@@ -87,9 +156,11 @@ def _environment() -> Environment:
     )
     environment.filters["person"] = person_name
     environment.filters["dicom_time"] = dicom_time
-    environment.filters["waited"] = waited
-    environment.filters["clock"] = lambda seconds: datetime.fromtimestamp(seconds).astimezone().strftime("%H:%M:%S")
-    environment.filters["status_words"] = lambda status: _STATUS_WORDS.get(status, status)
+    environment.filters["clock"] = clock
+    environment.filters["age_sex"] = age_sex
+    environment.filters["query"] = urlencode
+    environment.filters["without_text"] = _without_text
+    environment.filters["status_words"] = lambda status: STATUS_WORDS.get(status, status)
     environment.filters["caution_words"] = lambda code: _CAUTIONS.get(code, code.replace("_", " ").capitalize())
     return environment
 
@@ -109,11 +180,26 @@ def dicom_time(date: str, time: str) -> str:
     return f"{day} {hour}".strip()
 
 
-def waited(seconds: float) -> str:
-    """A duration as ``40 s``, ``12 min`` or ``3 h 05``."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d}"
+def clock(seconds: float, now: float) -> str:
+    """A moment as ``04:17``, or on another day than today as ``21 Nov 04:17``."""
+    at, today = datetime.fromtimestamp(seconds).astimezone(), datetime.fromtimestamp(now).astimezone()
+    return at.strftime("%H:%M" if at.date() == today.date() else "%d %b %H:%M")
+
+
+def age_sex(row: WorklistRow) -> str:
+    """Age and sex, e.g. ``55 y F``: Patient's Age (AS), else from the birth date and the study date; may be empty."""
+    age = row.patient_age
+    if re.fullmatch(r"[0-9]{3}[DWMY]", age):
+        told = f"{int(age[:3])} {age[3].lower()}"
+    elif all(re.fullmatch(r"[0-9]{8}", day) for day in (row.patient_birth_date, row.study_date)):
+        born, taken = row.patient_birth_date, row.study_date
+        years = int(taken[:4]) - int(born[:4]) - (taken[4:] < born[4:])
+        told = f"{years} y" if 0 <= years < 130 else ""
+    else:
+        told = ""
+    return f"{told} {row.patient_sex}".strip()
+
+
+def _without_text(asked: Mapping[str, str], sort: str, after: str) -> str:
+    given = {**asked, "sort": sort, "after": after}
+    return urlencode({name: value for name, value in given.items() if value and name != "text"})

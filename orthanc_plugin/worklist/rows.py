@@ -133,6 +133,8 @@ class WorklistRow:
         Each image with what became of it.
     thumbnail
         Of the image that sets the priority; None when it has none.
+    marks
+        How often people did something with it.
     attempts
         How often reading it failed by itself since its last image.
     trace
@@ -156,6 +158,7 @@ class WorklistRow:
     study_description: str = field(repr=False)
     referring_physician: str = field(repr=False)
     patient_age: str = field(repr=False)
+    marks: int
     reading: ReadingState
     findings: tuple[FindingCell, ...]
     views: tuple[str, ...]
@@ -224,6 +227,7 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         study_description=task["study_description"],
         referring_physician=task["referring_physician"],
         patient_age=task["patient_age"],
+        marks=task["marks"],
         reading=ReadingState(**{f.name: task[f.name] for f in fields(ReadingState)}),
         findings=_study_findings(read),
         views=tuple(image["view"] for image in read),

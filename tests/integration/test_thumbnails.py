@@ -30,7 +30,8 @@ from orthanc_plugin.commands.demo import real_radiograph
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import open_ledger
-from orthanc_plugin.reading.thumbnail import keep_thumbnail, make_thumbnail
+from orthanc_plugin.reading.study_pictures import Kept, keep_pictures
+from orthanc_plugin.reading.thumbnail import make_thumbnail
 
 pytestmark = pytest.mark.node
 
@@ -198,19 +199,19 @@ def test_whatever_is_in_its_way_is_told_and_not_raised(hilum_node: Node, caplog:
     report = report_of(read(hilum_node, ds))
     image = RenderedImage(chest(1).pixels)
     sound, without_pixels = findings_of(ds), RenderedImage(np.zeros((0, 0), np.float32))
-    with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.thumbnail"):
+    with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.pictures"):
         with pytest.raises(ResultRefused, match="no such instance"):
             orthanc.attach("1.2.3", attachments.THUMBNAIL, b"x")
-        assert keep_thumbnail(orthanc, report, without_pixels, sound), "it has one already"
-        assert not keep_thumbnail(orthanc, "1.2.3", image, sound)
-        assert not keep_thumbnail(orthanc, str(ds.SOPInstanceUID), without_pixels, sound)
-        assert keep_thumbnail(orthanc, str(ds.SOPInstanceUID), image, sound)
+        assert keep_pictures(orthanc, report, without_pixels, sound).layers == ("picture",), "it has them already"
+        assert keep_pictures(orthanc, "1.2.3", image, sound) == Kept()
+        assert keep_pictures(orthanc, str(ds.SOPInstanceUID), without_pixels, sound) == Kept()
+        assert keep_pictures(orthanc, str(ds.SOPInstanceUID), image, sound) == Kept(True, ("picture",))
         assert orthanc.has_attachment(str(ds.SOPInstanceUID), attachments.THUMBNAIL)
     with OrthancClient(f"http://127.0.0.1:{free_port()}", "a", "b") as nobody:
-        assert not keep_thumbnail(nobody, report, image, sound)
+        assert keep_pictures(nobody, report, image, sound) == Kept()
     with OrthancClient(hilum_node.settings.http_url, "a", "b") as stranger:
-        assert not keep_thumbnail(stranger, report, image, sound)
-    assert [record.getMessage() for record in caplog.records] == ["no thumbnail"] * 4
+        assert keep_pictures(stranger, report, image, sound) == Kept()
+    assert [record.getMessage() for record in caplog.records] == ["no pictures"] * 4
 
 
 def test_the_same_arrays_give_the_same_bytes_and_the_map_shows_where_it_is_hot() -> None:

@@ -4,8 +4,8 @@
  *   - a study with radiographs opens with each radiograph, the current Hilum SEG over it and the boxes and lines of the
  *     current Hilum SR, labelled and locked, without a click;
  *   - whichever of our results is opened by hand, its radiograph is shown with just that result;
- *   - a strip below the viewer: the results of the image in words, a permanent note that they are not verified, a link
- *     back to the worklist.
+ *   - a strip below the viewer: the results of the image in words, a permanent note that they are not verified, links
+ *     back to the study's row of the worklist and to its own page.
  * Everything else, and everything of other makers, is OHIF as its authors made it.
  *
  * The rule: whatever fails here, the radiograph stays on the screen. A result that cannot be drawn is named in the

@@ -58,6 +58,7 @@ function createStrip() {
     #hilum-results .present li { color: #ffc400; font-weight: 600; }
     #hilum-note [hidden] { display: none; }` });
   const link = element('a', { href: '/hilum/', textContent: '\u2190 Worklist' });
+  const about = element('a', { id: 'hilum-about', textContent: 'About this study', hidden: true });
   const note = element('b', { textContent: NOTE });
   const superseded = element('button', { id: 'hilum-superseded', type: 'button', hidden: true,
     textContent: 'Superseded result \u2013 show the newest' });
@@ -70,7 +71,7 @@ function createStrip() {
   panel.setAttribute('role', 'region');
   panel.setAttribute('aria-label', 'AI results of the image');
   button.setAttribute('aria-controls', panel.id);
-  const bar = element('div', { id: 'hilum-bar' }, link, note, superseded, button, none, problem);
+  const bar = element('div', { id: 'hilum-bar' }, link, about, note, superseded, button, none, problem);
   const strip = element('aside', { id: 'hilum-note' }, bar, panel);
 
   function open(isOpen) {
@@ -96,7 +97,16 @@ function createStrip() {
     ];
   }
 
+  /** The links lead back to the study that is open: its row of the worklist, and its own page. */
+  function lead() {
+    const study = new URLSearchParams(window.location.search).get('StudyInstanceUIDs')?.split(',')[0] ?? '';
+    about.hidden = !/^[0-9.]{1,64}$/.test(study);
+    link.href = about.hidden ? '/hilum/' : `/hilum/#study-${study}`;
+    if (!about.hidden) about.href = `/hilum/studies/${study}`;
+  }
+
   function update() {
+    lead();
     const words = overlay?.inWords() ?? null;
     const result = words?.result ?? null;
     const text = result ? `AI${words.image ? ` (${words.image})` : ''}: ${oneLine(result)}` : '';
@@ -121,7 +131,7 @@ function createStrip() {
     button.focus();
   });
   button.setAttribute('aria-expanded', 'false');
-  const add = () => { document.head.append(style); document.body.append(strip); };
+  const add = () => { document.head.append(style); document.body.append(strip); lead(); };
   return { add, update, follow: followed => { overlay = followed; }, complain: () => { problem.hidden = false; },
     reset: () => { problem.hidden = true; open(false); update(); } };
 }

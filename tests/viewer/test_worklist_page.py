@@ -1,0 +1,502 @@
+"""The worklist page in a real browser: what a radiologist sees, and does by keys, mouse and without a script."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browser import Viewer
+from page_server import PASSWORD, Pages, add_study, finding, serve
+from playwright.sync_api import Page, expect
+from running_node import ARTEFACTS
+
+from orthanc_plugin.access import audit_files
+from orthanc_plugin.credentials import Credentials
+from orthanc_plugin.ledger import marks, tasks
+from orthanc_plugin.ledger.mark_history import history
+from orthanc_plugin.ledger.tasks import TaskStatus
+
+pytestmark = [pytest.mark.viewer]
+
+AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text("utf-8")
+UID = "1.2.840.99.1."
+CRITICAL, URGENT, ROUTINE = f"{UID}101", f"{UID}104", f"{UID}106"
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[Pages]:
+    with serve(tmp_path / "home") as running:
+        yield running
+
+
+@pytest.fixture
+def window(pages: Pages, chromium: Callable[[str, Credentials], Viewer]) -> Iterator[Open]:
+    """Opens the worklist for somebody; a page that wrote an error to its console fails the test."""
+    contexts, errors = [], []
+
+    def open_page(user: str = "ann", *, scheme: str = "dark", width: int = 1280, **options: object) -> Page:
+        context = nobody.page.context.browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda m: errors.append(m.text) if "Content Security Policy" in m.text else None)
+        page.goto(f"{pages.url}/hilum/")
+        page.get_by_label("User name").fill(user)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_title("Reading worklist - Hilum")
+        page.wait_for_load_state()
+        return page
+
+    with chromium(pages.url, Credentials("nobody", "-", "-", "-")) as nobody:
+        yield open_page
+        for context in contexts:
+            context.close()
+    assert errors == []
+
+
+def fill(pages: Pages) -> None:
+    """A night: two critical studies, one of them with ben; one past its limit, and every state."""
+    pneumothorax = finding("pneumothorax", "present", 0.91, "right")
+    add_study(pages, CRITICAL, "critical", "Pneumothorax 91 %, right", pneumothorax,
+              finding("effusion", "undetermined", 0.4), minutes_ago=3, patient_name="Núñez de la Peña^María José",
+              cautions=("ap_view", "bedside"))  # fmt: skip
+    add_study(pages, f"{UID}102", "critical", "Pneumothorax 77 %, left", finding("pneumothorax"), minutes_ago=13)
+    add_study(pages, f"{UID}103", "routine", "Nothing called present, 1 undetermined", finding("edema", "undetermined"),
+              minutes_ago=560, patient_name="محمد^عبد الله بن عبد الرحمن")  # fmt: skip
+    many = [finding(key) for key in ("lung_opacity", "effusion", "consolidation", "cardiomegaly")]
+    add_study(pages, URGENT, "urgent", "Lung opacity 87 %, both sides", *many, minutes_ago=22,
+              patient_name="Wolfeschlegelsteinhausenbergerdorff-Featherstonehaugh^Hubert Blaine Adolph",
+              study_description="XR CHEST AP PORTABLE SUPINE AFTER CENTRAL LINE PLACEMENT")  # fmt: skip
+    for number in range(6, 9):
+        add_study(pages, f"{UID}1{number:02d}", minutes_ago=200 + number)
+    add_study(pages, f"{UID}120", "none", status=TaskStatus.NOT_PROCESSED, minutes_ago=30)
+    add_study(pages, f"{UID}121", "none", status=TaskStatus.QUARANTINED, minutes_ago=44)
+    add_study(pages, f"{UID}122", "none", status=TaskStatus.RUNNING, minutes_ago=1)
+    add_study(pages, f"{UID}123", "none", status=TaskStatus.QUEUED, minutes_ago=0.5)
+    with pages.ledger.write() as db:
+        marks.claim(db, f"{UID}102", "ben", now=time.time(), seconds=900)
+        marks.mark_read(db, f"{UID}108", "ben", now=time.time())
+
+
+def row_of(page: Page, uid: str):  # type: ignore[no-untyped-def]
+    return page.locator(f'[id="study-{uid}"]')
+
+
+def listed(page: Page) -> list[str]:
+    return [
+        str(uid).removeprefix("study-") for uid in page.eval_on_selector_all("tbody.study", "e => e.map(r => r.id)")
+    ]
+
+
+def require_accessible(page: Page) -> None:
+    """No violation of axe-core, WCAG 2.2 AA and its best practices."""
+    page.evaluate(AXE)
+    found = page.evaluate(
+        "() => axe.run(document, {runOnly: ['wcag2a','wcag2aa','wcag21aa','wcag22aa','best-practice']})"
+    )
+    told = [f"{v['id']}: {n['target']} {n['failureSummary'][:300]}" for v in found["violations"] for n in v["nodes"]]
+    assert told == []
+
+
+def focused_row(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.closest('tbody.study')?.id ?? ''")).removeprefix("study-")
+
+
+def kinds(pages: Pages, uid: str) -> list[tuple[str, str, str, str]]:
+    with pages.ledger.read() as db:
+        return [(m.made_by, str(m.kind), m.finding, m.note) for m in history(db, uid)]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_a_night_is_shown_in_the_reading_order_with_why_and_how_long(pages: Pages, window: Open, scheme: str) -> None:
+    fill(pages)
+    page = window(scheme=scheme)
+    assert listed(page)[:4] == [f"{UID}102", CRITICAL, f"{UID}103", URGENT]
+    expect(page.locator("tbody.next")).to_have_attribute("id", f"study-{CRITICAL}")
+    first = row_of(page, CRITICAL)
+    for text in ("Critical", "Pneumothorax 91 %, right", "of 15 min", "Núñez de la Peña, María José", "55 y F", "PA",
+                 "Welby, Marcus", "Effusion ?", "AP view", "chest_findings 2.1.0", "Emphysema"):  # fmt: skip
+        expect(first).to_contain_text(text)
+    expect(row_of(page, f"{UID}103")).to_contain_text(re.compile("1 h (19|20) over"))
+    expect(row_of(page, f"{UID}102")).to_contain_text("With ben")
+    expect(row_of(page, f"{UID}120")).to_contain_text("the view is not frontal")
+    expect(row_of(page, f"{UID}121").get_by_role("button", name="Try again")).to_be_visible()
+    expect(page.get_by_text("AI result, not verified", exact=True)).to_be_visible()
+    heights = page.eval_on_selector_all("tbody.study", "e => e.map(r => r.rows[0].offsetHeight)")
+    assert all(56 <= height <= 76 for height in heights), heights
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.screenshot(path=ARTEFACTS / f"worklist_{scheme}.png")
+    require_accessible(page)
+    row_of(page, CRITICAL).locator("details.more summary").click()
+    expect(row_of(page, CRITICAL).locator("tr.panel")).to_be_visible()
+    require_accessible(page)
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    require_accessible(page)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_an_empty_list_and_an_empty_filter_say_so(window: Open, scheme: str) -> None:
+    page = window(scheme=scheme)
+    expect(page.locator(".empty")).to_contain_text("No study has arrived yet")
+    require_accessible(page)
+    page.get_by_role("link", name="Unread critical").click()
+    expect(page.locator(".empty")).to_contain_text("No study fits this filter: critical, unread")
+    require_accessible(page)
+    page.get_by_role("link", name="Show all studies").click()
+    expect(page.locator(".empty")).to_contain_text("No study has arrived yet")
+
+
+@pytest.mark.parametrize("size", ["", "big"])
+def test_on_a_phone_studies_are_cards(pages: Pages, window: Open, size: str) -> None:
+    fill(pages)
+    page = window(width=390)
+    if size:
+        page.get_by_text("View", exact=True).click()
+        page.get_by_role("button", name="Big type").click()
+        page.reload()
+        expect(page.locator("html")).to_have_attribute("data-size", "big")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.get_by_text("AI results, not reviewed")).to_be_visible()
+    page.screenshot(path=ARTEFACTS / f"worklist_phone{size}.png")
+    require_accessible(page)
+    row_of(page, CRITICAL).get_by_role("button", name="Claim").click()
+    expect(row_of(page, CRITICAL)).to_contain_text("In your hands")
+
+
+def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    for key in "jjc":
+        page.keyboard.press(key)
+    assert focused_row(page) == CRITICAL
+    expect(row_of(page, CRITICAL)).to_contain_text("In your hands")
+    page.keyboard.press("a")
+    expect(row_of(page, CRITICAL).locator("a.chip").first).to_contain_text("✓")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+D")
+    page.locator("#write textarea").fill("clear of fluid <b>")
+    require_accessible(page)
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(row_of(page, CRITICAL).locator("a.chip.undetermined")).to_contain_text("✗")
+    page.keyboard.press("n")
+    page.locator("#write textarea").fill("drain placed")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(page.locator("#said")).to_contain_text("noted")
+    assert focused_row(page) == CRITICAL
+    page.keyboard.press("r")
+    expect(row_of(page, CRITICAL)).to_contain_text("by ann")
+    assert focused_row(page) == f"{UID}103", "on to the next"
+    page.keyboard.press("u")
+    expect(page.locator("#said")).to_contain_text("Taken back: study marked as read")
+    expect(row_of(page, CRITICAL)).not_to_contain_text("by ann")
+    assert kinds(pages, CRITICAL) == [
+        ("ann", "claim", "", ""), ("ann", "agree", "pneumothorax", ""),
+        ("ann", "disagree", "effusion", "clear of fluid <b>"), ("ann", "note", "", "drain placed"),
+        ("ann", "read", "", ""), ("ann", "undo", "", ""),
+    ]  # fmt: skip
+    row_of(page, CRITICAL).locator("a.open").focus()
+    page.keyboard.press("v")
+    expect(row_of(page, CRITICAL).locator("tr.panel")).to_contain_text("drain placed")
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    expect(page).to_have_url(f"{pages.url}/hilum/?status=quarantined&sort=-received")
+    assert listed(page) == [f"{UID}121"]
+    pages.site.audit.stop()
+    told = [(e["who"], e["detail"]) for e in audit_files.read(pages.site.settings.audit) if e["action"] == "mark"]
+    assert told == [("ann", kind) for kind in ("claim", "agree", "disagree", "note", "read", "undo")]
+
+
+def test_enter_opens_the_study_and_a_second_window_follows_the_list(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.keyboard.press("j")
+    with page.context.expect_page() as opened:
+        page.keyboard.press("Shift+Enter")
+    viewer = opened.value
+    assert viewer.url.endswith(f"/ohif/viewer?StudyInstanceUIDs={UID}102")
+    page.get_by_text("View", exact=True).click()
+    page.get_by_role("button", name="Second window").click()
+    row_of(page, f"{UID}102").locator("a.open").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("j")
+    viewer.wait_for_url(f"**/ohif/viewer?StudyInstanceUIDs={CRITICAL}")
+    assert focused_row(page) == CRITICAL
+    page.reload()
+    page.get_by_text("View", exact=True).click()
+    page.get_by_role("button", name="Second window").click()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/ohif/viewer?StudyInstanceUIDs={UID}102")
+
+
+def test_a_refresh_keeps_focus_scroll_open_details_selection_and_typed_text(pages: Pages, window: Open) -> None:
+    for number in range(60, 0, -1):
+        add_study(pages, f"{UID}2{number:02d}", minutes_ago=10 + number)
+    page = window()
+    row = row_of(page, f"{UID}230")
+    row.locator("details.more summary").click()
+    row.get_by_role("checkbox").check()
+    row.get_by_label("Comment or note").fill("half a sente")
+    page.keyboard.press("ArrowLeft")
+    page.get_by_label("Search by name").evaluate("e => { e.value = 'typed'; }")
+    top = row.evaluate("e => e.getBoundingClientRect().top")
+    node = row.evaluate_handle("e => e")
+    add_study(pages, CRITICAL, "critical", "Pneumothorax 91 %, right", finding("pneumothorax"), minutes_ago=1)
+    expect(row_of(page, CRITICAL)).to_have_count(1, timeout=6000)
+    expect(page.locator("#announce")).to_have_text("A new critical study: Pneumothorax 91 %, right")
+    assert node.evaluate("e => e.isConnected"), "a row that did not change is not made anew"
+    with pages.ledger.write() as db:
+        marks.assign(db, f"{UID}230", "ben", "ben", now=time.time())
+    expect(row).to_contain_text("For ben", timeout=6000)
+    assert not node.evaluate("e => e.isConnected")
+    assert page.evaluate("document.activeElement.name") == "comment"
+    assert focused_row(page) == f"{UID}230"
+    assert page.evaluate("[document.activeElement.value, document.activeElement.selectionStart]") == [
+        "half a sente",
+        11,
+    ]
+    expect(row.get_by_role("checkbox")).to_be_checked()
+    expect(row.locator("tr.panel")).to_be_visible()
+    assert abs(row.evaluate("e => e.getBoundingClientRect().top") - top) < 2
+    assert page.get_by_label("Search by name").input_value() == "typed"
+    page.keyboard.type("n")
+    assert row.get_by_label("Comment or note").input_value() == "half a sentne"
+
+
+def test_two_readers_cannot_claim_one_study(pages: Pages, window: Open) -> None:
+    fill(pages)
+    ann, ben = window("ann"), window("ben")
+    for page in (ann, ben):
+        page.evaluate(
+            "() => { const f = fetch; "
+            "window.fetch = (u, o) => String(u).includes('rows') ? new Promise(() => {}) : f(u, o); }"
+        )
+    row_of(ann, CRITICAL).get_by_role("button", name="Claim").click()
+    expect(ann.locator("#said")).to_contain_text("Study in your hands")
+    row_of(ben, CRITICAL).get_by_role("button", name="Claim").click()
+    expect(ben.locator("#said .stops")).to_contain_text("ann has this study in hand: take another, or ask ann")
+    assert kinds(pages, CRITICAL) == [("ann", "claim", "", "")]
+    with pages.ledger.write() as db:  # a quarter of an hour later
+        tasks.run(db, "UPDATE tasks SET claimed_until = :past WHERE study_instance_uid = :uid", past=1.0, uid=CRITICAL)
+    ben.reload()
+    row_of(ben, CRITICAL).get_by_role("button", name="Claim").click()
+    expect(row_of(ben, CRITICAL)).to_contain_text("In your hands")
+
+
+def test_without_a_script_everything_works_by_links_and_forms(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window(java_script_enabled=False)
+    row = row_of(page, CRITICAL)
+    row.get_by_role("button", name="Claim").click()
+    expect(row).to_contain_text("In your hands")
+    row.locator("details.more summary").click()
+    row.get_by_label("Comment or note").fill("seen")
+    row.get_by_role("button", name="Disagree: Pneumothorax").click()
+    expect(row).to_contain_text("ann disagrees: seen")
+    page.get_by_label("Search by name").fill("nunez")
+    page.get_by_role("button", name="Search").click()
+    assert listed(page) == [CRITICAL]
+    assert page.url == f"{pages.url}/hilum/", "what is searched for stands in no address"
+    expect(page.locator(".filter")).to_have_text("Filter: “nunez”")
+    row.get_by_role("button", name="Mark read").click()
+    expect(row).to_contain_text("by ann")
+    assert listed(page) == [CRITICAL]
+    page.get_by_role("button", name="Undo").click()
+    expect(row).not_to_contain_text("by ann")
+    page.get_by_role("link", name="Show all").click()
+    row_of(page, ROUTINE).get_by_role("checkbox").check()
+    row_of(page, f"{UID}107").get_by_role("checkbox").check()
+    page.locator("#bulk").get_by_role("button", name="Mark read").click()
+    for uid in (ROUTINE, f"{UID}107"):
+        expect(row_of(page, uid)).to_contain_text("by ann")
+    page.get_by_role("button", name="Patient").click()
+    expect(page.locator("#count")).to_contain_text("sorted by patient")
+    page.get_by_text("View", exact=True).click()
+    page.get_by_role("button", name="Light").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    expect(page.get_by_role("button", name="Sound")).to_have_count(0)
+
+
+def test_a_refused_mark_is_told_without_a_script_too(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window(java_script_enabled=False)
+    with pages.ledger.write() as db:
+        marks.claim(db, CRITICAL, "ben", now=time.time(), seconds=900)
+    row_of(page, CRITICAL).get_by_role("button", name="Claim").click()
+    expect(page.locator("#said")).to_contain_text("ben has this study in hand")
+    assert len(listed(page)) > 5
+
+
+def test_a_filter_is_in_sight_with_its_count_and_can_be_saved_and_forgotten(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.get_by_text("More filters").click()
+    page.get_by_label("Finding present").fill("Lung opacity")
+    page.locator(".further").get_by_role("button", name="Filter").click()
+    expect(page.locator("#count")).to_contain_text("1 study Filter: lung opacity present Show all")
+    assert listed(page) == [URGENT]
+    expect(page.locator(".pressing")).to_have_text("2 critical unread")
+    page.get_by_label("Name of the filter").fill("opacities <i>")
+    page.get_by_role("button", name="Save filter").click()
+    expect(page.get_by_role("link", name="opacities <i>")).to_have_attribute("aria-current", "true")
+    require_accessible(page)
+    page.get_by_role("link", name="All", exact=True).click()
+    page.get_by_role("link", name="opacities <i>").click()
+    assert listed(page) == [URGENT]
+    page.get_by_role("button", name="Forget the filter opacities <i>").click()
+    expect(page.get_by_role("link", name="opacities <i>")).to_have_count(0)
+    page.goto(f"{pages.url}/hilum/?status=nonsense")
+    expect(page.locator("#said .stops")).to_contain_text("No filter is in force")
+
+
+def test_a_search_by_words_is_refreshed_without_them_in_any_address(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.keyboard.press("/")
+    page.keyboard.type("wolfe")
+    page.keyboard.press("Enter")
+    expect(page.locator("#count")).to_contain_text("1 study")
+    with page.expect_response("**/hilum/rows") as answered:
+        pass
+    assert answered.value.status == 200
+    row_of(page, URGENT).get_by_role("button", name="Claim").click()
+    expect(row_of(page, URGENT)).to_contain_text("In your hands")
+    assert listed(page) == [URGENT]
+    assert not any("wolfe" in address for address in asked)
+
+
+def test_two_hundred_studies_come_in_pages_and_a_quiet_refresh_costs_nothing(pages: Pages, window: Open) -> None:
+    for number in range(200):
+        add_study(pages, f"{UID}3{number:03d}", minutes_ago=400 - number)
+    page = window()
+    expect(page.locator("#count")).to_contain_text("200 studies")
+    first = listed(page)
+    assert len(first) == 50
+    statuses: list[int] = []
+    page.on("response", lambda answer: statuses.append(answer.status) if "/hilum/rows" in answer.url else None)
+    page.wait_for_timeout(9000)
+    assert statuses.count(304) >= 2, statuses
+    page.screenshot(path=ARTEFACTS / "worklist_200.png")
+    page.get_by_role("button", name="Next page").click()
+    page.wait_for_load_state()
+    second = listed(page)
+    assert len(second) == 50
+    assert not set(first) & set(second)
+    expect(page.locator(".nextup")).to_have_count(0)
+    page.get_by_role("button", name="First page").click()
+    page.wait_for_load_state()
+    assert listed(page) == first
+
+
+def test_values_of_dicom_are_text_wherever_they_stand(pages: Pages, window: Open) -> None:
+    hostile = "\"><img src=x onerror=document.title='owned'>'<script>document.title='owned'</script>"
+    add_study(pages, CRITICAL, "critical", hostile, finding("pneumothorax"), finding("<b>x", "undetermined"),
+              patient_name=hostile, patient_id=hostile, study_description=hostile, referring_physician=hostile,
+              patient_sex=hostile, patient_age=hostile, study_date=hostile, study_time=hostile)  # fmt: skip
+    page = window()
+    page.keyboard.press("j")
+    page.keyboard.press("v")
+    page.keyboard.press("n")
+    expect(page.locator("#write-about")).to_contain_text('"><img src')
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(2500)
+    assert page.title() == "Reading worklist - Hilum"
+    assert page.locator("main img").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_trouble_of_the_node_is_a_banner_above_rows_that_stay(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    assert pages.ledger.path is not None
+    away = pages.ledger.path.with_suffix(".away")
+    pages.ledger.path.rename(away)
+    expect(page.locator("#problem-ledger_unusable, #problem-ledger_unavailable")).to_be_visible(timeout=8000)
+    assert len(listed(page)) > 5
+    page.screenshot(path=ARTEFACTS / "worklist_trouble.png")
+    require_accessible(page)
+    away.rename(pages.ledger.path)
+    expect(page.locator("#problem-quarantined")).to_be_visible(timeout=8000)
+
+
+def test_a_technologist_sees_the_list_and_no_marks(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window("tom")
+    expect(page.get_by_role("button", name="Claim")).to_have_count(0)
+    expect(page.get_by_role("checkbox")).to_have_count(0)
+    page.keyboard.press("j")
+    page.keyboard.press("r")
+    expect(page.locator("#said")).to_contain_text("Your role does not allow marks")
+    fields = {"do": "read", "study": CRITICAL}
+    send = "fields => fetch('/hilum/mark', {method: 'POST', body: new URLSearchParams(fields)}).then(a => a.status)"
+    told = page.evaluate(send, fields)
+    assert told == 403
+    require_accessible(page)
+
+
+def test_sound_and_notifications_are_opt_in_and_tell_a_new_critical_study_once(pages: Pages, window: Open) -> None:
+    add_study(pages, URGENT, "urgent", "Effusion 80 %", finding("effusion"))
+    page = window()
+    page.evaluate("""() => { window.told = [];
+      window.Notification = class { constructor(title, options) { told.push(`${title}: ${options.body}`); } };
+      Notification.permission = 'granted'; Notification.requestPermission = () => told.push('asked'); }""")
+    add_study(pages, f"{UID}401", "critical", "Pneumothorax 88 %", finding("pneumothorax"), minutes_ago=4)
+    expect(row_of(page, f"{UID}401")).to_have_count(1, timeout=6000)
+    assert page.evaluate("told") == []
+    page.get_by_text("View", exact=True).click()
+    page.get_by_role("button", name="Notifications").click()
+    page.get_by_role("button", name="Sound").click()
+    add_study(pages, f"{UID}402", "critical", "Pneumothorax 88 %", finding("pneumothorax"), minutes_ago=2)
+    expect(row_of(page, f"{UID}402")).to_have_count(1, timeout=6000)
+    page.wait_for_timeout(4500)
+    assert page.evaluate("told") == ["asked", "Hilum: A new critical study"]
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-sound", "on")
+
+
+def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.keyboard.press("g")
+    page.keyboard.press("u")
+    expect(page.locator(".filter")).to_have_text("Filter: unread")
+    page.wait_for_load_state()
+    for key in "jj":
+        page.keyboard.press(key)
+    order = listed(page)
+    assert order[1] == CRITICAL
+    for number, uid in enumerate(order[1:4], start=1):
+        page.keyboard.press("r")
+        expect(row_of(page, uid)).to_have_count(0)
+        expect(page.locator("#count")).to_contain_text(f"{len(order) - number} studies")
+    assert focused_row(page) == order[4]
+    with pages.ledger.write() as db:
+        marks.mark_read(db, order[4], "ben", now=time.time())
+    expect(row_of(page, order[4])).to_have_count(0, timeout=6000)
+    assert focused_row(page) == order[5], "what another read is left behind"
+
+
+def test_a_comment_goes_with_the_button_beside_it_and_leaves_the_field(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    row = row_of(page, CRITICAL)
+    row.locator("details.more summary").click()
+    row.get_by_label("Comment or note").fill("small apical")
+    row.get_by_role("button", name="Agree: Pneumothorax", exact=True).click()
+    expect(row.locator("tr.panel")).to_contain_text("ann agrees: small apical")
+    expect(row.get_by_label("Comment or note")).to_have_value("")
+    row.get_by_role("button", name="Put on my list").click()
+    expect(row).to_contain_text("Assigned to ann")
+    page.get_by_role("link", name="My list").click()
+    assert listed(page) == [CRITICAL]
