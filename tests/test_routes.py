@@ -378,3 +378,41 @@ def test_a_change_that_cannot_be_recorded_says_so(site: Site) -> None:
     while site.audit.problem and time.monotonic() < deadline:
         time.sleep(0.05)
     assert recorded(site) == [("anna", "retry", "1.2.4", "done")], "kept, and written when it could be"
+
+
+def mark(site: Site, body: str, role: Role = Role.RADIOLOGIST, **headers: str) -> Response:
+    given = headers or {"x-requested-with": "test"}
+    return routes.respond(asked("/hilum/mark", "POST", role=role, headers=given, body=body.encode()), site)
+
+
+def test_a_mark_is_answered_in_words_and_recorded_without_what_was_written(site: Site) -> None:
+    answer = mark(site, "study=1.2.3&do=note&comment=secret+words")
+    assert (answer.status, json.loads(answer.body)) == (200, {"said": "Study noted.", "refused": False})
+    refused = mark(site, "study=1.2.3&do=unread")
+    assert (refused.status, json.loads(refused.body)["refused"]) == (409, True)
+    assert mark(site, "study=<b>&do=read").status == mark(site, "study=1.2.3&do=anything").status == 409
+    assert mark(site, "study=1.2.3&do=assign&to=nobody+of+ours").status == 409
+    assert recorded(site) == [("anna", "mark", "1.2.3", "done"), ("anna", "mark", "1.2.3", "refused")]
+    assert "secret" not in "".join(file.read_text() for file in site.settings.audit.iterdir())
+
+
+def test_only_who_reads_may_mark_and_no_other_site_can(site: Site) -> None:
+    assert mark(site, "study=1.2.3&do=read", role=Role.TECHNOLOGIST).status == 403
+    assert mark(site, "study=1.2.3&do=read", origin="http://other.example", host="node:8042").status == 403
+    assert routes.respond(asked("/hilum/mark", query={"study": "1.2.3", "do": "read"}), site).status == 405
+
+
+def test_rows_that_have_not_changed_are_not_sent_again(site: Site) -> None:
+    first = routes.respond(asked("/hilum/rows"), site)
+    seen = {"if-none-match": first.headers["ETag"]}
+    assert routes.respond(asked("/hilum/rows", headers=seen), site).status in (200, 304)  # a minute may have ended
+    assert mark(site, "study=1.2.3&do=claim").status == 200
+    assert routes.respond(asked("/hilum/rows", headers=seen), site).status == 200
+
+
+def test_what_is_searched_for_stands_in_no_address(site: Site) -> None:
+    assert routes.respond(asked("/hilum", query={"text": "doe"}), site).status == 400
+    by_form = routes.respond(asked("/hilum", "POST", body=b"text=doe&read=no"), site)
+    assert (by_form.status, "Location" in by_form.headers) == (200, False)
+    led = routes.respond(asked("/hilum", "POST", body=b"text=&read=no"), site)
+    assert (led.status, led.headers["Location"]) == (303, "/hilum/?read=no")

@@ -275,8 +275,8 @@ def test_a_quarantined_study_says_why_and_where_and_can_be_tried_again_without_a
     html = shown([row])
     for text in ("Failed", "<code>reader_died</code> the process died on &lt;it&gt;", "5 failed attempts",
                  "orthanc_plugin/reading/study.py:12 process_study\nmodels/inference.py:7 run",
-                 '<form method="post" action="/hilum/api/retry">', 'name="study_instance_uid" value="1.2.3"',
-                 "<button>Try again</button>"):  # fmt: skip
+                 '<form class="retry" method="post" action="/hilum/api/retry">',
+                 'name="study_instance_uid" value="1.2.3"', "<button>Try again</button>"):  # fmt: skip
         assert text in html, text
     assert rows.to_json(row)["trace"] == [
         "orthanc_plugin/reading/study.py:12 process_study",

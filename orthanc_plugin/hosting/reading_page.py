@@ -60,7 +60,7 @@ def ledger_page_of(
     asked = dict(given)
     paging = {name: asked.pop(name, "") for name in _PAGING}
     numbers = {name: paging[name] or default for name, default in (("limit", str(most)), ("page", "1"))}
-    if not all(number.isdecimal() and len(number) < 7 for number in numbers.values()):
+    if not all(number.isascii() and number.isdecimal() and len(number) < 7 for number in numbers.values()):
         raise FilterInvalid("limit and page are whole numbers from 1")
     limit = int(numbers["limit"])
     return ledger_page(

@@ -146,9 +146,10 @@
     } catch { say('The node does not answer: nothing was changed.', true); }
   };
   const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, back, ...more,
-    ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? () => leave(row) : null);
-  const leave = row => { // what was read goes down or out of the list: on to the next
-    if (here() === row) (row.nextElementSibling ?? row.previousElementSibling)?.querySelector('a.open')?.focus({ preventScroll: true });
+    ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
+  const leaving = row => { // what was read goes down or out of the list: on to the next, by its name, for rows are made anew
+    const next = (row.nextElementSibling ?? row.previousElementSibling)?.id;
+    return () => { if (here()?.id === row.id) document.getElementById(next)?.querySelector('a.open')?.focus({ preventScroll: true }); };
   };
   document.addEventListener('submit', event => {
     const form = event.target, button = event.submitter, address = form.getAttribute('action');
@@ -169,9 +170,9 @@
       event.preventDefault();
       const fields = [...new FormData(form, button)];
       if (button.value === 'read' && form.id === 'bulk') fields.push(['seen', '']);
-      const row = form.closest('tbody.study');
+      const row = form.closest('tbody.study'), leave = button.value === 'read' && row ? leaving(row) : null;
       send(address, fields, () => {
-        if (button.value === 'read' && row) leave(row);
+        leave?.();
         if (form.id === 'bulk') for (const box of main.querySelectorAll('input[name=study]:checked')) box.checked = false;
         for (const field of form.elements) if (field.name === 'comment') field.value = field.defaultValue = '';
       });
