@@ -192,7 +192,7 @@ def test_the_interface_names_the_address_that_serves_the_picture(site: Site) -> 
 
 
 def worklist(site: Site, **query: str) -> dict[str, Any]:
-    answer = routes.respond(Request("/hilum/api/worklist", query=query), site)
+    answer = routes.respond(asked("/hilum/api/worklist", query=query), site)
     assert answer.status == 200, answer.body
     told: dict[str, Any] = json.loads(answer.body)
     return told
@@ -220,7 +220,7 @@ def test_a_program_asks_for_a_part_of_the_worklist(site: Site) -> None:
 def test_a_question_that_makes_no_sense_is_told_so_without_repeating_a_search(
     site: Site, query: dict[str, str]
 ) -> None:
-    answer = routes.respond(Request("/hilum/api/worklist", query=query), site)
+    answer = routes.respond(asked("/hilum/api/worklist", query=query), site)
     assert answer.status == 400
     assert b"Doe" not in answer.body
 
@@ -228,8 +228,8 @@ def test_a_question_that_makes_no_sense_is_told_so_without_repeating_a_search(
 def test_a_search_comes_in_the_body(site: Site) -> None:
     with site.ledger.write() as db:
         tasks.enqueue(db, Arrival("1.2.6", "Müller^Ann"), now=5.0)
-    asked = Request("/hilum/api/worklist", "POST", body=b"text=m%C3%BCll+ann&limit=5")
-    told = json.loads(routes.respond(asked, site).body)
+    search = asked("/hilum/api/worklist", "POST", body=b"text=m%C3%BCll+ann&limit=5")
+    told = json.loads(routes.respond(search, site).body)
     assert [row["study_instance_uid"] for row in told["rows"]] == ["1.2.6"]
 
 

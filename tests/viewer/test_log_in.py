@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from browser import Viewer, launch
+from browser import Viewer
 from playwright.sync_api import BrowserContext, Page, expect
 from running_node import ARTEFACTS, Node, start_node
 
@@ -47,10 +47,10 @@ def study(guarded: Node) -> str:
     return str(sent.StudyInstanceUID)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Callable[[str, Credentials], Viewer]]:
-    with launch() as opened:
-        yield opened
+@pytest.fixture
+def browser(chromium: Callable[[str, Credentials], Viewer]) -> Callable[[str, Credentials], Viewer]:
+    """The one browser of the session: a process has no second one."""
+    return chromium
 
 
 @contextmanager
