@@ -209,6 +209,10 @@ def _contract(section: dict[str, Any]) -> Contract:
     for f in findings:
         if not 0.0 <= f.threshold_absent <= f.threshold_present <= 1.0:
             raise ValueError(f"the thresholds of {f.key} are not in order between 0 and 1")
+        if not isinstance(f.output, int) or f.output < 0 or (f.evaluated and not f.slope > 0.0):
+            raise ValueError(f"{f.key} is called by a slope of {f.slope!r} from output {f.output!r}")
+        if f.evaluated and section.get("figures", {}).get(f.key, {}).get("evaluated") is False:
+            raise ValueError(f"{f.key} counts as evaluated, and its figures say that the evidence does not carry it")
     interpreter, size = section["interpreter"], section["input_size"]
     if interpreter not in INTERPRETERS:
         raise ValueError(f"interpreter {interpreter!r} is none of {', '.join(INTERPRETERS)}")

@@ -40,6 +40,30 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"slope": -4.0}, "a slope of -4.0"),
+        ({"slope": float("nan")}, "a slope of nan"),
+        ({"output": -1}, "from output -1"),
+        ({"output": 1.5}, "from output 1.5"),
+        ({"threshold_absent": 0.9, "threshold_present": 0.1}, "not in order"),
+    ],
+)
+def test_a_finding_that_cannot_be_called_makes_its_contract_invalid(change: dict[str, Any], why: str) -> None:
+    finding = {"output": 0, "evaluated": True, "threshold_absent": 0.1, "threshold_present": 0.9, **change}
+    with pytest.raises(ValueError, match=why):
+        _contract({"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}})
+
+
+def test_what_its_own_figures_do_not_carry_is_not_evaluated() -> None:
+    finding = {"output": 0, "evaluated": True, "threshold_absent": 0.1, "threshold_present": 0.9}
+    section = {"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}}
+    assert _contract({**section, "figures": {"mass": {"evaluated": True}}}).findings[0].evaluated
+    with pytest.raises(ValueError, match="the evidence does not carry it"):
+        _contract({**section, "figures": {"mass": {"evaluated": False}}})
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_bundle_loads_and_is_the_one_that_its_card_describes(path: Path) -> None:
     bundle = load_bundle(path)

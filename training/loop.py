@@ -208,7 +208,8 @@ class _Trainer:
         saved = _load(self.run.folder / "last.pt", self.run.device)
         if saved["digest"] != self.run.digest or saved["seed"] != self.run.seed:
             raise TrainingStopped(
-                f"{self.run.folder} holds a run of another recipe, data set or seed: name another folder"
+                f"{self.run.folder} holds a run of another recipe (its epochs count too), data set or seed: name "
+                "another folder"
             )
         self.task.module.load_state_dict(saved["module"])
         self.optimiser.load_state_dict(saved["optimiser"])

@@ -160,6 +160,12 @@ def make_ready(
     pictures = prepare(records, recipe.picture, masks=masks, folder=places.pictures, threads=threads)
     first = {(r.image, r.row) for r in parts["train"]}
     trained_on = np.array([(r.image, r.row) in first for r in pictures.records], np.bool_)
+    if trained_on.all() or not trained_on.any():
+        left_out = "; ".join(f"{one.row}: {one.reason}" for one in pictures.left_out[:3])
+        raise TrainingStopped(
+            f"{int(trained_on.sum())} pictures to train on and {int((~trained_on).sum())} to choose by could be read: "
+            f"none of one ({left_out})"
+        )
     network = build_network(recipe.network, seed)
     started = load_start(network, recipe.start, places.weights)
     material = Material(recipe, pictures, np.flatnonzero(trained_on), np.flatnonzero(~trained_on), seed)

@@ -11,7 +11,8 @@ from samples import write_sample
 from models.bundle import load_bundle
 from training import __main__ as command
 from training import loop, run
-from training.recipe import recipe_names
+from training.labels import settle
+from training.recipe import load_recipe, recipe_names
 
 TOML = """
 name = "mine"
@@ -112,6 +113,20 @@ def test_ctrl_c_is_told_and_resume_goes_on_to_the_same_weights(
     assert epochs == [0, 1]
     digests = [load_bundle(folder).identity.weights_digest for folder in (whole, parts)]
     assert digests[0] == digests[1]
+
+
+def test_pictures_that_cannot_be_read_end_a_run_before_it_begins(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(TOML.replace('set = "plain"', 'set = "nih"'))  # whose reader opens no picture
+    data, followed = write_sample("nih", tmp_path / "nih"), load_recipe(str(recipe))
+    for record in run.divide(settle(run.read(followed, data), followed.data, 7), followed, 7)["val"]:
+        record.image.write_bytes(b"no picture")
+    assert called(recipe, "--data", data, "--out", tmp_path / "mine") == 1
+    told = capsys.readouterr().err
+    assert "0 to choose by could be read: none of one (" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "mine" / "run" / "last.pt").exists()
 
 
 def test_a_finished_run_is_judged_again_without_training(recipe: Path, data: Path, tmp_path: Path) -> None:
