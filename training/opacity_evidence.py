@@ -185,8 +185,8 @@ def _card(
             NEVER_MEASURED,
             "Share of the teacher and mixup were chosen on two of the five folds, and how far a cell looks at its "
             "neighbours on all of them, which makes the figures, of pointing above all, a little too good.",
-            "A small head on SqueezeNet maps reaches an AUROC of 0.820 and a pointing of 0.735 on these pictures, by other "
-            "folds.",
+            "A small head on SqueezeNet maps reaches an AUROC of 0.820 and a pointing of 0.735 on these pictures, by "
+            "other folds.",
             "The pictures come from several collections that differ in disease and view; the column 'view + source "
             "alone' shows how far that leads without looking at the image.",
             "Probabilities are calibrated to the share of opacities in this collection, higher than in a hospital.",
