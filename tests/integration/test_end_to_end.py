@@ -216,7 +216,7 @@ def test_the_worklist_page_shows_hostile_names_as_text(hilum_node: Node) -> None
     ds = phantom(patient_name="<script>alert(1)</script>^Bobby")
     send(hilum_node, ds)
     hilum_node.wait_for(str(ds.StudyInstanceUID))
-    html = hilum_node.http.get("/hilum/").text
+    html = hilum_node.http.get("/hilum/?sort=-received").text
     assert "<script>alert(1)" not in html
     assert "&lt;script&gt;alert(1)" in html
 

@@ -212,7 +212,7 @@ def test_viewer_and_dicomweb_take_the_cookie_alone(guarded: Node, study: Dataset
         assert person.get(f"/dicom-web/studies/{uid}/metadata").json()
         frame = f"/dicom-web/studies/{uid}/series/{study.SeriesInstanceUID}/instances/{study.SOPInstanceUID}/frames/1"
         assert person.get(frame).status_code == 200
-        assert "<table>" in person.get("/hilum/").text
+        assert "<table" in person.get("/hilum/").text
         assert person.get("/hilum/api/visitor").json()["role"] == "radiologist"
 
 
