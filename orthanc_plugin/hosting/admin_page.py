@@ -15,7 +15,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.access.accounts import AccountsUnusable, read_users
 from orthanc_plugin.access.audit_reading import latest
 from orthanc_plugin.hosting.bundle_files import BundleFiles, find, recorded
 from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
@@ -113,13 +112,9 @@ def _shadows(site: Site) -> list[tuple[str, str]]:
 
 
 def _users(site: Site, entries: list[dict[str, Any]]) -> list[User]:
-    try:
-        users = read_users(site.settings.users)
-    except AccountsUnusable:
-        return []
     seen = {
         entry["who"]: datetime.fromisoformat(entry["time"]).timestamp()
         for entry in entries
         if entry.get("action") == "log_in" and entry.get("outcome") == "done"
     }
-    return [User(name, str(account.role), seen.get(name)) for name, account in sorted(users.items())]
+    return [User(name, str(account.role), seen.get(name)) for name, account in sorted(site.users().items())]

@@ -33,7 +33,7 @@ from orthanc_plugin.access.accounts import Account
 from orthanc_plugin.access.audit import Who
 from orthanc_plugin.access.logins import Logins, Refused
 from orthanc_plugin.access.roles import Action, Role, may
-from orthanc_plugin.hosting.messages import Request, Visitor, is_ours
+from orthanc_plugin.hosting.messages import Request, Visitor, cookie_of, is_ours
 
 _STUDIES = re.compile(r"/dicom-web/(studies|series|instances)(/.*)?", re.DOTALL)
 _OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY, "mark": Action.MARK}
@@ -127,9 +127,7 @@ class Guard:
 
     def token(self, headers: Mapping[str, str]) -> str | None:
         """What the session's cookie holds."""
-        # whatever else another program of this machine put into the jar is not looked at (RFC 6265 5.4)
-        pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
-        return next((value for name, _, value in pairs if name == self.cookie and value), None)
+        return cookie_of(headers, self.cookie) or None
 
     def _decide(self, request: Request) -> Visit:
         headers, action = request.headers, action_of(request.method, request.path)

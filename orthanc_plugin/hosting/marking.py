@@ -13,7 +13,6 @@ from urllib.parse import parse_qs
 from sqlalchemy import Connection
 
 from models.names import in_words
-from orthanc_plugin.access.accounts import AccountsUnusable, read_users
 from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, Request, Response
 from orthanc_plugin.hosting.reading_page import LOOK_COOKIE, address, look_of
 from orthanc_plugin.hosting.site import Site
@@ -93,7 +92,7 @@ def _doing(
     seen = given.get("seen", "") if alone else ""
     version = int(seen) if seen.isdecimal() and len(seen) < 9 else None
     to = {"mine": user, "nobody": ""}.get(kind, given.get("to", "").strip())
-    if kind == "assign" and to not in {"", user, *_known(site)}:
+    if kind == "assign" and to not in {"", user, *site.users()}:
         return None
     known: dict[str, Callable[[Connection, str], Mark | None]] = {
         "claim": lambda db, uid: marks.claim(db, uid, user, now=now, seconds=seconds),
@@ -166,13 +165,6 @@ def _form(request: Request) -> dict[str, list[str]]:
 
 def _claim_seconds(site: Site) -> float:
     return 60 * site.settings.claim_minutes
-
-
-def _known(site: Site) -> set[str]:
-    try:
-        return set(read_users(site.settings.users))
-    except AccountsUnusable:
-        return set()
 
 
 def _record(request: Request, site: Site, kind: str, study: str, outcome: str, *, last: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from orthanc_plugin.access.audit import Who
 from orthanc_plugin.access.roles import Action, Role, may
@@ -17,6 +18,11 @@ PAGE_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'",
 }
+
+# PS3.5 9.1
+UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
+# A picture never changes under its report's UID, but its study may be deleted: a browser asks again after so long.
+_PICTURE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,18 @@ class Request:
     visitor: Visitor = Visitor()
     address: str = ""
 
+    def given(self) -> dict[str, str]:
+        """What the address asks for, and what a form says over it: the last value of each that has one."""
+        asked = dict(self.query)
+        if self.method == "POST":
+            asked |= {name: values[-1] for name, values in parse_qs(self.body.decode("utf-8", "replace")).items()}
+        return asked
+
+    def has(self, tag: str) -> bool:
+        """Whether the browser has what bears this entity tag (RFC 9110 13.1.2)."""
+        held = self.headers.get("if-none-match", "").split(",")
+        return tag in {value.strip().removeprefix("W/") for value in held}
+
 
 @dataclass(frozen=True)
 class Response:
@@ -83,3 +101,21 @@ def is_ours(headers: Mapping[str, str]) -> bool:
 def is_browser(headers: Mapping[str, str]) -> bool:
     """Whether a person looks at the answer, who is shown a page to log in and not asked by the browser."""
     return "sec-fetch-mode" in headers or "cookie" in headers or "text/html" in headers.get("accept", "")
+
+
+def cookie_of(headers: Mapping[str, str], name: str) -> str:
+    """What a cookie holds (RFC 6265 5.4), whatever else lies in the jar; empty where there is none."""
+    pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+    return next((value for known, _, value in pairs if known == name and value), "")
+
+
+def picture(request: Request, content: bytes, name: str) -> Response:
+    """A PNG or JPEG that bears a name of its own, or 304 where the browser has it."""
+    mime, tag = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg", f'"{name}"'
+    headers = {
+        "Cache-Control": f"private, max-age={_PICTURE_SECONDS}",
+        "ETag": tag,
+        "Vary": "Cookie, Authorization",  # who logs in next at this screen asks again
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(304, mime, b"", headers) if request.has(tag) else Response(200, mime, content, headers)

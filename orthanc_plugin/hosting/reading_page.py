@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.access.accounts import AccountsUnusable, read_users
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Response
+from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Response, cookie_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger.filters import NAMED, Filter, FilterInvalid, saved_filters
 from orthanc_plugin.ledger.mark_history import judgements, written_notes
@@ -33,9 +32,7 @@ _CRITICAL = Filter(read=False, priority=("critical",))
 
 def fields_of(request: Request) -> dict[str, str]:
     """What the address or the form asks for; what is empty asks for nothing."""
-    given = dict(request.query)
-    if request.method == "POST":
-        given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+    given = request.given()
     for name in ("present", "undetermined"):  # as people write it
         if name in given:
             given[name] = given[name].strip().lower().replace(" ", "_")
@@ -132,15 +129,14 @@ def rows_unless_seen(request: Request, listed: Listing, status: dict[str, Any], 
     """The rows, or 304 where they are what the browser has already."""
     tag = f'"{page.seen_as(listed, status, now)}"'
     headers = {**PAGE_HEADERS, "ETag": tag}
-    if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
+    if request.has(tag):
         return Response(304, HTML, b"", headers)
     return Response(200, HTML, page.render_rows(listed, status, now).encode(), headers)
 
 
 def look_of(request: Request) -> Look:
     """How this browser wants the page."""
-    pairs = (pair.strip().partition("=") for pair in request.headers.get("cookie", "").split(";"))
-    return Look.of_cookie(next((value for name, _, value in pairs if name == LOOK_COOKIE), ""))
+    return Look.of_cookie(cookie_of(request.headers, LOOK_COOKIE))
 
 
 def _limits(site: Site) -> WaitingLimits:
@@ -178,8 +174,5 @@ def _opinions(db: Connection, uids: list[str]) -> dict[str, tuple[Opinion, ...]]
 
 def _people(site: Site, user: str) -> tuple[str, ...]:
     """Who a study can be assigned to."""
-    try:
-        users = read_users(site.settings.users)
-    except AccountsUnusable:
-        return (user,)
-    return tuple(sorted({user} | {name for name, account in users.items() if account.role.value != "technologist"}))
+    users = site.users().items()
+    return tuple(sorted({user} | {name for name, account in users if account.role.value != "technologist"}))

@@ -6,18 +6,15 @@ The rule: asked for by a form of ours or by a program that says so, and in the a
 from __future__ import annotations
 
 import json
-import re
 from urllib.parse import parse_qs, quote
 
-from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, Request, Response
+from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, UID, Request, Response
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 
 # a change waits so long for the disk to have its entry in the audit log
 _AUDIT_SECONDS = 1.0
 _MOST = 500  # studies in one request
-# PS3.5 9.1
-_UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
 
 
 def retry(request: Request, site: Site, now: float) -> Response:
@@ -25,7 +22,7 @@ def retry(request: Request, site: Site, now: float) -> Response:
     fields = parse_qs(request.body.decode("utf-8", "replace"))
     studies = list(dict.fromkeys(fields.get("study_instance_uid", ())))
     everything = fields.get("all") == ["yes"]
-    if len(studies) > _MOST or not all(map(_UID.fullmatch, studies)) or not (studies or everything):
+    if len(studies) > _MOST or not all(map(UID.fullmatch, studies)) or not (studies or everything):
         return Response(400, TEXT, b"Give study_instance_uid=<UID>, or all=yes.\n", NOT_STORED)
     wanted: list[str | None] = [None] if everything else [*studies]
     with site.ledger.write() as db:

@@ -7,20 +7,29 @@ is changed on behalf of another site.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from sqlalchemy import Connection
 
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.hosting import admin_page, health, marking, reading_page, retrying, study_page
 from orthanc_plugin.hosting.guard import action_of
-from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_ours
+from orthanc_plugin.hosting.messages import (
+    HTML,
+    NOT_STORED,
+    PAGE_HEADERS,
+    TEXT,
+    UID,
+    Request,
+    Response,
+    is_ours,
+    picture,
+)
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks, views
 from orthanc_plugin.ledger.database import LedgerError
@@ -34,10 +43,7 @@ from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
 _MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-# PS3.5 9.1
-_UID = re.compile(r"(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*", re.ASCII)
-# A result never changes under its UID, but its study may be deleted: a browser asks again after so many seconds.
-_THUMBNAIL_SECONDS = 3600
+_NO_PICTURE = Response(404, TEXT, b"There is no picture of this result.\n", NOT_STORED)
 _NO_PAGE = b"There is no such page. The worklist is at /hilum/\n"
 _NO_TEXT = b"Send what you search for as POST: an address is kept in logs.\n"
 _NOT_OURS = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
@@ -83,8 +89,8 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
         return _images(db, request.query)
     if name.startswith("thumbnails/"):
         report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
-        picture = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
-        return _thumbnail(report, picture, request.headers.get("if-none-match"))
+        content = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
+        return _NO_PICTURE if content is None else picture(request, content, report)
     if name.startswith(("studies/", "admin")):
         return _page_of_its_own(name, request, site, db, now)
     if name == "api/worklist":
@@ -157,10 +163,8 @@ def _back_to_study(study: str, done: marking.Done, request: Request, site: Site,
 
 def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
     """A page of the worklist; what may name a patient comes in the body, for addresses are kept in logs."""
-    given = dict(request.query)
-    if request.method == "POST":
-        given |= {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
-    elif "text" in given:
+    given = request.given()
+    if request.method != "POST" and "text" in given:
         return Response(400, TEXT, _NO_TEXT, NOT_STORED)
     try:
         found = reading_page.ledger_page_of(site, db, now, given, user=request.visitor.who.name)
@@ -275,24 +279,10 @@ def _latest(db: Connection) -> list[dict[str, Any]]:
 
 def _is_report_of(db: Connection, report: str, study: str) -> bool:
     """Whether the ledger names this measurement report among the results of the study."""
-    if not _UID.fullmatch(report):
+    if not UID.fullmatch(report):
         return False
     images = [image for task in tasks.of_study(db, study) for image in task["result"].get("images", [])]
     return any(image.get("measurement_report") == report for image in images)
-
-
-def _thumbnail(report: str, picture: bytes | None, if_none_match: str | None) -> Response:
-    if picture is None:
-        return Response(404, TEXT, b"There is no picture of this result.\n", NOT_STORED)
-    tag = f'"{report}"'
-    headers = {
-        "Cache-Control": f"private, max-age={_THUMBNAIL_SECONDS}",
-        "ETag": tag,
-        "Vary": "Cookie, Authorization",  # who logs in next at this screen asks again
-        "X-Content-Type-Options": "nosniff",
-    }
-    given = {value.strip().removeprefix("W/") for value in (if_none_match or "").split(",")}
-    return Response(304, "image/jpeg", b"", headers) if tag in given else Response(200, "image/jpeg", picture, headers)
 
 
 def _static(name: str) -> Response:

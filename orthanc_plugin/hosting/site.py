@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orthanc_plugin.access.accounts import Account, AccountsUnusable, read_users
 from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting.health import ClockWatch
@@ -44,3 +45,10 @@ class Site:
     started_at: float
     audit: Audit
     held: Held
+
+    def users(self) -> dict[str, Account]:
+        """The people who may log in, by name; nobody where the list cannot be read."""
+        try:
+            return dict(read_users(self.settings.users))
+        except AccountsUnusable:
+            return {}

@@ -7,6 +7,7 @@ browser says it accepts (``Accept: image/avif, ...``: HTTP 400, seen with 1.10).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +15,8 @@ from sqlalchemy import Connection
 
 from orthanc_plugin.access.audit_reading import latest
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.hosting.bundle_files import find
-from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response
+from orthanc_plugin.hosting.bundle_files import BundleFiles, recorded
+from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, picture
 from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger.mark_history import history, judgements
@@ -36,8 +37,6 @@ from orthanc_plugin.worklist.detail import (
 )
 from orthanc_plugin.worklist.rows import WorklistRow, worklist_row
 
-# A picture never changes under its report's UID, but its study may be deleted: a browser asks again after so long.
-_PICTURE_SECONDS = 3600
 _MOST_SEEN = 50  # entries of the audit log in a timeline
 _GONE = b"There is no such study on the worklist. It may have been deleted; the worklist is at /hilum/\n"
 
@@ -73,7 +72,8 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
     limits = WaitingLimits.of_minutes(site.settings.waiting_limits_minutes)
     row = worklist_row(listed(task, now, limits))
     study, result = row.study_instance_uid, task["result"]
-    images = tuple(_image(image, study, site) for image in _read_first(result))
+    bundles = {(bundle.name, bundle.version): bundle for bundle in recorded(site.settings)}
+    images = tuple(_image(image, study, site, bundles) for image in _read_first(result))
     report_uid = result.get("preliminary_report") or ""
     text = site.held.document(report_uid) if report_uid else None
     several = task["reason"] == "several_patients"  # whose priors would they be?
@@ -121,11 +121,11 @@ def _read_first(result: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(images, key=lambda image: image["status"] != "done")
 
 
-def _image(image: dict[str, Any], study: str, site: Site) -> ImageDetail:
-    contracts: dict[str, dict[str, Any]] = {}
-    for name, version in image.get("models", {}).items():
-        bundle = find(site.settings, name, version)
-        contracts[name] = bundle.section if bundle else {}
+def _image(
+    image: dict[str, Any], study: str, site: Site, bundles: Mapping[tuple[str, str], BundleFiles]
+) -> ImageDetail:
+    used = image.get("models", {})
+    contracts = {n: bundles[n, v].section if (n, v) in bundles else {} for n, v in used.items()}
     report = image.get("measurement_report")
     tags = site.held.document(report) if report else None
     fallback = "" if "picture" in image.get("layers", ()) else _rendered(image["sop_instance_uid"], study, site)
@@ -169,17 +169,7 @@ def _picture(report: str, layer: str, request: Request, site: Site) -> Response:
 
 
 def _sent(content: bytes | None, name: str, request: Request) -> Response:
-    if content is None:
-        return _missing()
-    mime, tag = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg", f'"{name}"'
-    headers = {
-        "Cache-Control": f"private, max-age={_PICTURE_SECONDS}",
-        "ETag": tag,
-        "Vary": "Cookie, Authorization",  # who logs in next at this screen asks again
-        "X-Content-Type-Options": "nosniff",
-    }
-    seen = request.headers.get("if-none-match", "").removeprefix("W/") == tag
-    return Response(304, mime, b"", headers) if seen else Response(200, mime, content, headers)
+    return _missing() if content is None else picture(request, content, name)
 
 
 def _document(task: dict[str, Any], uid: str, request: Request, site: Site) -> Response:
