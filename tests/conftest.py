@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer, binaries, postgres_server
 from running_node import SHARED, Node, start_node
 
 from orthanc_plugin.commands import node
@@ -34,9 +35,18 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of a module's own."""
+    if binaries() is None:
+        pytest.skip("no PostgreSQL server is installed here")
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """A new ledger on each database; whoever asks has a fixture `postgres`."""
+    """A new ledger on each database."""
     server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
     made = open_ledger(tmp_path / "ledger.sqlite") if server is None else open_ledger(server.new_database())
     migrate(made)

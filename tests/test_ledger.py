@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer, binaries, postgres_server
+from postgres_server import PostgresServer
 from sqlalchemy import Connection, event, text
 
 from orthanc_plugin.ledger import tasks
@@ -34,14 +34,6 @@ from orthanc_plugin.ledger.tasks import Arrival
 
 FIRST_SCHEMA = Path(__file__).parent / "ledger_v1.sql"
 SECRET = "Secret^Patient"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server is installed here")
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer, binaries, postgres_server
 from sqlalchemy import text
 
 from orthanc_plugin.ledger import marks, tasks
@@ -32,14 +31,6 @@ from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 
 UID = "1.2.3"
 CLAIM = 900.0
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server is installed here")
-    with postgres_server() as server:
-        yield server
 
 
 def do(ledger: Ledger, function: Callable[..., Any], *values: Any, **named: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from postgres_server import PostgresServer, binaries, postgres_server
 from sqlalchemy import text
 
 from orthanc_plugin.ledger import tasks
@@ -46,14 +45,6 @@ NAMES = (
     "100%_'\"\0\\",
 )
 PEOPLE = ("", "ada", "ben")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server is installed here")
-    with postgres_server() as server:
-        yield server
 
 
 @dataclass(frozen=True)

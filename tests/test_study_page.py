@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import PostgresServer, binaries, postgres_server
 
 from orthanc_plugin.access import audit_files
 from orthanc_plugin.access.audit import Audit, Who
@@ -75,14 +74,6 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         item("NUM", "Area", **{"0040,a300": [{"0040,a30a": "12.5", "0040,08ea": [{"0008,0100": "cm2"}]}]}),
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server is installed here")
-    with postgres_server() as server:
-        yield server
 
 
 @dataclass

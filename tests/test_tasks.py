@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from postgres_server import PostgresServer, binaries, postgres_server
+from postgres_server import PostgresServer
 from sqlalchemy import event, text
 
 from orthanc_plugin.ledger import marks, tasks
@@ -42,14 +42,6 @@ DONE = Outcome(TaskStatus.DONE, "critical", 0, {"images": [{"sop_instance_uid": 
 STUDY = Arrival("1.2.3", patient_name="Phantom^One")
 FAILURE = Failure("internal_error", "why", "study.py:10 process_study")
 LEASE = 30.0
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("no PostgreSQL server is installed here")
-    with postgres_server() as server:
-        yield server
 
 
 def change(ledger: Ledger, function: Callable[..., Any], *values: Any, **named: Any) -> Any:

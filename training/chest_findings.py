@@ -31,6 +31,7 @@ from training.data import (
     data_digest,
     network_mask,
     network_pictures,
+    paint_boxes,
     read_findings,
     read_outlined_opacities,
     split_patients,
@@ -165,14 +166,12 @@ def look(
 
 
 def draw_opacities(
-    records: Sequence[FindingRecord], frames: Sequence[Frame], side: int = 4 * CELLS, picture: int = 512
+    records: Sequence[FindingRecord], frames: Sequence[Frame], side: int = 4 * CELLS
 ) -> npt.NDArray[np.float32]:
-    """Boxes and outlines as pictures of shape (n, side, side); files with boxes are squares of `picture` pixels."""
+    """Boxes and outlines as pictures of shape (n, side, side)."""
     drawn = np.zeros((len(records), side, side), np.float32)
     for canvas, record, frame in zip(drawn, records, frames, strict=True):
-        for x, y, width, height in record.boxes.get("lung_opacity", []):
-            left, top, right, bottom = (round(v * side / picture) for v in (x, y, x + width, y + height))
-            canvas[top:bottom, left:right] = 1.0
+        paint_boxes(canvas, record.boxes.get("lung_opacity", ()))
         for path in record.outlines:
             canvas[:] = np.maximum(canvas, resize(network_mask(path, frame).astype(np.float32), side, side))
     return drawn

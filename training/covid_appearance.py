@@ -24,7 +24,7 @@ from models.opacities import lung_fields
 from models.refusal import ImageRefused
 from models.rendering import render_picture
 from training.card import Card, Table, write_card
-from training.data import NIH_COLUMNS, data_digest, read_findings, rows
+from training.data import BOXED_SIDE, NIH_COLUMNS, data_digest, read_findings, rows
 from training.metrics.intervals import Interval, share_interval
 
 OTHERS = ("lung_fields", "chest_findings", "lung_opacity")  # whose outlines, boxes and findings it is derived from
@@ -163,7 +163,7 @@ def _read_labelled(models: Models, contract: CriteriaContract, case: Case) -> Ou
         segments = _predict(models, case).segments
     except ImageRefused:
         return Outcome(case.source, case.patient, _REFUSED)
-    scale = image.shape[0] / 512  # of the boxes' picture
+    scale = image.shape[0] / BOXED_SIDE
     regions = tuple(Region(x * scale, y * scale, w * scale, h * scale, 1.0) for x, y, w, h in case.boxes)
     lungs = lung_fields(segments, image.hanging, image.aspect)
     found = derive(findings_of(case.labels, regions), lungs, contract=contract)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from models.rendering import Frame, network_input, render_picture
 
 FloatArray = npt.NDArray[np.float32]
+BOXED_SIDE = 512  # pixels of the square files in which boxes are told
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -179,6 +181,15 @@ def network_mask(path: Path, frame: Frame) -> BoolArray:
     square = np.zeros((frame.size, frame.size), np.bool_)
     square[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width] = np.asarray(inner) > 127
     return square
+
+
+def paint_boxes(canvas: npt.NDArray[Any], boxes: Iterable[tuple[float, float, float, float]]) -> None:
+    """Set to 1, in a picture (rows, columns) of any size, what lies in the boxes (x, y, width, height) of its file."""
+    tall, columns = canvas.shape
+    for x, y, width, height in boxes:
+        left, right = (round(v * columns / BOXED_SIDE) for v in (x, x + width))
+        top, bottom = (round(v * tall / BOXED_SIDE) for v in (y, y + height))
+        canvas[top:bottom, left:right] = 1
 
 
 def split_sides(lungs: BoolArray) -> tuple[BoolArray, BoolArray]:

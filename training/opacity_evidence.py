@@ -20,6 +20,7 @@ from models.networks import OpacityNet
 from models.rendering import resize
 from models.scores import boxes_of
 from training.card import Card, Table, metadata, plot_intervals, plot_reliability, write_card
+from training.data import BOXED_SIDE
 from training.evidence import (
     CELLS,
     HEADER,
@@ -45,7 +46,6 @@ from training.opacity_outlines import OUTLINE_FROM, OutlineFigures, outline_figu
 
 KEY = "lung_opacity"
 VERSION = "0.1.0"
-_FILE_SIDE = 512  # of the pictures in which radiologists' boxes are told
 
 
 def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
@@ -72,7 +72,7 @@ def _boxes(heat: FloatArray, logit: float) -> Detections:
     """As the node draws them, surer where the image is; in pixels of the files, which are square."""
     fine = resize(heat.astype(np.float32), 4 * CELLS, 4 * CELLS)
     boxes = boxes_of(fine, 1.0)
-    scale = _FILE_SIDE / (4 * CELLS)
+    scale = BOXED_SIDE / (4 * CELLS)
     corners = as_boxes([[x * scale, y * scale, (x + w) * scale, (y + h) * scale] for x, y, w, h, _ in boxes])
     likely = 1 / (1 + np.exp(-logit))
     return Detections(corners, np.array([likely * score for *_, score in boxes]))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from models.findings import BoolMask
 from models.rendering import network_input, render_picture
 from models.scores import outline
-from training.data import FindingRecord
+from training.data import FindingRecord, paint_boxes
 from training.evidence import INPUT_SIZE, FloatArray
 from training.lung_crop import LungFinder
 from training.metrics.intervals import Interval, mean_interval
@@ -24,7 +24,6 @@ from training.metrics.overlap import dice
 
 # Share of a cell from which it belongs: from 0.15 to 0.3 the figures hardly differ.
 OUTLINE_FROM = 0.2
-_FILE_SIDE = 512  # of the pictures in which boxes are told
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,5 @@ def _truth(record: FindingRecord, rows: int, columns: int) -> BoolMask:
     for path in record.outlines:
         with Image.open(path) as picture:
             truth |= np.asarray(picture.convert("L").resize((columns, rows), Image.Resampling.NEAREST)) > 127
-    for x, y, width, height in record.boxes.get("lung_opacity", ()):
-        left, right = (round(v * columns / _FILE_SIDE) for v in (x, x + width))
-        top, bottom = (round(v * rows / _FILE_SIDE) for v in (y, y + height))
-        truth[top:bottom, left:right] = True
+    paint_boxes(truth, record.boxes.get("lung_opacity", ()))
     return truth
