@@ -25,7 +25,9 @@ def samples(labels: list[float]) -> Samples:
         FindingRecord(Path(f"{i}.png"), f"p{i}", "ab"[i % 2], "PA", {}, {}, {KEY: [BOX]} if label == 1 else {})
         for i, label in enumerate(labels)
     ]
-    return Samples(records, np.arange(len(labels)) % FOLDS, truth, np.full_like(truth, np.nan), boxes)
+    return Samples(
+        records, np.arange(len(labels)) % FOLDS, truth, np.full_like(truth, np.nan), boxes, np.zeros((len(labels), 1))
+    )
 
 
 def heat(rows: slice, columns: slice) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

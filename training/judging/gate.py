@@ -192,5 +192,5 @@ def _evidence(verdict: Verdict, judged: Column, baselines: Mapping[str, FloatArr
     return Evidence(
         verdict.key, int(judged.truth.sum()), len(judged.truth), verdict.auroc, shortcut,
         calibration_error(judged.truth, judged.scores), verdict.line.slope, verdict.line.intercept,
-        verdict.threshold_absent, verdict.threshold_present, sensitivity, specificity, None,
+        verdict.threshold_absent, verdict.threshold_present, sensitivity, specificity,
     )  # fmt: skip
