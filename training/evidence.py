@@ -243,7 +243,7 @@ def write(bundle: Path, network: nn.Module, samples: Samples, held_out: HeldOut,
 
 def mean_of_eight(samples: Samples, logits: FloatArray) -> tuple[Interval, Interval]:
     """Mean AUROC of the eight findings with the most positives; and by how much it exceeds that of the floor."""
-    known: npt.NDArray[np.bool_] = ~np.isnan(samples.truth[:, : len(NIH_COLUMNS)]).any(axis=1)
+    known = np.asarray(~np.isnan(samples.truth[:, : len(NIH_COLUMNS)]).any(1), np.bool_)
     truth, folds = samples.truth[known, : len(NIH_COLUMNS)].astype(float), samples.fold[known]
     patients = [patient for patient, labelled in zip(samples.patients, known, strict=True) if labelled]
     ours, floors = [], []
