@@ -18,7 +18,7 @@ import torch
 
 from training.data import DataMissing
 from training.export.equality import ExportDiffers
-from training.export.onnx import ExporterMissing
+from training.export.program import ExporterMissing
 from training.loop import TrainingStopped
 from training.lung_evidence import TrainingFailed
 from training.metrics.submission import SubmissionInvalid
@@ -115,7 +115,7 @@ def _follow(options: argparse.Namespace) -> str:
 
     recipe = _recipe(options)
     check_report(recipe)
-    check_packaging(recipe)
+    check_packaging(recipe, options.export)
     if options.data is None:
         raise DataMissing(f"{recipe.name} learns from {recipe.data.set}: name the folder of that data set with --data")
     if options.device == "cuda" and not torch.cuda.is_available():
