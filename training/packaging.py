@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleInvalid, load_bundle, write_bundle
+from models.trial import require_answer
 from training.card import Card, metadata, write_card
 from training.export import onnx, openvino
 from training.export.equality import samples
@@ -210,6 +211,7 @@ def _ask_again(folder: Path, network: nn.Module, trained: Trained) -> float:
     """Load the bundle and ask it what the judged network was asked: the greatest change of a probability."""
     try:
         bundle = load_bundle(folder)
+        require_answer(bundle)
     except BundleInvalid as error:
         raise PackagingRefused(f"the node would refuse it: {error}") from error
     packaged = bundle.network
