@@ -39,7 +39,7 @@ from training.gate_samples import (
     natural_pictures,
 )
 from training.metrics.calibration import platt
-from training.metrics.intervals import FloatArray, Interval, mean_interval
+from training.metrics.intervals import BoolArray, FloatArray, Interval, share_interval
 from training.metrics.scores import auroc
 from training.turning import turn
 
@@ -210,7 +210,7 @@ def _baseline(
 
 def refused_share(group: Group, contract: GateContract) -> Interval:
     """Share of a group that the gate refuses, with its interval by patient."""
-    return mean_interval(_refused(group, contract), group.patients)
+    return share_interval(_refused(group, contract), group.patients)
 
 
 def write(
@@ -237,7 +237,7 @@ def write(
                      str(len(group.margins))))  # fmt: skip
     for name, counted in (("as the collections label them", [*adults, wrong]), ("all collections", adults)):
         refused = np.concatenate([_refused(g, contract) for g in counted])
-        share = mean_interval(refused, [p for g in counted for p in g.patients])
+        share = share_interval(refused, [p for g in counted for p in g.patients])
         shares[f"held-out adults, {name}"] = share
         rows.insert(0, (f"held-out adults, {name}", "pass", str(share), "-", str(len(refused))))
     plots = [
@@ -258,8 +258,8 @@ def write(
     write_card(bundle, _card(rows, evidence, plots, provenance))
 
 
-def _refused(group: Group, contract: GateContract) -> FloatArray:
-    return np.array([float(not interpret(row, contract).accepted) for row in group.logits])
+def _refused(group: Group, contract: GateContract) -> BoolArray:
+    return np.array([not interpret(row, contract).accepted for row in group.logits], np.bool_)
 
 
 def _card(rows: list[tuple[str, ...]], evidence: GateEvidence, plots: list[Path], provenance: dict[str, Any]) -> Card:

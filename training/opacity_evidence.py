@@ -39,7 +39,8 @@ from training.evidence import (
 )
 from training.lung_crop import LungFinder
 from training.metrics.detection import Detections, average_precision
-from training.metrics.intervals import Figure, Interval, attempt, mean_interval
+from training.metrics.intervals import Figure, Interval, attempt
+from training.metrics.localisation import Pointing, pointing
 from training.metrics.overlap import as_boxes
 from training.metrics.scores import auroc
 from training.opacity_outlines import OUTLINE_FROM, OutlineFigures, outline_figures
@@ -48,16 +49,11 @@ KEY = "lung_opacity"
 VERSION = "0.1.0"
 
 
-def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
-    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); and that of the best fixed cell."""
-    opaque = samples.opaque[0].numpy()
-    boxed = np.flatnonzero((samples.truth[:, -1] == 1) & (opaque.sum((1, 2)) > 0))
-    inside = opaque[boxed] >= 0.5
-    hits = np.array([cells.ravel()[maps[i].argmax()] for i, cells in zip(boxed, inside, strict=True)], float)
-    fixed = inside.reshape(len(boxed), -1)
-    best = fixed[:, fixed.mean(0).argmax()].astype(float)
-    patients = [samples.patients[i] for i in boxed]
-    return mean_interval(hits, patients), mean_interval(best, patients)
+def points(samples: Samples, maps: FloatArray) -> Pointing:
+    """The pointing game on the opaque pictures with boxes; a cell lies in a box that covers half of it."""
+    inside = samples.opaque[0].numpy() >= 0.5
+    boxed = np.flatnonzero((samples.truth[:, -1] == 1) & inside.any((1, 2)))
+    return pointing(maps[boxed], inside[boxed], [samples.patients[i] for i in boxed])
 
 
 def precision(samples: Samples, held_out: HeldOut) -> Interval:
@@ -104,7 +100,8 @@ def write_opacity(
     command = provenance["command"].replace("chest_findings", KEY)  # either writes both
     provenance = {**provenance, "command": command, "lungs_sha256": finder.digest}
     evidence, truth, probabilities = weigh(samples, held_out.logits, OUTPUTS.index(KEY))
-    hit, fixed = pointing(samples, held_out.maps)
+    where = points(samples, held_out.maps)
+    hit, fixed = where.hit, where.fixed
     ap = precision(samples, held_out)
     outlines = outline_figures(samples.records, held_out.maps, finder)
     finding = contract_of(evidence, 0, localises=hit.low > LEAST_POINTING)

@@ -9,7 +9,7 @@ import torch
 from training.data import FindingRecord
 from training.evidence import CELLS, FOLDS, OUTPUTS, HeldOut, Samples
 from training.metrics.intervals import Interval
-from training.opacity_evidence import KEY, by_group, pointing, precision
+from training.opacity_evidence import KEY, by_group, points, precision
 
 CELL = 512 / CELLS
 BOX = (4 * CELL, 6 * CELL, 4 * CELL, 4 * CELL)  # x, y, width, height: cells 4 to 7 across, 6 to 9 down
@@ -45,8 +45,9 @@ def held_out(maps: list[np.ndarray[tuple[int, int], np.dtype[np.float64]]], logi
 
 def test_the_hottest_cell_is_held_against_the_boxes() -> None:
     drawn = samples([1, 1, 1, 1, 0])
-    hit, fixed = pointing(drawn, np.array([IN_THE_BOX, IN_THE_BOX, IN_THE_BOX, ELSEWHERE, ELSEWHERE]))
-    assert (hit.value, fixed.value) == (0.75, 1.0), "all boxes lie at one place, so one fixed cell is as good"
+    found = points(drawn, np.array([IN_THE_BOX, IN_THE_BOX, IN_THE_BOX, ELSEWHERE, ELSEWHERE]))
+    assert found.hit.value == 0.75
+    assert found.fixed.value == 1.0, "all boxes lie at one place, so one fixed cell is as good"
 
 
 def test_boxes_are_drawn_as_in_the_node_and_held_against_the_radiologists() -> None:
