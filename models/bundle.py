@@ -61,6 +61,8 @@ class FindingContract:
         Probabilities: below the first absent, from the second present, between them undetermined.
     localises
         Whether boxes drawn from this output's map were shown to lie on the finding.
+    within_lungs
+        Whether boxes are cut to the lung on which they lie, and dropped where they lie on none.
     outline_from
         Value of the map from which what lies in a lung belongs to the finding's outline; None where none is shown.
     """
@@ -73,6 +75,7 @@ class FindingContract:
     threshold_absent: float = 0.5
     threshold_present: float = 0.5
     localises: bool = False
+    within_lungs: bool = False
     outline_from: float | None = None
 
 
