@@ -46,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print(listing())
         return 0
+    if options.help_recipe:
+        from training.recipe_keys import reference
+
+        print(reference(), end="")
+        return 0
     if not options.name:
         parser.error("name a bundle or a recipe; --list tells them")
     torch.set_num_threads(options.threads)
@@ -86,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="?", help="a default bundle, a recipe, or a .toml file")
     parser.add_argument("--list", action="store_true", help="tell bundles and recipes")
+    parser.add_argument("--help-recipe", action="store_true", help="tell every key of a recipe, as docs/recipes.md")
     parser.add_argument("--data", type=Path, help="folder of the data set (default bundles: ../shared/data)")
     parser.add_argument("--weights", type=Path, help="folder of the weights that recipes start from; random ones if "
                         "not given (default bundles: the file of a network trained on ImageNet)")  # fmt: skip
