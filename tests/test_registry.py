@@ -288,3 +288,8 @@ def test_a_choice_that_cannot_be_written_leaves_the_one_before(
         activation.choose(Choice())
     assert activation.choice == Choice().watch(own)
     assert json.loads((own.folder.parent.parent / "active.json").read_text())["shadow"] == [["lung_fields", "0.2.0"]]
+
+
+def test_a_name_in_the_settings_that_is_no_bundle_is_told(registry: Registry) -> None:
+    with pytest.raises(BundleInvalid, match=r"there is no bundle 'lung_feilds' .*correct the setting `bundles`"):
+        registry.shipped("lung_feilds")

@@ -23,6 +23,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from models.bundle import write_bundle
+from models.calls import sigmoid
 from models.pixel_gate import CLASSES, GateContract, interpret, margin
 from models.refusal import ImageRefused
 from models.rendering import network_input, render
@@ -108,7 +109,7 @@ def _settle(groups: Sequence[Group]) -> GateContract:
     truth = np.concatenate((np.ones(len(wanted)), np.zeros(len(unwanted))))
     slope, intercept = platt(truth, np.concatenate((wanted, unwanted)))
     least = float(np.quantile(wanted, REFUSED_ADULTS))
-    threshold = float(1 / (1 + np.exp(-(slope * least + intercept))))
+    threshold = float(sigmoid(slope * least + intercept))
     return GateContract(tuple(CLASSES), round(slope, 4), round(intercept, 4), round(threshold, 4))
 
 

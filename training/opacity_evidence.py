@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.bundle import write_bundle
+from models.calls import sigmoid
 from models.findings import Region, SegmentMask
 from models.networks import OpacityNet
 from models.places import cut_to_lungs
@@ -93,7 +94,7 @@ def _boxes(heat: FloatArray, logit: float, lungs: Lungs) -> Detections:
     scale = BOXED_SIDE / (4 * CELLS)
     told = (Region(x * scale, y * scale, w * scale, h * scale, score) for x, y, w, h, score in boxes_of(fine, 1.0))
     drawn = [region for box in told if (region := cut_to_lungs(box, lungs))]
-    likely = 1 / (1 + np.exp(-logit))
+    likely = float(sigmoid(logit))
     corners = as_boxes([[r.x, r.y, r.x + r.width, r.y + r.height] for r in drawn])
     return Detections(corners, np.array([likely * region.score for region in drawn]))
 
