@@ -27,6 +27,7 @@ from torch import nn
 from models.appearance import CriteriaContract
 from models.contracts import SECTIONS, BoxContract, ClassContract, MaskContract, read_section
 from models.findings import ModelIdentity
+from models.outputs import declared
 from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
 from models.preprocessing import Preprocessing
@@ -38,6 +39,7 @@ INTERPRETERS = ("gate", "structures", "scores", *SECTIONS, CRITERIA)
 # The files that decide on the answers; of a bundle of criteria there are no others than its contract.
 DECISIVE = ("models/model.pt", "configs/metadata.json", "configs/inference.json")
 DECISIVE_OF_CRITERIA = ("configs/metadata.json",)
+_TOLD = 200  # characters of what torch says of weights
 _NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
 
 
@@ -59,6 +61,8 @@ class FindingContract:
         Probabilities: below the first absent, from the second present, between them undetermined.
     localises
         Whether boxes drawn from this output's map were shown to lie on the finding.
+    within_lungs
+        Whether boxes are cut to the lung on which they lie, and dropped where they lie on none.
     outline_from
         Value of the map from which what lies in a lung belongs to the finding's outline; None where none is shown.
     """
@@ -71,6 +75,7 @@ class FindingContract:
     threshold_absent: float = 0.5
     threshold_present: float = 0.5
     localises: bool = False
+    within_lungs: bool = False
     outline_from: float | None = None
 
 
@@ -142,6 +147,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
         if metadata["hilum"]["interpreter"] == CRITERIA:
             return _bundle_of_criteria(name, metadata)
+        if lacking := [file for file in DECISIVE if not (path / file).is_file()]:
+            raise BundleInvalid(f"bundle {name}: {' and '.join(lacking)} missing; restore its folder")
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
         content = (path / "models" / "model.pt").read_bytes()
         section, network_def = metadata["hilum"], inference["network_def"]
@@ -160,7 +167,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (RuntimeError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
-        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def; restore its folder") from error
+        why = " ".join(str(error).split())[:_TOLD]
+        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def ({why}); restore its folder") from error
     identity = ModelIdentity(name, version, digest, config_digest(section, inference))
     return Bundle(identity, contract, network.eval())
 
@@ -169,6 +177,8 @@ def write_bundle(
     path: Path, network: nn.Module, inference: dict[str, Any], metadata: dict[str, Any], *, half: bool = True
 ) -> None:
     """Write weights and both configurations; pins the digest of the weights in the metadata.
+
+    What the metadata says of the outputs is asked of the network; `metadata` says what the channels of the first tell.
 
     Parameters
     ----------
@@ -180,6 +190,10 @@ def write_bundle(
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in network.state_dict().items()}
     torch.save(state, path / "models" / "model.pt")
     metadata["hilum"]["weights_sha256"] = hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
+    section, described = metadata["hilum"], metadata.setdefault("network_data_format", {})
+    tells: dict[str, str] = next((output["channel_def"] for output in described.get("outputs", {}).values()), {})
+    channels = len(section["preprocessing"]["mean"]) if "preprocessing" in section else 1
+    described["outputs"] = declared(network, section["input_size"], channels, tells=tells)
     for name, content in (("metadata.json", metadata), ("inference.json", inference)):
         (path / "configs" / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

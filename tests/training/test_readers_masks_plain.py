@@ -169,11 +169,16 @@ def test_what_the_table_leaves_blank_comes_from_the_dicom_header(tmp_path: Path)
         ("2.png,p1,PA,F,50,train,0.5,0.9\n", "edema is '0.5', none of 1, 0, -1 and blank"),
         ("2.png,p1,PA,F,50,train,1,1.9\n", "soft_edema is '1.9', no probability"),
         ("1.png,p2,PA,F,50,train,1,0.9\n", "1.png stands in list.csv:2 already"),
+        ("../1.png,p2,PA,F,50,train,1,0.9\n", "'../1.png' leads out of the folder of the data"),
+        ("a/../../1.png,p2,PA,F,50,train,1,0.9\n", "leads out of the folder of the data"),
+        ("/1.png,p2,PA,F,50,train,1,0.9\n", "leads out of the folder of the data"),
         ("list.csv,p2,PA,F,50,train,1,0.9\n", "list.csv is not readable DICOM"),
     ],
 )
 def test_a_bad_row_of_a_plain_table_is_named_and_the_others_are_read(tmp_path: Path, row: str, reason: str) -> None:
-    records, left = read_table(tmp_path, GOOD + row + GOOD.replace("1.png", "3.png"))
+    write_picture(tmp_path / "1.png", mask("normal", "heart", 128, 128))  # beside the folder of the data
+    (tmp_path / "data").mkdir()
+    records, left = read_table(tmp_path / "data", GOOD + row + GOOD.replace("1.png", "3.png"))
     assert [record.image.name for record in records] == ["1.png", "3.png"]
     assert reason in left["list.csv:3"]
 

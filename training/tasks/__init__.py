@@ -33,7 +33,7 @@ def check_task(recipe: Recipe) -> None:
     choose(recipe.evaluation.watch, module.FIGURES, "[evaluation] watch")
     if module.LOSSES:
         choose(recipe.loss.kind, module.LOSSES, "[loss] kind")
-        check_options(recipe.loss.options, _keywords(module.LOSSES[recipe.loss.kind]), "[loss]")
+        check_options(recipe.loss.options, keywords(module.LOSSES[recipe.loss.kind]), "[loss]")
     elif recipe.loss.kind:
         raise RecipeInvalid(f"[loss] has no meaning for {kind}, whose loss is its own")
     if recipe.augmentation.crop and kind != "segmentation":
@@ -60,7 +60,7 @@ def _module(recipe: Recipe) -> Any:
     return import_module(f"training.tasks.{recipe.task.kind}")
 
 
-def _keywords(loss: Any) -> list[str]:
+def keywords(loss: Any) -> list[str]:
     """The options of a loss; what the data decide on is none."""
     given = inspect.signature(loss).parameters.values()
     return [p.name for p in given if p.kind is p.KEYWORD_ONLY and p.name not in ("positive", "negative")]
