@@ -328,13 +328,13 @@ def _card(
             f"which it is called present (specificity {SPECIFICITY:.0%} or a probability of one third, the stricter of "
             f"both) finds at least {LEAST_SENSITIVITY:.0%} of the positives.",
             f"Mean AUROC of the eight most frequent findings: {mean8[0]}, and {short8:.3f} by view and source alone. "
-            f"It exceeds that of the regression on a frozen network, on the same folds, by {mean8[1]}; but for {', '.join(behind) or 'no finding'} that regression is "
-            "the better one.",
+            f"It exceeds that of the regression on a frozen network, on the same folds, by {mean8[1]}; but for "
+            f"{', '.join(behind) or 'no finding'} that regression is the better one.",
             NEVER_MEASURED,
             "Share of the teacher and mixup were chosen on two of the five folds, which makes the figures a little too "
             "good.",
-            "That network is the trunk as ImageNet left it: means and spreads of its maps. By other folds, a regression on "
-            "frozen SqueezeNet features reached 0.878 for any abnormality and 0.744 as mean of eight findings.",
+            "That network is the trunk as ImageNet left it: means and spreads of its maps. By other folds, a regression "
+            "on frozen SqueezeNet features reached 0.878 for any abnormality and 0.744 as mean of eight findings.",
             "It locates nothing: nobody drew where these findings are, but for a few.",
             "Labels are text-mined and partly wrong. The images come from several collections that differ in disease "
             "and view; the column 'view + source alone' shows how far that leads without looking at the image.",
