@@ -333,7 +333,7 @@ def _card(
             NEVER_MEASURED,
             "Share of the teacher and mixup were chosen on two of the five folds, which makes the figures a little too "
             "good.",
-            "That network is the trunk as ImageNet left it: means and spreads of its maps. By other folds, a regression "
+            "It is the trunk as ImageNet left it: means and spreads of its maps. By other folds, a regression "
             "on frozen SqueezeNet features reached 0.878 for any abnormality and 0.744 as mean of eight findings.",
             "It locates nothing: nobody drew where these findings are, but for a few.",
             "Labels are text-mined and partly wrong. The images come from several collections that differ in disease "
