@@ -274,7 +274,9 @@ def test_a_study_that_waits_has_a_page(site: Site) -> None:
 
 def test_the_page_is_for_who_may_see_studies(site: Site) -> None:
     assert action_of("GET", "/hilum/studies/1.2.3/images/2.25.7/picture") is Action.VIEW_STUDY
-    assert action_of("GET", "/hilum/admin") is action_of("GET", "/hilum/admin/models/x") is Action.ADMINISTER
+    assert (
+        action_of("GET", "/hilum/admin") is action_of("GET", "/hilum/admin/models/x/1/card.html") is Action.ADMINISTER
+    )
     assert not may(Role.RADIOLOGIST, Action.ADMINISTER)
     nobody = routes.respond(Request("/hilum/studies/1.2.3"), site)
     assert nobody.status == 403

@@ -18,9 +18,10 @@ from sqlalchemy import Connection
 from orthanc_plugin.access.audit_reading import latest
 from orthanc_plugin.hosting.bundle_files import BundleFiles, find, recorded
 from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
-from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response
+from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Response
 from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
+from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger.figures import last_day, quarantined, refused_by_reason
 from orthanc_plugin.ledger.notes import LAST_BACKUP, get_fact, workers_seen
 from orthanc_plugin.outbox import Notice, Outbox
@@ -53,7 +54,7 @@ def respond(name: str, request: Request, site: Site, db: Connection, status: Cal
     bundle = find(site.settings, parts[1], parts[2]) if len(parts) == 4 and parts[0] == "models" else None
     found = bundle.page(parts[3]) if bundle else None
     if found is None:
-        return Response(404, TEXT, b"There is no such page. The admin page is at /hilum/admin\n", NOT_STORED)
+        return told(request, 404, "There is no such card.", "The admin page at /hilum/admin lists the models.")
     return Response(200, found[0], found[1], dict(_CARD_HEADERS))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from models.names import in_words
-from orthanc_plugin.worklist.listing import SORT_WORDS, STATUS_WORDS, Listing, Opinion, waiting
+from orthanc_plugin.worklist.listing import SORT_WORDS, STATUS_WORDS, Listing, Look, Opinion, minutes, waiting
 from orthanc_plugin.worklist.rows import DISCLAIMER, WorklistRow
 
 _CAUTIONS = {
@@ -108,6 +108,24 @@ def render_login(way: str, said: str) -> str:
     return environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
 
 
+def render_message(
+    what: str, then: Sequence[str], problems: Sequence[Mapping[str, Any]], *, again: str, look: Look
+) -> str:
+    """A page in place of another.
+
+    Parameters
+    ----------
+    what, then
+        What happened; and sentences that say what to do.
+    problems
+        Of the node, as ``GET /hilum/api/status`` gives them.
+    again
+        Where to try once more; empty when that is no use.
+    """
+    template = environment().get_template("message.html")
+    return template.render(what=what, then=then, problems=problems, again=again, look=look, disclaimer=DISCLAIMER)
+
+
 def _context(listing: Listing, status: dict[str, Any], now: float, ledger: bool) -> dict[str, Any]:
     return {
         "it": listing,
@@ -158,6 +176,7 @@ def environment() -> Environment:
     environment.filters["dicom_time"] = dicom_time
     environment.filters["clock"] = clock
     environment.filters["age_sex"] = age_sex
+    environment.filters["waited"] = minutes
     environment.filters["query"] = urlencode
     environment.filters["without_text"] = _without_text
     environment.filters["status_words"] = lambda status: STATUS_WORDS.get(status, status)
