@@ -179,6 +179,7 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
             "count": found.count.number,
             "count_is_exact": found.count.exact,
             "next": found.next or None,
+            "previous": found.previous or None,
             "searchable": found.searchable,
             "research_only": rows.DISCLAIMER,
         }

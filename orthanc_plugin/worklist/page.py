@@ -48,6 +48,7 @@ KEYS = (
     (("\u2190", "\u2192"), "the finding before, the next one"),
     (("n",), "write a note"),
     (("u",), "undo my last mark"),
+    (("J", "K"), "the next page, the page before"),
     (("x",), "select it, to do something with several"),
     (("/",), "search"),
     (("g",), "then a: all, u: unread, c: unread critical, m: my list, f: failed, n: not processed"),
@@ -84,7 +85,7 @@ def seen_as(listing: Listing, status: dict[str, Any], now: float) -> str:
     A cursor names the moment at which it was made, so that only its being there counts: the one that a browser has
     leads on from what it shows.
     """
-    shown = replace(listing, next="more" if listing.next else "")
+    shown = replace(listing, next="more" if listing.next else "", previous="more" if listing.previous else "")
     over = [now >= row.reading.due_at for row in listing.rows]
     known = [status[name] for name in ("version", "state", "problems", "ae_title", "dicom_port")]
     return hashlib.sha256(pickle.dumps((shown, known, over, now // 60))).hexdigest()[:24]
@@ -219,6 +220,5 @@ def age_sex(row: WorklistRow) -> str:
     return f"{told} {row.patient_sex}".strip()
 
 
-def _without_text(asked: Mapping[str, str], sort: str, after: str) -> str:
-    given = {**asked, "sort": sort, "after": after}
-    return urlencode({name: value for name, value in given.items() if value and name != "text"})
+def _without_text(fields: Mapping[str, str]) -> str:
+    return urlencode({name: value for name, value in fields.items() if name != "text"})

@@ -394,9 +394,18 @@ def test_two_hundred_studies_come_in_pages_and_a_quiet_refresh_costs_nothing(pag
     assert len(second) == 50
     assert not set(first) & set(second)
     expect(page.locator(".nextup")).to_have_count(0)
-    page.get_by_role("button", name="First page").click()
-    page.wait_for_load_state()
+    page.keyboard.press("Shift+J")
+    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
+    third = listed(page)
+    page.get_by_role("button", name="Previous page").click()
+    page.wait_for_function(f"!document.getElementById('study-{third[0]}')")
+    assert listed(page) == second
+    page.keyboard.press("Shift+K")
+    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
     assert listed(page) == first
+    expect(page.get_by_role("button", name="Previous page")).to_have_count(0)
+    page.keyboard.press("Shift+K")
+    expect(page.locator("#said")).to_have_text("This is the first page.")
 
 
 def test_values_of_dicom_are_text_wherever_they_stand(pages: Pages, window: Open) -> None:
