@@ -182,6 +182,51 @@ def test_an_image_that_was_not_read_is_rendered_by_orthanc_or_not_at_all(site: S
     assert "No picture is kept of this image" in shown
 
 
+# as the first versions kept an image that was read
+BEFORE = {
+    "sop_instance_uid": "1.2.6.1", "rows": 512, "columns": 400, "view": "PA", "models": {"chest_findings": "0.0.1"},
+    "failures": {}, "segments": [], "measurements": [], "priority": "urgent", "priority_reason": "Lung opacity 59 %",
+    "cautions": [], "status": "done", "reason": None, "evidence": "ViewPosition is PA", "pixel_gate": None,
+    "segmentation": None, "measurement_report": "2.25.8",
+    "findings": [{"key": "lung_opacity", "state": "present", "probability": 0.59, "threshold": 0.5, "laterality": None,
+                  "regions": [[96.0, 115.0, 140.8, 195.0, "lung_opacity", 0.6]], "reason": None}],
+}  # fmt: skip
+
+
+def test_a_result_of_an_earlier_version_shows_what_there_is_says_what_is_not_and_can_be_made_again(
+    site: Site, held: HeldInMemory
+) -> None:
+    with site.ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2.6"), now=0.5)
+    answer(site.ledger, [BEFORE], preliminary_report=None)
+    shown = page(site, "1.2.6", role=Role.TECHNOLOGIST)
+    assert "/hilum/studies/1.2.6/rendered/1.2.6.1" in shown
+    for words in ("kept no picture, outlines or heat map", "Read it again", "Lung opacity", "59 %", "There is none."):
+        assert words in shown
+    held.can_render = False
+    assert "No picture of it can be shown here." in page(site, "1.2.6")
+    assert "Read it again" not in page(site, "1.2.3"), "it has its picture; the other image was not read"
+    assert reread(site, "1.2.6").headers["Location"] == "/hilum/studies/1.2.6"
+    with site.ledger.read() as db:
+        assert [task["status"] for task in tasks.of_study(db, "1.2.6")] == ["queued"]
+    assert "It is being read again." in page(site, "1.2.6")
+    assert "Read it again" not in page(site, "1.2.6")
+    assert reread(site, "9.9", accept="application/json").body == b'{"queued": 0}'
+    assert reread(site, "1.2.6", sec_fetch_site="cross-site").status == 403
+    site.audit.stop()
+    told = [(e["study"], e["outcome"]) for e in audit_files.read(site.settings.audit) if e["action"] == "reread"]
+    assert told == [("1.2.6", "done"), ("9.9", "nothing to do")]
+
+
+def reread(site: Site, study: str, **headers: str) -> Response:
+    sent = {"sec-fetch-site": "same-origin", "accept": "text/html"} | {
+        n.replace("_", "-"): v for n, v in headers.items()
+    }
+    visitor = Visitor(Role.TECHNOLOGIST, Who("tom", "technologist", "127.0.0.1"))
+    body = f"page=study&study_instance_uid={study}".encode()
+    return routes.respond(Request("/hilum/api/reread", "POST", headers=sent, body=body, visitor=visitor), site)
+
+
 def test_a_hostile_name_stays_text(site: Site) -> None:
     shown = page(site)
     assert "<script>alert" not in shown

@@ -65,6 +65,7 @@ ADDRESSES = (
     Address(("GET",), "api/images", Action.VIEW_WORKLIST, "view_worklist", "images, and what became of them"),
     Address(("POST",), "api/priorities", Action.VIEW_WORKLIST, "view_worklist", "priorities, for OHIF's study list"),
     Address(("POST",), "api/retry", Action.RETRY, "retry", "have studies in quarantine tried again"),
+    Address(("POST",), "api/reread", Action.RETRY, "reread", "have a study read once more"),
     Address(("GET", "POST"), "login", None, "log_in", "the page to log in"),
     Address(("GET", "POST"), "logout", None, "log_out", "log out (POST)"),
     Address(("GET",), "static/<file>", None, "", "style sheets and scripts"),

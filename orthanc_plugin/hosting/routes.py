@@ -74,7 +74,7 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
     if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
         return _without_ledger(name, request, site, blocked, now)
     try:
-        if name in ("api/retry", "mark", "filters", "look"):
+        if name in ("api/retry", "api/reread", "mark", "filters", "look"):
             return _change(name, request, site, now)
         if name in ("", "rows"):
             _record_view_of_list(name, request, site)
@@ -136,8 +136,8 @@ def _change(name: str, request: Request, site: Site, now: float) -> Response:
     """What people do with studies, saved filters and the look of the page, in forms of ours."""
     if not is_ours(request.headers):
         return Response(403, TEXT, _NOT_OURS, NOT_STORED)
-    if name == "api/retry":
-        return retrying.retry(request, site, now)
+    if name in ("api/retry", "api/reread"):
+        return (retrying.retry if name == "api/retry" else retrying.reread)(request, site, now)
     if name == "look":
         return marking.keep_look(request)
     return _mark(name, request, site, now)

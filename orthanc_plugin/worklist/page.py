@@ -174,6 +174,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["person"] = person_name
+    environment.filters["every_name"] = every_name
     environment.filters["dicom_time"] = dicom_time
     environment.filters["clock"] = clock
     environment.filters["age_sex"] = age_sex
@@ -191,6 +192,11 @@ def person_name(name: str) -> str:
     parts = [part.strip() for part in group.split("^")]
     given = " ".join(part for part in parts[1:3] if part)
     return f"{parts[0]}, {given}" if given else parts[0]
+
+
+def every_name(name: str) -> str:
+    """All groups of a PN value, alphabetic, ideographic and phonetic (PS3.5 6.2.1.2), as people read them."""
+    return " \u00b7 ".join(filter(None, map(person_name, name.split("="))))
 
 
 def dicom_time(date: str, time: str) -> str:

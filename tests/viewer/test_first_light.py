@@ -1,6 +1,6 @@
 """A person's way on the real node: log in, worklist, one click, and the viewer shows what the models found.
 
-The pictures of the README are made here; ``HILUM_SCREENSHOTS=docs`` writes them there.
+The README's picture of OHIF is made here; ``HILUM_SCREENSHOTS=docs`` writes it there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_the_demo_fills_the_worklist(hilum_node: Node, chromium: Open) -> None:
         expect(window.page.locator("main")).to_contain_text("Hilum, Phantom 02")
         expect(window.page.locator("main")).to_contain_text("the view is not frontal ('lateral')")
         expect(window.page.locator("header")).to_contain_text("not a medical device")
-        keep(window.screenshot("worklist"), "worklist.png")
+        window.screenshot("worklist_demo")
 
 
 def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> None:

@@ -1,12 +1,18 @@
-"""The worklist page in a real browser: what a radiologist sees, and does by keys, mouse and without a script."""
+"""The worklist page in a real browser: what a radiologist sees, and does by keys, mouse and without a script.
+
+The README's picture of it is made here; ``HILUM_SCREENSHOTS=docs`` writes it there.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import night
 import pytest
 from browser import Viewer
 from page_server import PASSWORD, Pages, add_study, finding, serve
@@ -18,6 +24,7 @@ from orthanc_plugin.credentials import Credentials
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.tasks import TaskStatus
+from orthanc_plugin.settings import REPOSITORY
 
 pytestmark = [pytest.mark.viewer]
 
@@ -140,6 +147,32 @@ def test_a_night_is_shown_in_the_reading_order_with_why_and_how_long(pages: Page
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     require_accessible(page)
+
+
+def test_the_readme_shows_a_night_of_computed_patients(pages: Pages, window: Open) -> None:
+    night.fill(pages)
+    page = window("ann")
+    page.set_viewport_size({"width": 1280, "height": 950})
+    uid = night.UID
+    assert listed(page)[:5] == [f"{uid}{number}" for number in (102, 101, 105, 104, 103)]
+    for number, words in (
+        (101, ("Critical", "Next", "Pneumothorax 91 %, right")),
+        (102, ("With ben",)),
+        (103, ("Urgent", "Lung opacity 87 %, left")),
+        (105, ("min over",)),
+        (107, ("Not processed", "the view is not frontal")),
+        (108, ("Failed", "the process died")),
+        (109, ("by ben",)),
+    ):
+        for text in words:
+            expect(row_of(page, f"{uid}{number}")).to_contain_text(text)
+    page.wait_for_function("[...document.images].every(image => image.naturalWidth > 0)")
+    cut = "[...document.querySelectorAll('.how, .c-do button')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0, "neither side nor a button is cut off"
+    page.screenshot(path=ARTEFACTS / "worklist.png")
+    require_accessible(page)
+    if folder := os.environ.get("HILUM_SCREENSHOTS"):
+        shutil.copyfile(ARTEFACTS / "worklist.png", REPOSITORY / folder / "worklist.png")
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
