@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from orthanc_plugin.access import audit_files
 from orthanc_plugin.access.audit import Audit, Who
-from orthanc_plugin.access.audit_reading import latest
+from orthanc_plugin.access.audit_reading import last_log_ins, latest
 from orthanc_plugin.access.roles import Action, Role, may
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
@@ -311,6 +312,23 @@ def test_the_latest_of_the_audit_log_goes_over_several_files(tmp_path: Path) -> 
         audit_files.append(tmp_path, [{"study": f"1.{number % 3}", "action": "x", "at": number}], longest=600)
     assert len(audit_files.files_of(tmp_path)) > 2
     assert [entry["at"] for entry in latest(tmp_path, most=4, study="1.2")] == [20, 23, 26, 29]
+
+
+def test_the_last_log_in_of_everybody_is_found_as_far_back_as_the_log_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entry(second: int, who: str, action: str = "log_in", outcome: str = "done") -> dict[str, Any]:
+        at = datetime.fromtimestamp(second, UTC).isoformat()
+        return {"time": at, "who": who, "action": action, "outcome": outcome, "study": ""}
+
+    entries = [entry(100, "ann"), entry(200, "ben"), entry(300, "ann"), entry(400, "ben", outcome="refused")]
+    audit_files.append(tmp_path, entries + [entry(500 + n, "ann", "view_worklist") for n in range(900)], longest=9e6)
+    assert last_log_ins(tmp_path) == ({"ann": 300.0, "ben": 200.0}, None)
+    monkeypatch.setattr("orthanc_plugin.access.audit_reading._BYTES", 20_000)
+    seen, since = last_log_ins(tmp_path)
+    assert seen == {}
+    assert since is not None
+    assert since > 500
 
 
 def test_a_study_that_waits_has_a_page(site: Site) -> None:

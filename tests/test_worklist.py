@@ -243,7 +243,8 @@ def test_a_class_without_findings_is_no_finding_and_what_has_no_probability_is_s
     seen = finding("lung_opacity", "present", 0.8), finding("covid_typical", "present", None)
     html = shown([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))])
     assert 'title="Typical appearance for COVID-19 pneumonia"><span class="of">COVID-19: typical</span>' in html
-    assert 'title="Lung opacity">Lung opacity 80 %</a>' in html
+    assert 'COVID-19: typical</span><span class="how"></span></a>' in html
+    assert '<span class="of">Lung opacity</span><span class="how"> 80 %</span></a>' in html
     assert "Absent:</b> Edema</p>" in html
     html = shown([rows.worklist_row(task(image(finding("covid_typical", "absent", None))))])
     assert "Absent:</b> COVID-19: typical</p>" in html
