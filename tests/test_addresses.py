@@ -27,7 +27,8 @@ from orthanc_plugin.ledger.tasks import Arrival
 from orthanc_plugin.settings import REPOSITORY, load_settings
 
 # what makes a request of an address do something
-BODIES = {"mark": "study=1.2.3&do=claim", "api/retry": "all=yes", "api/reread": "study_instance_uid=1.2.3"}
+BODIES = {"mark": "study=1.2.3&do=claim", "api/retry": "all=yes", "api/reread": "study_instance_uid=1.2.3",
+          "admin/elsewhere": "do=mark&before=2026-01-01&number=1"}  # fmt: skip
 ANSWERED_ELSEWHERE = ("login", "logout")  # by the log-in page
 
 

@@ -59,6 +59,9 @@ ADDRESSES = (
     Address(("GET",), "studies/<study>/documents/<report>", Action.VIEW_STUDY, "view_study", "the tree of a report"),
     Address(("GET",), "admin", Action.ADMINISTER, "view_admin", "the admin page: node, quarantine, users, audit log"),
     Address(("GET",), "admin/models/<name>/<version>/<file>", Action.ADMINISTER, "", "the card of a model"),
+    Address(
+        ("POST",), "admin/elsewhere", Action.ADMINISTER, "read_elsewhere", "mark all before a day as read elsewhere"
+    ),
     Address(("GET",), "api/status", Action.VIEW_STATUS, "", "how the node is; no patient"),
     Address(("GET",), "api/visitor", Action.VIEW_WORKLIST, "", "who asks, and what they may do"),
     Address(("GET", "POST"), "api/worklist", Action.VIEW_WORKLIST, "view_worklist", "the worklist for programs"),

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from orthanc_plugin.access.audit_reading import last_log_ins, latest
 from orthanc_plugin.hosting.bundle_files import BundleFiles, find, recorded
+from orthanc_plugin.hosting.elsewhere import asked_for
 from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
 from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Response
 from orthanc_plugin.hosting.reading_page import look_of
@@ -73,6 +74,7 @@ def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) 
         log_ins_since=since,
         audit=tuple(reversed(latest(site.settings.audit, most=_AUDIT_LINES))),
         untold=tuple(_untold(site)),
+        elsewhere=asked_for(request, db, now),
         reserve_mb=site.free_space.reserve_mb,
     )
 

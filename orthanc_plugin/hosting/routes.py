@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote
 from sqlalchemy import Connection
 
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.hosting import admin_page, health, marking, reading_page, retrying, study_page
+from orthanc_plugin.hosting import admin_page, elsewhere, health, marking, reading_page, retrying, study_page
 from orthanc_plugin.hosting.addresses import address_of
 from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import (
@@ -74,7 +74,7 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
     if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
         return _without_ledger(name, request, site, blocked, now)
     try:
-        if name in ("api/retry", "api/reread", "mark", "filters", "look"):
+        if name in ("api/retry", "api/reread", "admin/elsewhere", "mark", "filters", "look"):
             return _change(name, request, site, now)
         if name in ("", "rows"):
             _record_view_of_list(name, request, site)
@@ -138,6 +138,8 @@ def _change(name: str, request: Request, site: Site, now: float) -> Response:
         return Response(403, TEXT, _NOT_OURS, NOT_STORED)
     if name in ("api/retry", "api/reread"):
         return (retrying.retry if name == "api/retry" else retrying.reread)(request, site, now)
+    if name == "admin/elsewhere":
+        return elsewhere.change(request, site, now)
     if name == "look":
         return marking.keep_look(request)
     return _mark(name, request, site, now)

@@ -73,6 +73,8 @@ class AdminPage:
         The latest entries, the latest first.
     untold
         Notices that were not taken (``outbox.Notice``).
+    elsewhere
+        What can be marked as read elsewhere, and was (``hosting.elsewhere.Elsewhere``).
     """
 
     visitor: tuple[str, str]
@@ -87,6 +89,7 @@ class AdminPage:
     last_backup: float | None
     audit: tuple[dict[str, Any], ...]
     untold: tuple[Any, ...]
+    elsewhere: Any
     reserve_mb: int
 
 

@@ -259,7 +259,7 @@ def timeline(
         moments.append(Moment(row.completed_at, "given up", note=row.message or ""))
     moments += [
         Moment(
-            m.made_at, _mark_words(m), "" if m.made_by == "hilum" else m.made_by, m.note if m.kind != "assign" else ""
+            m.made_at, _mark_words(m), "" if m.kind == "reopened" else m.made_by, m.note if m.kind != "assign" else ""
         )
         for m in marks
     ]

@@ -54,6 +54,7 @@ KEYS = (
     (("g",), "then a: all, u: unread, c: unread critical, m: my list, f: failed, n: not processed"),
     (("?",), "these keys"),
 )
+_BACKLOG_SECONDS = 7 * 86_400.0  # unread for longer: perhaps it was read elsewhere
 # Findings offered where one is asked for; any other key can be written.
 _OFFERED = (
     "pneumothorax", "effusion", "lung_opacity", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule", "mass",
@@ -131,6 +132,7 @@ def _context(listing: Listing, status: dict[str, Any], now: float, ledger: bool)
     return {
         "it": listing,
         "next_up": listing.next_up,
+        "backlog": any(r.reading.read_at is None and now - r.received_at > _BACKLOG_SECONDS for r in listing.rows),
         "status": status,
         "now": now,
         "ledger": ledger,

@@ -20,6 +20,8 @@ from playwright.sync_api import Page, expect
 from running_node import ARTEFACTS
 
 from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.credentials import Credentials
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.mark_history import history
@@ -173,6 +175,47 @@ def test_the_readme_shows_a_night_of_computed_patients(pages: Pages, window: Ope
     require_accessible(page)
     if folder := os.environ.get("HILUM_SCREENSHOTS"):
         shutil.copyfile(ARTEFACTS / "worklist.png", REPOSITORY / folder / "worklist.png")
+
+
+def test_an_admin_marks_what_was_read_elsewhere_after_seeing_how_many_and_takes_it_back(
+    pages: Pages, window: Open
+) -> None:
+    add_user(pages.site.settings.users, "eve", Role.ADMIN, PASSWORD, taken=frozenset())
+    for number in range(5):
+        add_study(
+            pages, f"{UID}5{number:02d}", "critical" if number == 4 else "routine", minutes_ago=30 * 1440 - number
+        )
+    new = add_study(pages, f"{UID}590", minutes_ago=3)
+    assert "An admin can mark all before a day." in window("ann").locator(".inforce").inner_text()
+    page = window("eve")
+    page.get_by_role("link", name="Mark all before a day").click()
+    page.get_by_label("Received before").fill(time.strftime("%Y-%m-%d", time.localtime(time.time() - 86_400)))
+    page.get_by_role("button", name="Count them").click()
+    part = page.locator("#elsewhere")
+    expect(part).to_contain_text("5 unread studies were received before")
+    expect(part).to_contain_text("1 critical, 4 routine")
+    require_accessible(page)
+    add_study(pages, f"{UID}505", minutes_ago=20 * 1440)  # one more than was shown
+    page.get_by_role("button", name="Mark these 5 as read elsewhere").click()
+    expect(page.get_by_role("heading", name="It would be 6 studies now.")).to_be_visible()
+    require_accessible(page)
+    page.go_back()
+    page.get_by_role("button", name="Count them").click()
+    page.get_by_role("button", name="Mark these 6 as read elsewhere").click()
+    expect(part).to_contain_text("eve: 6 received before")
+    page.screenshot(path=ARTEFACTS / "elsewhere.png", full_page=True)
+    page.get_by_role("link", name="Worklist").click()
+    expect(row_of(page, f"{UID}500")).to_contain_text("by eve (elsewhere)")
+    assert listed(page)[0] == new
+    expect(page.locator(".inforce")).not_to_contain_text("read elsewhere")
+    page.goto(f"{pages.url}/hilum/admin")
+    page.get_by_role("button", name="Take back").click()
+    expect(part).to_contain_text("6 taken back")
+    expect(page.get_by_role("button", name="Take back")).to_have_count(0)
+    assert kinds(pages, f"{UID}504") == [("eve", "read", "", "elsewhere"), ("eve", "undo", "", "")]
+    pages.site.audit.stop()
+    told = [e["detail"] for e in audit_files.read(pages.site.settings.audit) if e["action"] == "read_elsewhere"]
+    assert [words.partition(" received")[0] for words in told] == ["6 studies", "taken back, of 6 studies"]
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
