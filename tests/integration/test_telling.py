@@ -69,7 +69,7 @@ def write(running: Node, port: int, mail: MailServer, more: str = "") -> None:
 
 
 def send(running: Node, name: str) -> str:
-    phantom = chest(4, pathologies=[Pathology("pneumothorax", size=0.9)])
+    phantom = chest(4, rows=512, columns=512, pathologies=[Pathology("pneumothorax", size=0.9)])
     how = Exposure(seed=uuid.uuid4().hex, patient_name=f"{name}^Secret", patient_id=f"ID-{name}")
     ds = modality.radiograph(phantom.pixels, how)
     (outcome,) = modality.send([ds], "127.0.0.1", running.settings.dicom_port, running.settings.ae_title)

@@ -1,6 +1,7 @@
 // OHIF's study list: a column with the priority that the AI gave. The attributes of the study are left as they are.
 
 const PRIORITIES_AT_ONCE = 500;
+const LIST = /^\/ohif\/?$/;
 
 const priorityOf = study => PRIORITIES[study.hilumState?.priority] ?? UNKNOWN;
 const priorityInWords = study => [priorityOf(study)[1],
@@ -18,12 +19,12 @@ async function withPriorities(studies) {
   }
 }
 
-/** Have the list ask for priorities as well; a study that is opened asks for itself, and for none. */
+/** Have the list ask for priorities as well; other searches, such as for a patient's studies, go on as they are. */
 function askForPriorities(dataSource) {
   const { studies } = dataSource.query, search = studies.search;
   studies.search = async (asked, ...rest) => {
     const found = await search.call(studies, asked, ...rest);
-    return asked?.studyInstanceUid || !found?.length ? found : withPriorities(found);
+    return LIST.test(window.location.pathname) && found?.length ? withPriorities(found) : found;
   };
 }
 
