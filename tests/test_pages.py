@@ -190,10 +190,11 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
             whole = expected(studies, wanted, "ada", sort)
             for way, effort in EFFORTS.items():
                 asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada", "limit": size, "effort": effort}
-                found, after = [], ""
+                found, after, parts = [], "", []
                 while True:
                     part = page(db, wanted, after=after, **asked)
                     found += uids(part)
+                    parts.append(uids(part))
                     assert part.searchable
                     if part.count.exact:
                         assert part.count.number == len(whole), way
@@ -201,6 +202,11 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
                         break
                     after = part.next
                 assert found == whole, (way, wanted)
+                back = [uids(part)]
+                while part.previous:
+                    part = page(db, wanted, before=part.previous, **asked)
+                    back.append(uids(part))
+                assert back == parts[::-1], (way, wanted, sort)
                 assert uids(page(db, wanted, offset=2 * size, **asked)) == whole[2 * size : 3 * size], way
 
 
@@ -253,7 +259,10 @@ def test_pages_go_on_where_they_were_while_the_list_changes(ledger: Ledger) -> N
         tasks.enqueue(db, Arrival("1.9"), now=NOW + 1)
     with ledger.read() as db:  # an hour later
         second = page(db, now=NOW + 36_000, limits=LIMITS, limit=10, after=first.next)
+        back = page(db, now=NOW + 36_000, limits=LIMITS, limit=10, before=second.previous)
     assert uids(second) == whole[10:20]
+    assert uids(back)[0] == "1.2.127", "too few are left before it: the first page"
+    assert (len(back.rows), back.previous) == (10, "")
 
 
 def test_groups_and_limits_are_told_with_each_row(ledger: Ledger) -> None:
@@ -312,6 +321,9 @@ def test_a_cursor_of_something_else_is_refused(ledger: Ledger, token: str) -> No
         other = page(db, now=NOW, limit=3, sort="received").next
         with pytest.raises(FilterInvalid, match="another order"):
             page(db, now=NOW, limit=3, after=other)
+        for edges in ({"before": token}, {"before": other, "after": other}, {"before": other, "offset": 3}):
+            with pytest.raises(FilterInvalid):
+                page(db, now=NOW, **edges)  # type: ignore[arg-type]
         for wrong in ({"limit": 0}, {"limit": 501}, {"offset": -1}, {"offset": 10_001}, {"sort": "colour"}):
             with pytest.raises(FilterInvalid):
                 page(db, now=NOW, **wrong)  # type: ignore[arg-type]

@@ -11,14 +11,13 @@ happens to others. A cursor names the moment of the first page, so that nothing 
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from orthanc_plugin.ledger.cursors import READING_KEYS, Cursor, read_cursor, token
 from orthanc_plugin.ledger.derived import is_complete
 from orthanc_plugin.ledger.filters import PRIORITIES, Condition, Filter, FilterInvalid, Range, conditions
 from orthanc_plugin.ledger.reading_order import Order, Stream, WaitingLimits, order_at, place_of
@@ -74,8 +73,9 @@ class Page:
         out is left out.
     count
         On all pages.
-    next
-        Cursor of the next page; empty on the last.
+    next, previous
+        Cursors of the next page, to be asked for by `after`, and of the one before, by `before`; empty on the last and
+        on the first.
     searchable
         Whether every study is found by its words and findings; False for some minutes after an update or a restore.
     """
@@ -83,6 +83,7 @@ class Page:
     rows: list[dict[str, Any]]
     count: Count
     next: str
+    previous: str
     searchable: bool
 
 
@@ -92,13 +93,8 @@ class _Found:
     keys: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class _Cursor:
-    """After which study a page begins, and the moment of the first page."""
-
-    now: float
-    keys: tuple[Any, ...]
-    uid: str
+def _by_keys(found: _Found) -> tuple[Any, ...]:
+    return found.keys
 
 
 def _column(*columns: str) -> Order:
@@ -118,7 +114,6 @@ SORTS = {
     "priority": _column("3 - priority_rank", "received_at"),
 }
 _ALL = Range("SELECT study_instance_uid FROM tasks WHERE status <> 'removed'", "received_at")
-_NAMES_PATIENTS = "patient"  # the sort whose keys are in no cursor, for cursors stand in addresses
 
 
 def page(
@@ -130,6 +125,7 @@ def page(
     sort: str = "",
     user: str = "",
     after: str = "",
+    before: str = "",
     offset: int = 0,
     limit: int = PAGE,
     effort: Effort = Effort(),
@@ -146,6 +142,8 @@ def page(
         Who asks: whose list ``mine`` is.
     after
         `Page.next` of the page before, with the same filter and sort; empty: the first.
+    before
+        `Page.previous` of the page after, instead; where no whole page lies before it, this is the first page.
     offset
         Studies to pass over from there: for a page that is asked for by its number.
 
@@ -159,14 +157,25 @@ def page(
         raise FilterInvalid(
             f"page numbers lead to the first {_FURTHEST} studies: go on from the page before, or filter"
         )
-    cursor = _cursor(db, after, sort) if after else None
+    if before and (after or offset):
+        raise FilterInvalid("ask for a page by one of before, after and its number")
+    width = len(SORTS[sort.removeprefix("-")].keys) if sort.removeprefix("-") in SORTS else READING_KEYS
+    cursor = read_cursor(db, after or before, sort, width) if after or before else None
     at = cursor.now if cursor else now
-    asked = conditions(wanted.checked(), user, now)
-    question = _Question(db, asked, _order(sort, wanted, at, limits), cursor, offset, limit + 1)
+    asked, order = conditions(wanted.checked(), user, now), _order(sort, wanted, at, limits)
+    question = _Question(db, asked, order.turned() if before else order, cursor, offset, limit + 1)
     found, count = question.answer(effort)
-    rows = _rows(db, [f.uid for f in found[:limit]])
-    more = _token(found[limit - 1], sort, at) if len(found) > limit else ""
-    return Page([listed(row, now, limits) for row in rows], count, more, is_complete(db))
+    if before and len(found) <= limit:
+        return page(db, wanted, now=now, limits=limits, sort=sort, user=user, limit=limit, effort=effort)
+    shown = found[:limit][::-1] if before else found[:limit]
+    more = bool(shown) and (bool(before) or len(found) > limit)
+    return Page(
+        [listed(row, now, limits) for row in _rows(db, [f.uid for f in shown])],
+        count,
+        token(sort, at, shown[-1].keys, shown[-1].uid) if more else "",
+        token(sort, at, shown[0].keys, shown[0].uid) if shown and (cursor or offset) else "",
+        is_complete(db),
+    )
 
 
 def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Order:
@@ -178,9 +187,7 @@ def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Orde
         raise FilterInvalid(f"sort is one of {', '.join(SORTS)}, with - before it the other way round")
     if not sort.startswith("-"):
         return order
-    ((stream,),) = order.segments
-    turned = replace(stream, order=tuple(f"{c} DESC" for c in stream.order), beyond=stream.beyond.replace(">=", "<="))
-    return replace(order, segments=((turned,),), descending=True)
+    return order.turned()
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ class _Question:
     db: Connection
     asked: list[Condition]
     order: Order
-    cursor: _Cursor | None
+    cursor: Cursor | None
     offset: int
     limit: int
 
@@ -232,14 +239,14 @@ class _Question:
             merged: list[_Found] = []
             missing = wanted - len(found)
             for stream in segment:
-                if self.cursor and stream.group is not None and stream.group < self.cursor.keys[0]:
+                if self.cursor and self.order.is_before(stream.group, self.cursor.keys[0]):
                     continue
                 # what comes after those that are already enough is not looked for
                 until = merged[missing - 1].keys[1] if len(merged) >= missing else None
                 part = self._follow(stream, missing, most, until)
                 if part is None:
                     return None
-                merged = sorted(merged + part, key=lambda f: f.keys) if merged else part
+                merged = sorted(merged + part, key=_by_keys, reverse=self.order.descending) if merged else part
             found += merged[:missing]
             if len(found) >= wanted:
                 break
@@ -340,31 +347,6 @@ def _where(asked: Sequence[Condition], *columns: str) -> str:
 def _limited(one: Range) -> str:
     """The first ``:most`` studies of a range."""
     return f"{one.finds} {f'ORDER BY {one.along}' if one.along else ''} LIMIT :most"
-
-
-def _token(last: _Found, sort: str, now: float) -> str:
-    keys = [] if sort.endswith(_NAMES_PATIENTS) else last.keys
-    told = json.dumps([sort, now, keys, last.uid], separators=(",", ":"))
-    return base64.urlsafe_b64encode(told.encode()).decode().rstrip("=")
-
-
-def _cursor(db: Connection, token: str, sort: str) -> _Cursor:
-    try:
-        told = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        named, now, keys, uid = told
-        cursor = _Cursor(float(now), tuple(keys), str(uid))
-    except (ValueError, TypeError):
-        raise FilterInvalid("this is no cursor of a page: begin with the first page") from None
-    if named != sort:
-        raise FilterInvalid("the cursor belongs to another order: begin with the first page")
-    if sort.endswith(_NAMES_PATIENTS):
-        sql = "SELECT coalesce(search_words, '') FROM tasks WHERE study_instance_uid = :uid"
-        cursor = replace(cursor, keys=(run(db, sql, uid=cursor.uid).scalar() or "",))
-    elif len(cursor.keys) != (len(SORTS[sort.removeprefix("-")].keys) if sort else 3) or not all(
-        isinstance(key, str | int | float) for key in cursor.keys
-    ):
-        raise FilterInvalid("this is no cursor of a page: begin with the first page")
-    return cursor
 
 
 def _rows(db: Connection, uids: list[str]) -> list[dict[str, Any]]:
