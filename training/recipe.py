@@ -23,6 +23,7 @@ from training.tables import RecipeInvalid, check_options, choose, fill
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 TASKS = ("classification", "segmentation", "detection", "appearance", "mae", "dino")
+CALIBRATIONS = ("platt", "temperature", "isotonic")
 FIGURES = (
     "auroc", "auprc", "f1", "operating_points", "calibration", "confusion", "accuracy", "voc_map", "competition",
     "dice", "iou", "iobb", "pointing", "subgroups", "shortcuts",
@@ -35,6 +36,7 @@ CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("picture", "lungs"): LUNGS,
     ("task", "kind"): TASKS,
     ("sampler", "kind"): tuple(SAMPLER_OPTIONS),
+    ("evaluation", "calibration"): CALIBRATIONS,
     ("schedule", "optimiser"): ("adamw", "adam", "sgd"),
     ("schedule", "shape"): ("constant", "cosine", "one_cycle", "plateau"),
     ("schedule", "precision"): ("single", "bfloat16", "float16"),
@@ -197,11 +199,15 @@ class EvaluationPart:
         Figures of the card, on the test patients.
     mirror
         Whether answers are averaged with those of the mirrored picture; never where sides are told.
+    calibration
+        What makes probabilities of scores, fitted on the validation patients: ``isotonic`` takes some hundred positives
+        of each finding to be trusted. ``appearance`` has one temperature for all of its classes, whatever stands here.
     """
 
     watch: str
     report: tuple[str, ...] = ()
     mirror: bool = False
+    calibration: str = "platt"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.calls import sigmoid
 from models.contracts import MaskContract
 from models.masks import image_logits, outlined
-from training.evidence import LEAST_POSITIVES
+from training.evidence import LEAST_AUROC, LEAST_POSITIVES
 from training.judging import competition
 from training.judging.asking import Asked
 from training.judging.case import COMMON, Case
@@ -34,7 +34,7 @@ from training.metrics.f1 import best_f1_threshold
 from training.metrics.intervals import TooFew
 from training.metrics.operating import operating_points, sensitivity_specificity
 from training.readers.records import Record
-from training.recipe import PublishedPart, load_recipe, recipe_names
+from training.recipe import CALIBRATIONS, PublishedPart, load_recipe, recipe_names
 from training.tables import RecipeInvalid
 
 Finish = Callable[[str], Finished]
@@ -75,6 +75,21 @@ def good() -> Case:
     return case(3.0)
 
 
+def test_what_is_crooked_is_calibrated_by_a_table_and_not_by_a_line() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=6000)
+    truth = (rng.random(6000) < np.where(logits < 0, 0.1, 0.6)).astype(float)
+    errors = {}
+    for kind in CALIBRATIONS:
+        line = line_of(truth[:3000], logits[:3000], kind)
+        assert line.reason == ""
+        errors[kind] = calibration_error(truth[3000:], line(logits[3000:]))
+    assert errors["isotonic"] < 0.03 < errors["platt"] < errors["temperature"]
+    for kind in CALIBRATIONS:
+        assert line_of((logits < 0).astype(float), logits, kind).reason
+        assert line_of(np.zeros(20), logits[:20], kind).reason
+
+
 def test_the_gate_lets_a_good_classifier_pass_and_keeps_out_a_random_one(good: Case) -> None:
     assert good.verdicts[0].evaluated
     for seed in range(8):
@@ -86,7 +101,7 @@ def test_the_gate_lets_a_good_classifier_pass_and_keeps_out_a_random_one(good: C
 
 def test_the_gate_keeps_out_what_too_few_positives_carry() -> None:
     few = case(3.0, count=4 * (LEAST_POSITIVES - 1))
-    assert few.verdicts[0].auroc.low > 0.9  # type: ignore[union-attr]
+    assert few.verdicts[0].auroc.low > LEAST_AUROC  # type: ignore[union-attr]
     assert not few.verdicts[0].evaluated
 
 
