@@ -120,6 +120,26 @@ class StartPart:
 
 
 @dataclass(frozen=True)
+class TeachersPart:
+    """Networks of cross-validation over the training patients that teach the recipe's network (loss ``distilled``).
+
+    Parameters
+    ----------
+    count
+        How many, each of which learns from all folds but one and tells of that one; 0 for none. Their loss is ``bce``,
+        and all else is as for the network that is taught.
+    network
+        As ``[network]``, where theirs is another one.
+    start
+        As ``[start]``, for a network of their own.
+    """
+
+    count: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    start: StartPart = field(default_factory=StartPart)
+
+
+@dataclass(frozen=True)
 class KindPart:
     """A loss, a sampler or a task by its name, with options."""
 
@@ -262,6 +282,7 @@ class Recipe:
     sampler: KindPart = KindPart("shuffled")
     split: SplitPart = field(default_factory=SplitPart)
     start: StartPart = field(default_factory=StartPart)
+    teachers: TeachersPart = field(default_factory=TeachersPart)
     published: PublishedPart | None = None
 
     @property
@@ -311,6 +332,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     recipe = fill(Recipe, {**table, **split}, "the recipe")
     _check_choices(recipe)
     _check_network(recipe.network)
+    _check_network(recipe.teachers.network)
     from training.tasks import check_task
 
     check_task(recipe)
