@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from pydoc import locate
@@ -57,6 +59,8 @@ class FindingContract:
         Whether the held-out evidence carries this finding; if not it is reported as not evaluated.
     slope, intercept
         Calibration: probability = sigmoid(slope * logit + intercept).
+    isotonic
+        Calibration by a table in their place: pairs of logit and probability, straight between them, level beyond.
     threshold_absent, threshold_present
         Probabilities: below the first absent, from the second present, between them undetermined.
     localises
@@ -72,6 +76,7 @@ class FindingContract:
     evaluated: bool
     slope: float = 1.0
     intercept: float = 0.0
+    isotonic: tuple[tuple[float, float], ...] = ()
     threshold_absent: float = 0.5
     threshold_present: float = 0.5
     localises: bool = False
@@ -216,10 +221,7 @@ def _bundle_of_criteria(name: str, metadata: dict[str, Any]) -> Bundle:
 
 
 def _contract(section: dict[str, Any]) -> Contract:
-    findings = tuple(
-        FindingContract(key=key, **{n: v for n, v in entry.items() if n in FindingContract.__dataclass_fields__})
-        for key, entry in section.get("findings", {}).items()
-    )
+    findings = tuple(_finding(key, entry) for key, entry in section.get("findings", {}).items())
     for f in findings:
         if not 0.0 <= f.threshold_absent <= f.threshold_present <= 1.0:
             raise ValueError(f"the thresholds of {f.key} are not in order between 0 and 1")
@@ -243,6 +245,28 @@ def _contract(section: dict[str, Any]) -> Contract:
     if interpreter == "classes" and sorted(f.output for f in findings) != list(range(len(findings))):
         raise ValueError("exclusive classes take the first outputs, each finding one of its own")
     return Contract(interpreter, size, segments, findings, _plausibility(section), gate, preprocessing, reading=reading)
+
+
+def _finding(key: str, entry: dict[str, Any]) -> FindingContract:
+    known = {name: value for name, value in entry.items() if name in FindingContract.__dataclass_fields__}
+    if "isotonic" in known:
+        known["isotonic"] = tuple((float(logit), float(probability)) for logit, probability in known["isotonic"])
+        if not _rises(known["isotonic"]) or {"slope", "intercept"} & set(known):
+            raise ValueError(
+                f"the table of {key} has two pairs at least, with rising logits and with probabilities from 0 to 1 "
+                "that do not fall, and stands in the place of slope and intercept"
+            )
+    return FindingContract(key=key, **known)
+
+
+def _rises(table: tuple[tuple[float, float], ...]) -> bool:
+    logits, probabilities = ([pair[i] for pair in table] for i in (0, 1))
+    return (
+        len(table) > 1
+        and all(math.isfinite(logit) for logit in logits)
+        and all(a < b for a, b in pairwise(logits))
+        and all(a <= b for a, b in pairwise([0.0, *probabilities, 1.0]))
+    )
 
 
 def _gate(section: dict[str, Any]) -> GateContract:

@@ -14,7 +14,15 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from models.bundle import INTERPRETERS, BundleInvalid, FindingContract, _contract, load_bundle, write_bundle
+from models.bundle import (
+    INTERPRETERS,
+    BundleInvalid,
+    FindingContract,
+    _contract,
+    config_digest,
+    load_bundle,
+    write_bundle,
+)
 from models.outputs import ask
 from models.trial import require_answer
 from orthanc_plugin.settings import REPOSITORY
@@ -58,6 +66,28 @@ def test_a_finding_that_cannot_be_called_makes_its_contract_invalid(change: dict
     finding = {"output": 0, "evaluated": True, "threshold_absent": 0.1, "threshold_present": 0.9, **change}
     with pytest.raises(ValueError, match=why):
         _contract({"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [], [[0.0, 0.5]], [[0.0, 0.5], [0.0, 0.6]], [[1.0, 0.1], [0.0, 0.6]], [[0.0, 0.6], [1.0, 0.5]],
+        [[0.0, -0.1], [1.0, 0.5]], [[0.0, 0.1], [1.0, 1.1]], [[0.0, 0.1], [float("inf"), 0.5]],
+        [[0.0, float("nan")], [1.0, 0.5]],
+    ],
+)  # fmt: skip
+def test_a_table_that_does_not_rise_from_logits_to_probabilities_makes_its_contract_invalid(table: Any) -> None:
+    finding = {"output": 0, "evaluated": True, "isotonic": table}
+    section = {"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}}
+    with pytest.raises(ValueError, match="the table of mass"):
+        _contract(section)
+    finding["isotonic"] = [[-1.0, 0.0], [0.0, 0.25], [1.5, 0.25], [2.0, 1.0]]
+    assert _contract(section).findings[0].isotonic == ((-1.0, 0.0), (0.0, 0.25), (1.5, 0.25), (2.0, 1.0))
+    before, finding["isotonic"] = config_digest(section, {"network_def": {}}), [[-1.0, 0.0], [0.0, 0.25]]
+    assert config_digest(section, {"network_def": {}}) != before
+    finding["slope"] = 1.0
+    with pytest.raises(ValueError, match="in the place of slope and intercept"):
+        _contract(section)
 
 
 def test_what_its_own_figures_do_not_carry_is_not_evaluated() -> None:

@@ -259,8 +259,9 @@ def _rewrite(folder: Path, provenance: Mapping[str, Any]) -> None:
 def _provenance(run: Path, recipe: Recipe, trained: Trained, command: str) -> dict[str, Any]:
     facts = json.loads((run / "run.json").read_text("utf-8"))
     kept = ("seed", "recipe_sha256", "data_sha256", "revision", "versions", "device", "workers", "records", "notes")
+    made_by = {name: facts[name] for name in (*kept, *(["teachers"] if recipe.teachers.count else []))}
     return {
-        "command": command, "recipe": recipe.name, "data": recipe.data.set, **{name: facts[name] for name in kept},
+        "command": command, "recipe": recipe.name, "data": recipe.data.set, **made_by,
         "left_out": len(facts["left_out"]), "epochs": len(trained.outcome.history),
         "best_epoch": trained.outcome.best + 1,
         "best": {k: v for k, v in trained.outcome.history[trained.outcome.best].items() if np.isfinite(v)},

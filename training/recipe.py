@@ -23,6 +23,7 @@ from training.tables import RecipeInvalid, check_options, choose, fill
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 TASKS = ("classification", "segmentation", "detection", "appearance", "mae", "dino")
+CALIBRATIONS = ("platt", "temperature", "isotonic")
 FIGURES = (
     "auroc", "auprc", "f1", "operating_points", "calibration", "confusion", "accuracy", "voc_map", "competition",
     "dice", "iou", "iobb", "pointing", "subgroups", "shortcuts",
@@ -35,6 +36,7 @@ CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("picture", "lungs"): LUNGS,
     ("task", "kind"): TASKS,
     ("sampler", "kind"): tuple(SAMPLER_OPTIONS),
+    ("evaluation", "calibration"): CALIBRATIONS,
     ("schedule", "optimiser"): ("adamw", "adam", "sgd"),
     ("schedule", "shape"): ("constant", "cosine", "one_cycle", "plateau"),
     ("schedule", "precision"): ("single", "bfloat16", "float16"),
@@ -118,6 +120,26 @@ class StartPart:
 
 
 @dataclass(frozen=True)
+class TeachersPart:
+    """Networks of cross-validation over the training patients that teach the recipe's network (loss ``distilled``).
+
+    Parameters
+    ----------
+    count
+        How many, each of which learns from all folds but one and tells of that one; 0 for none. Their loss is ``bce``,
+        and all else is as for the network that is taught.
+    network
+        As ``[network]``, where theirs is another one.
+    start
+        As ``[start]``, for a network of their own.
+    """
+
+    count: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    start: StartPart = field(default_factory=StartPart)
+
+
+@dataclass(frozen=True)
 class KindPart:
     """A loss, a sampler or a task by its name, with options."""
 
@@ -197,11 +219,15 @@ class EvaluationPart:
         Figures of the card, on the test patients.
     mirror
         Whether answers are averaged with those of the mirrored picture; never where sides are told.
+    calibration
+        What makes probabilities of scores, fitted on the validation patients: ``isotonic`` takes some hundred positives
+        of each finding to be trusted. ``appearance`` has one temperature for all of its classes, whatever stands here.
     """
 
     watch: str
     report: tuple[str, ...] = ()
     mirror: bool = False
+    calibration: str = "platt"
 
 
 @dataclass(frozen=True)
@@ -256,6 +282,7 @@ class Recipe:
     sampler: KindPart = KindPart("shuffled")
     split: SplitPart = field(default_factory=SplitPart)
     start: StartPart = field(default_factory=StartPart)
+    teachers: TeachersPart = field(default_factory=TeachersPart)
     published: PublishedPart | None = None
 
     @property
@@ -305,6 +332,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     recipe = fill(Recipe, {**table, **split}, "the recipe")
     _check_choices(recipe)
     _check_network(recipe.network)
+    _check_network(recipe.teachers.network)
     from training.tasks import check_task
 
     check_task(recipe)

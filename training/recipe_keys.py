@@ -150,6 +150,8 @@ def _type(hint: Any) -> str:
         return f"list of {_type(get_args(hint)[0])}s"
     if get_origin(hint) is not None:
         return f"table to {_type(get_args(hint)[1])}"
+    if is_dataclass(hint):
+        return "table"
     return _WORDS[hint]
 
 
@@ -164,7 +166,7 @@ def _default(field: Field[Any], of: str = "") -> str:
 
 
 def _toml(value: Any) -> str:
-    if value is None:
+    if value is None or is_dataclass(value):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

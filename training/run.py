@@ -26,6 +26,7 @@ from training.run_log import tell_left_out
 from training.spread import Spread
 from training.tasks import build_task
 from training.tasks.common import Material, PictureTask, build_network, load_start
+from training.teachers import ask_teachers
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -125,7 +126,7 @@ def train(
     data
         Records read already; those that the recipe names if not given.
     until
-        Stop after so many epochs, to go on later.
+        Stop after so many epochs, to go on later; teachers go through all of theirs.
     spread
         Which of several workers this is; alone if not given.
 
@@ -134,6 +135,8 @@ def train(
     DataMissing, RecipeInvalid, TrainingStopped
     """
     ready = make_ready(recipe, places, seed=seed, device=device, threads=threads, data=data, spread=spread)
+    if recipe.teachers.count:
+        ready = _taught(ready, places, resume=resume)
     return follow(ready, resume=resume, until=until)
 
 
@@ -205,6 +208,15 @@ def follow(ready: Ready, *, resume: bool = False, until: int | None = None) -> T
     if ready.run.spread.first:
         torch.save(ready.task.shipped.state_dict(), ready.run.folder / "weights.pt")
     return Trained(ready.task, outcome, ready.pictures, ready.test, ready.run.folder)
+
+
+def _taught(ready: Ready, places: Places, *, resume: bool) -> Ready:
+    """The same with what teachers say of the pictures that are trained on."""
+    lessons = ask_teachers(ready.task.material, ready.run, places.weights, resume=resume)
+    task = build_task(replace(ready.task.material, pictures=lessons.pictures), ready.task.module)
+    task.notes = (*ready.task.notes, *lessons.notes)
+    run = replace(ready.run, facts={**ready.run.facts, "teachers": lessons.facts})
+    return replace(ready, task=task, run=run, pictures=lessons.pictures)
 
 
 def divide(data: DataSet, recipe: Recipe, seed: int) -> dict[str, tuple[Record, ...]]:

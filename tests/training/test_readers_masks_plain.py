@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import mask, write_picture
+from samples import mask, picture, write_picture
 from samples import masks as write_masks
 from samples import plain as write_plain
 
@@ -103,6 +103,32 @@ def test_bad_masks_are_named_and_the_others_are_read(copy: Path) -> None:
         ),
     }
     assert len(data.records) == 6
+
+
+@pytest.mark.parametrize("name", ["images", "masks"])
+@pytest.mark.parametrize("lead", ["relative", "absolute"])
+def test_tables_of_masks_lead_out_of_no_folder(name: str, lead: str, tmp_path: Path) -> None:
+    """Else a table could have any file of the machine read as a picture."""
+    elsewhere = tmp_path / "elsewhere.png"
+    write_picture(elsewhere, picture("normal", 0, 128, 128))
+    led = str(elsewhere) if lead == "absolute" else "../../../elsewhere.png"
+    file, drawn = (led, "a.png") if name == "images" else ("a.png", led)
+    for home, table, header, row in (
+        ("chest_structures", "masks.csv", "file,mask,structure,patientid", "{},{},Left_Lung,{}"),
+        ("lung_masks", "labels.csv", "file,mask,patientid,view,sex,age", "{},{},{},PA,F,50"),
+    ):
+        folder = tmp_path / "data" / home
+        for part in ("images", "masks"):
+            for good in ("a.png", "b.png"):
+                write_picture(folder / part / good, picture("normal", 0, 128, 128))
+        rows = [header, row.format(file, drawn, "p1"), row.format("b.png", "b.png", "p2")]
+        (folder / table).write_text("\n".join(rows))
+    data = masks.read(tmp_path / "data")
+    assert [record.image.name for record in data.records] == ["b.png", "b.png"]
+    assert {one.row: one.reason for one in data.left_out} == {
+        row: f"{led!r} leads out of the folder of the data"
+        for row in ("chest_structures/masks.csv:2", "lung_masks/labels.csv:2")
+    }
 
 
 def test_raw_files_of_jsrt_become_pictures_with_bones_bright(copy: Path) -> None:

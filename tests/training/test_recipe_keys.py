@@ -23,6 +23,7 @@ from training.recipe import (
     SchedulePart,
     SplitPart,
     StartPart,
+    TeachersPart,
     load_recipe,
     recipe_names,
 )
@@ -31,9 +32,11 @@ from training.recipe_keys import documented, reference
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PARTS = (
     Recipe, DataPart, PictureOptions, SchedulePart, AugmentationPart, EvaluationPart, SplitPart, StartPart,
-    PublishedPart, *(import_module(f"training.tasks.{kind}").Options for kind in TASKS),
+    TeachersPart, PublishedPart, *(import_module(f"training.tasks.{kind}").Options for kind in TASKS),
 )  # fmt: skip
-BY_THEIR_TABLES = {"data", "picture", "schedule", "augmentation", "evaluation", "split", "start", "published"}
+BY_THEIR_TABLES = {
+    "data", "picture", "schedule", "augmentation", "evaluation", "split", "start", "teachers", "published",
+}  # fmt: skip
 
 
 def section(title: str) -> str:
@@ -63,6 +66,7 @@ def test_keys_stand_in_their_tables_with_type_and_default() -> None:
     )
     assert "| `mirror` | true or false | `false` |" in section("[evaluation]")
     assert "| `log_aspect` | number | none |" in section("[augmentation]")
+    assert "| `start` | table | none | As `[start]`" in section("[teachers]")
     assert "| `merged` | table to list of texts | none |" in section("[data]")
     assert "| `least_area` | whole number | `0` |" in section('kind = "segmentation"')
 
