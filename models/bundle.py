@@ -248,7 +248,11 @@ def _contract(section: dict[str, Any]) -> Contract:
 
 
 def _finding(key: str, entry: dict[str, Any]) -> FindingContract:
-    known = {name: value for name, value in entry.items() if name in FindingContract.__dataclass_fields__}
+    if unknown := sorted(set(entry) - set(FindingContract.__dataclass_fields__)):
+        raise ValueError(f"{key} has {unknown[0]!r}, which no contract knows: is it misspelt?")
+    known = dict(entry)
+    if not isinstance(known.get("outline_from"), float | int | None):
+        raise ValueError(f"{key} is outlined from {known['outline_from']!r}, which is no number")
     if "isotonic" in known:
         known["isotonic"] = tuple((float(logit), float(probability)) for logit, probability in known["isotonic"])
         if not _rises(known["isotonic"]) or {"slope", "intercept"} & set(known):

@@ -6,7 +6,7 @@ The rule: a card begins with what the model must not be used for, and every figu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -177,20 +177,25 @@ def _marked(text: str) -> Markup:
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))  # noqa: S704  escaped before
 
 
-def plot_intervals(path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[str, float], gate: float) -> Path:
-    """AUROC of each finding with its interval, the shortcut baseline beside it and the gate as a line."""
+def plot_intervals(
+    path: Path, intervals: Mapping[str, Any], shortcuts: Mapping[str, float], gate: float, reported: Collection[str]
+) -> Path:
+    """AUROC of each finding with its interval, blue if it is reported, the shortcut beside it, the gate as a line."""
     keys = sorted(intervals, key=lambda key: intervals[key].value)
     figure, (axis,) = figure_of(1, width=7.0, height=1.2 + 0.27 * len(keys))
     for row, key in enumerate(keys):
         found = intervals[key]
-        colour = "#2f7fb8" if found.low >= gate else "#8a8a8a"
+        colour = "#2f7fb8" if key in reported else "#8a8a8a"
         axis.plot([found.low, found.high], [row, row], color=colour, linewidth=3)
         axis.plot(found.value, row, "o", color=colour)
         axis.plot(shortcuts[key], row, "x", color="#c05020")
     axis.axvline(gate, color="black", linestyle="--", linewidth=1)
     axis.set_yticks(range(len(keys)), [key.replace("_", " ") for key in keys])
     axis.set_ylim(-0.6, len(keys) - 0.4)
-    axis.set(xlabel="AUROC on held-out patients (cross: view and source alone; dashed: gate)", xlim=(0.4, 1.0))
+    axis.set(
+        xlabel="AUROC on held-out patients (blue: reported; cross: view and source alone; dashed: gate)",
+        xlim=(0.4, 1.0),
+    )
     return save(figure, path)
 
 

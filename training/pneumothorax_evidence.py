@@ -90,7 +90,13 @@ def write(bundle: Path, network: LiteUNet, held_out: HeldOut, provenance: dict[s
         bundle, network, {"network_def": {"_target_": "models.networks.LiteUNet"}}, {**described, "hilum": section}
     )
     plots = (
-        plot_intervals(bundle / "docs" / "auroc.png", {KEY: evidence.auroc}, {KEY: evidence.shortcut}, LEAST_AUROC),
+        plot_intervals(
+            bundle / "docs" / "auroc.png",
+            {KEY: evidence.auroc},
+            {KEY: evidence.shortcut},
+            LEAST_AUROC,
+            [KEY] if evidence.carries else [],
+        ),
         plot_reliability(bundle / "docs" / "reliability.png", {KEY: (truth, probabilities)}),
     )
     baseline = _baseline(records, labels, scores)

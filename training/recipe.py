@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -341,6 +342,8 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
 
 def _check_choices(recipe: Recipe) -> None:
     data, schedule = recipe.data, recipe.schedule
+    if not re.fullmatch(r"[a-z0-9_]{1,64}", recipe.name):
+        raise RecipeInvalid(f"name is {recipe.name!r}; a to z, 0 to 9 and _ make up the name of a run and of a bundle")
     for (part, key), known in CHOICES.items():
         choose(getattr(getattr(recipe, part), key), known, f"[{part}] {key}")
     check_options(data.options, list(inspect.signature(READERS[data.set]).parameters)[1:], "[data.options]")
@@ -357,6 +360,7 @@ def _check_choices(recipe: Recipe) -> None:
     for where, value, low, high in (
         ("[schedule] epochs", schedule.epochs, 1, 100_000),
         ("[schedule] batch", schedule.batch, 1, 65_536),
+        ("[schedule] rate", schedule.rate, 1e-9, 100.0),
         ("[schedule] average", schedule.average, 0.0, 0.99999),
         ("[schedule] warm_up", schedule.warm_up, 0.0, 0.9),
         ("[picture] size", recipe.picture.size, 32, 2048),

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from training.data import DataMissing
 from training.labels import settle
@@ -182,6 +184,7 @@ def make_ready(
     left_out = (*given.left_out, *pictures.left_out)
     if spread is None:  # of several workers, the process that starts them says it
         tell_left_out(left_out, places.out)
+        tqdm.write(f"hilum: {started}", file=sys.stderr)
     run = Run(
         places.out, recipe.schedule, seed, recipe.evaluation.watch,
         digest=hashlib.sha256((recipe.digest + digest).encode()).hexdigest(), device=torch.device(device),

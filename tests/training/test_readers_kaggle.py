@@ -106,6 +106,43 @@ def test_bad_rows_of_siim_are_named_and_the_others_are_read(copy: Callable[[str]
     assert [why for row, why in told.items() if row.endswith(".dcm")] == ["train-rle.csv has no row for it"]
 
 
+@pytest.mark.parametrize("broken", ["garbage", "1.2.3.4;1 3", ""])
+def test_a_row_that_is_cut_off_costs_its_image_and_nothing_else(copy: Callable[[str], Path], broken: str) -> None:
+    folder = copy("siim_acr")
+    whole = siim_acr.read(folder)
+    with (folder / "train-rle.csv").open("a") as file:
+        file.write(f"{broken}\n" if broken else f"{whole.records[0].image.stem}\n")
+    data = siim_acr.read(folder)
+    assert len(data.records) == len(whole.records) - (not broken)
+    assert len(data.left_out) > len(whole.left_out)
+
+
+@pytest.mark.parametrize("name", ["siim_acr", "rsna", "covid19"])
+def test_a_byte_that_is_no_utf_8_costs_one_row_at_most(
+    copy: Callable[[str], Path], downloads: dict[str, Path], name: str
+) -> None:
+    read = {"siim_acr": siim_acr.read, "rsna": rsna.read, "covid19": covid19.read}[name]
+    folder = copy(name)
+    for file in folder.glob("*.csv"):
+        content = file.read_bytes().rstrip(b"\n").split(b"\n")
+        file.write_bytes(b"\n".join([*content[:-1], content[-1][:3] + b"\xe9" + content[-1][3:]]) + b"\n")
+    data = read(folder)
+    assert len(data.records) >= len(read(downloads[name]).records) - 2
+    assert data.left_out
+
+
+def test_an_open_quotation_mark_is_told_and_no_traceback(copy: Callable[[str], Path]) -> None:
+    folder = copy("rsna")
+    table = folder / "stage_2_train_labels.csv"
+    lines = table.read_text("utf-8").splitlines()
+    table.write_text("\n".join([*lines[:3], '"' + lines[3], *lines[4:]]) + "\n", "utf-8")
+    data = rsna.read(folder)
+    assert any("no name of a file" in one.reason or "is not in" in one.reason for one in data.left_out)
+    table.write_text("\n".join([*lines[:3], '"' + "x" * 200_000]) + "\n", "utf-8")
+    with pytest.raises(DataMissing, match="quotation mark"):
+        rsna.read(folder)
+
+
 def test_a_file_that_is_no_dicom_is_named(copy: Callable[[str], Path]) -> None:
     folder = copy("siim_acr")
     spoilt = sorted((folder / siim_acr.IMAGES).rglob("*.dcm"))[0]

@@ -76,7 +76,11 @@ def read_weights(file: Path) -> tuple[Any, str]:
                 warnings.simplefilter("ignore")
                 read = torch.load(io.BytesIO(content), "cpu", pickle_module=_RESTRICTED, weights_only=False)
     except _UNREADABLE as error:
-        raise WeightsRefused(f"{file.name} holds no weights that torch saved: {error}; fetch it again") from error
+        # torch adds advice that does not hold here, over many lines
+        why = (
+            (str(error).strip().splitlines() or [""])[0][:200] if not isinstance(error, TypeError) else "it is damaged"
+        )
+        raise WeightsRefused(f"{file.name} holds no weights that torch saved: {why}; fetch it again") from error
     return read, hashlib.sha256(content).hexdigest()
 
 

@@ -25,7 +25,8 @@ def draw_plots(judgement: Judgement, docs: Path) -> tuple[Path, ...]:
     intervals = {v.key: v.auroc for v in judgement.verdicts if isinstance(v.auroc, Interval)}
     if intervals:
         shortcuts = {v.key: v.evidence.shortcut if v.evidence else float("nan") for v in judgement.verdicts}
-        made.append(plot_intervals(docs / "auroc.png", intervals, shortcuts, LEAST_AUROC))
+        reported = [v.key for v in judgement.verdicts if v.evaluated]
+        made.append(plot_intervals(docs / "auroc.png", intervals, shortcuts, LEAST_AUROC, reported))
     if judgement.curves:
         made.append(_curves(judgement, docs / "roc_pr.png"))
         answers = {words(k): (c.truth, c.probabilities) for k, c in judgement.curves.items()}

@@ -24,6 +24,7 @@ from training.data import DataMissing
 from training.readers.records import Box, LeftOut
 
 OLDEST = 120  # years; NIH ChestX-ray14 knows patients of 414
+_LONGEST_NAME = 255  # bytes that a file system takes
 _OVERHANG = 1.0  # pixels by which rounding may put a box beyond the edge
 _UNITS = {"": 1.0, "y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.2425}  # in a year
 _VIEWS = {
@@ -79,19 +80,22 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
     header = column_names(path)
     if missing := [name for name in columns if name not in header]:
         raise DataMissing(f"{path} has no column {missing[0]!r}; its columns: {', '.join(header) or 'none'}")
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:  # a cell may suffer, the table does not
         rows = csv.DictReader(file, header)
-        next(rows, None)
-        for row in rows:
-            cells = {name: text.strip() for name, text in row.items() if name and isinstance(text, str)}
-            yield f"{path.name}:{rows.line_num}", cells
+        try:
+            next(rows, None)
+            for row in rows:
+                cells = {name: text.strip() for name, text in row.items() if name and isinstance(text, str)}
+                yield f"{path.name}:{rows.line_num}", cells
+        except csv.Error as error:
+            raise DataMissing(f"{path}, line {rows.line_num}: {error}; is a quotation mark left open?") from error
 
 
 def column_names(path: Path) -> tuple[str, ...]:
     """The columns of a CSV file; `DataMissing` when it is not there."""
     if not path.exists():
         raise DataMissing(f"{path} is not there")
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return tuple(name.strip() for name in next(csv.reader(file), ()))
 
 
@@ -109,6 +113,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     if Path(name).is_absolute() or ".." in Path(os.path.normpath(name)).parts:
         raise BadRow(f"{name!r} leads out of the folder of the data")
+    if any(len(part.encode()) > _LONGEST_NAME for part in Path(name).parts) or "\0" in name:
+        raise BadRow(f"{name[:40]!r}... is no name of a file")
     return folder / name
 
 

@@ -145,7 +145,7 @@ def _official_splits(folder: Path, left_out: list[LeftOut]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
         path = folder / name
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
         for number_, line in enumerate(lines, 1):
             image = line.strip()
             if splits.get(image, split) != split:

@@ -48,7 +48,9 @@ def read(folder: Path) -> DataSet:
     written: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row, cells in table(path, ("ImageId", "EncodedPixels")):
         try:
-            written[cell(cells, "ImageId")].append((row, cell(cells, "EncodedPixels")))
+            name = cell(cells, "ImageId")
+            # a mask that cannot be read is kept as what is no mask: the whole image is left out for it
+            written[name].append((row, cells.get("EncodedPixels", "")))
         except BadRow as bad:
             left_out.append(LeftOut(row, str(bad)))
     images = {dicom.stem: dicom for dicom in sorted((folder / IMAGES).rglob("*.dcm"))}
