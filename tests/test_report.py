@@ -141,7 +141,7 @@ CASES: dict[str, StudyFindings] = {
     "COVID-19, typical by criteria": study(derived(LOW_RIGHT, LOW_LEFT)),
     "COVID-19, negative by criteria": study(derived()),
     "COVID-19, atypical by criteria without an opacity": study(derived(nodule=PRESENT, pneumothorax=UNDETERMINED)),
-    "COVID-19, typical or atypical by criteria": study(derived(LOW_RIGHT, LOW_LEFT, edema=UNDETERMINED)),
+    "COVID-19, typical, atypical not ruled out": study(derived(LOW_RIGHT, LOW_LEFT, edema=UNDETERMINED)),
     "COVID-19, no criterion where the opacity is open": study(derived(lung_opacity=UNDETERMINED)),
     "COVID-19, two images differ by criteria": study(
         derived(LOW_RIGHT, replace(LOW_RIGHT, x=20), consolidation=PRESENT), derived(effusion=PRESENT, number=2)

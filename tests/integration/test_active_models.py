@@ -128,6 +128,6 @@ def test_a_shadow_records_and_publishes_nothing(running: Node, hilum: Hilum, tmp
     (described,) = json.loads(hilum("show", "chest_findings", "0.7.7", "--json"))
     assert described["shadow"]["images"] == 2
     compared = [one for one in described["shadow"]["findings"] if one["compared"]]
-    assert len(compared) >= 3
+    assert len(compared) >= 2
     assert all(one["agreed"] == one["compared"] == 2 for one in compared), "it has the same weights"
     assert "in shadow   2 images, 0 failed" in hilum("show", "chest_findings", "0.7.7")

@@ -59,7 +59,7 @@ def carried(run: Finished, folder: Path) -> Path:
     A network of one epoch draws nothing by itself: the pixels that are its surest tenth make a mask, any box is one.
     """
     made = folder / run.folder.name
-    for part in ("configs", "models"):
+    for part in ("configs", "models", "docs"):
         shutil.copytree(run.folder / part, made / part)
     file = made / "configs" / "metadata.json"
     content = json.loads(file.read_text("utf-8"))
