@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orthanc_plugin.ledger import marks, tasks
+from orthanc_plugin.ledger import judging, marks, tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.mark_history import history, judgements, undo
 from orthanc_plugin.ledger.mark_refusals import (
@@ -19,6 +19,7 @@ from orthanc_plugin.ledger.mark_refusals import (
     ClaimedByOther,
     MarkRefused,
     NotClaimed,
+    NotEvaluated,
     NothingToUndo,
     NotRead,
     StudyUnknown,
@@ -219,7 +220,7 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
     for act in (
         lambda: claim(ledger, "ada", 12),
         lambda: do(ledger, marks.mark_read, UID, "ada", now=12),
-        lambda: do(ledger, marks.add_note, UID, "ada", "note", now=12),
+        lambda: do(ledger, judging.add_note, UID, "ada", "note", now=12),
         lambda: do(ledger, marks.assign, "9.9", "ada", "ben", now=12),
     ):
         with pytest.raises(StudyUnknown):
@@ -227,7 +228,7 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
     answer(ledger, 2, now=20)
     row = row_of(ledger, now=21)
     assert (row["read_at"], row["claimed_by"], row["assigned_to"]) == (None, "", "")
-    do(ledger, marks.add_note, UID, "ada", "again", now=22)
+    do(ledger, judging.add_note, UID, "ada", "again", now=22)
     with ledger.read() as db:
         assert [mark.number for mark in history(db, UID)] == [1, 2, 3, 4], "marks go on being counted"
 
@@ -237,9 +238,9 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
 
 def test_of_what_a_person_says_of_a_finding_the_latest_counts_and_all_is_kept(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=2)
-    do(ledger, marks.judge, UID, "ada", "effusion", agrees=False, now=3, comment="a skin fold", report="2.25.1")
-    do(ledger, marks.judge, UID, "ben", "effusion", agrees=True, now=4)
+    do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2)
+    do(ledger, judging.judge, UID, "ada", "effusion", agrees=False, now=3, comment="a skin fold", report="2.25.1")
+    do(ledger, judging.judge, UID, "ben", "effusion", agrees=True, now=4)
     with ledger.read() as db:
         current = judgements(db, [UID, "9.9"])
     assert [(m.made_by, m.kind, m.note, m.report, m.version) for m in current[UID]] == [
@@ -251,20 +252,22 @@ def test_of_what_a_person_says_of_a_finding_the_latest_counts_and_all_is_kept(le
 
 def test_what_the_answer_does_not_say_cannot_be_judged(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    for finding, report in (("edema", ""), ("effusion", "2.25.9")):
+    with pytest.raises(NotEvaluated):
+        do(ledger, judging.judge, UID, "ada", "edema", agrees=True, now=2)
+    for looked_at in ({"report": "2.25.9"}, {"seen_version": 2}, {"seen_version": 0, "report": "2.25.1"}):
         with pytest.raises(AnswerChanged):
-            do(ledger, marks.judge, UID, "ada", finding, agrees=True, now=2, report=report)
-    for note in ("", " \n", "x" * (marks.LONGEST_NOTE + 1)):
+            do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2, **looked_at)
+    for note in ("", " \n", "x" * (judging.LONGEST_NOTE + 1)):
         with pytest.raises(TextRefused):
-            do(ledger, marks.add_note, UID, "ada", note, now=2)
+            do(ledger, judging.add_note, UID, "ada", note, now=2)
     with pytest.raises(TextRefused):
-        do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=2, comment="x" * (marks.LONGEST_NOTE + 1))
+        do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2, comment="x" * (judging.LONGEST_NOTE + 1))
     assert kinds(ledger) == []
 
 
 def test_hostile_text_is_kept_as_it_is(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    do(ledger, marks.add_note, UID, "ada", "'; DROP TABLE tasks; -- <b>%_\\ é\0\ud800", now=2)
+    do(ledger, judging.add_note, UID, "ada", "'; DROP TABLE tasks; -- <b>%_\\ é\0\ud800", now=2)
     with ledger.read() as db:
         assert history(db, UID)[0].note == "'; DROP TABLE tasks; -- <b>%_\\ é?"
 
@@ -302,11 +305,11 @@ def test_each_mark_can_be_taken_back_and_stays_in_the_record(ledger: Ledger) -> 
         lambda now: do(ledger, marks.assign, UID, "ada", "", now=now),
         lambda now: claim(ledger, "ada", now),
         lambda now: do(ledger, marks.release, UID, "ada", now=now),
-        lambda now: do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=now),
-        lambda now: do(ledger, marks.judge, UID, "ada", "effusion", agrees=False, now=now),
+        lambda now: do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=now),
+        lambda now: do(ledger, judging.judge, UID, "ada", "effusion", agrees=False, now=now),
         lambda now: do(ledger, marks.mark_read, UID, "ada", now=now),
         lambda now: do(ledger, marks.mark_unread, UID, "ada", now=now),
-        lambda now: do(ledger, marks.add_note, UID, "ada", "hm", now=now),
+        lambda now: do(ledger, judging.add_note, UID, "ada", "hm", now=now),
     ]
     for number, act in enumerate(acts):
         states.append(state())
@@ -325,7 +328,7 @@ def test_each_mark_can_be_taken_back_and_stays_in_the_record(ledger: Ledger) -> 
 def test_only_own_marks_are_taken_back_the_last_first_of_one_study_or_of_any(ledger: Ledger) -> None:
     for uid in ("1.1", "1.2"):
         answer(ledger, 1, now=1, uid=uid)
-        do(ledger, marks.add_note, uid, "ada", "hm", now=10 + float(uid))
+        do(ledger, judging.add_note, uid, "ada", "hm", now=10 + float(uid))
     with pytest.raises(NothingToUndo):
         take_back(ledger, "ben")
     assert take_back(ledger, "ada", uid="1.1").study_instance_uid == "1.1"

@@ -21,6 +21,7 @@ from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus
@@ -413,13 +414,101 @@ def mark(site: Site, body: str, role: Role = Role.RADIOLOGIST, **headers: str) -
 
 def test_a_mark_is_answered_in_words_and_recorded_without_what_was_written(site: Site) -> None:
     answer = mark(site, "study=1.2.3&do=note&comment=secret+words")
-    assert (answer.status, json.loads(answer.body)) == (200, {"said": "Study noted.", "refused": False})
+    assert (answer.status, json.loads(answer.body)) == (
+        200, {"said": "Study noted.", "refused": False, "study_instance_uids": ["1.2.3"]},
+    )  # fmt: skip
     refused = mark(site, "study=1.2.3&do=unread")
     assert (refused.status, json.loads(refused.body)["refused"]) == (409, True)
     assert mark(site, "study=<b>&do=read").status == mark(site, "study=1.2.3&do=anything").status == 409
     assert mark(site, "study=1.2.3&do=assign&to=nobody+of+ours").status == 409
     assert recorded(site) == [("anna", "mark", "1.2.3", "done"), ("anna", "mark", "1.2.3", "refused")]
     assert "secret" not in "".join(file.read_text() for file in site.settings.audit.iterdir())
+
+
+def answer(site: Site, uid: str, version: int, *images: dict[str, Any]) -> None:
+    with site.ledger.write() as db:
+        tasks.enqueue(db, Arrival(uid), now=5.0)
+        claimed = tasks.claim(db, "w", now=1e9, lease_seconds=60, abandoned_limit=3)
+        while claimed is not None and claimed.study_instance_uid != uid:
+            claimed = tasks.claim(db, "w", now=1e9, lease_seconds=60, abandoned_limit=3)
+        assert claimed is not None
+        result = {"version": version, "images": list(images), "history": []}
+        tasks.answer(db, claimed, Outcome(TaskStatus.DONE, "urgent", 1, result), now=6.0, conclude_at=None)
+
+
+def details(site: Site) -> list[str]:
+    site.audit.stop()
+    return [entry["detail"] for entry in audit_files.read(site.settings.audit)]
+
+
+def read_by(site: Site) -> dict[str, str]:
+    page = json.loads(routes.respond(asked("/hilum/api/worklist"), site).body)
+    return {row["study_instance_uid"]: row["read_by"] for row in page["rows"] if row["read_at"]}
+
+
+def test_of_several_studies_those_are_read_whose_answer_was_looked_at(site: Site) -> None:
+    for uid, version in (("1.2.6", 1), ("1.2.7", 2), ("1.2.8", 1)):
+        answer(site, uid, version, PICTURED)
+    body = "do=read&study=1.2.6&study=1.2.7&study=1.2.8&study=1.2.5&seen=1.2.6:1&seen=1.2.7:1&seen=1.2.3:1&seen="
+    told = json.loads((marked := mark(site, body)).body)
+    assert (marked.status, told["study_instance_uids"]) == (409, ["1.2.6", "1.2.5"])
+    assert told["said"].startswith("2 of 4 studies marked as read. 1 refused: the AI has answered anew")
+    assert "1 refused: the AI has answered: say which answer was looked at (seen)." in told["said"]
+    assert read_by(site) == {"1.2.6": "anna", "1.2.5": "anna"}
+
+
+@pytest.mark.parametrize("seen", ["x", "-1", "1.2.3:", "1.2.3:1.5", ":1:1", "9" * 30, "<b>:1", "1.2.3:1&seen=1.2.3:2"])
+def test_what_was_looked_at_is_never_passed_over(site: Site, seen: str) -> None:
+    for also in ("", "&study=1.2.5"):
+        assert mark(site, f"study=1.2.3&do=read&seen={seen}{also}").status == 400
+    assert mark(site, "study=1.2.3&do=read").status == mark(site, "study=1.2.3&do=read&seen=2").status == 409
+    assert mark(site, "study=1.2.3&study=1.2.5&do=read&seen=1").status == 400, "of which one?"
+    assert read_by(site) == {}
+    assert mark(site, "study=1.2.3&do=read&seen=1").status == 200
+
+
+def finding(key: str, state: str) -> dict[str, Any]:
+    told = {"threshold": 0.5, "laterality": None, "regions": [], "reason": None, "probability": 0.5}
+    return {"key": key, "state": state, **told}
+
+
+def test_a_judgement_is_of_the_result_that_was_looked_at(site: Site) -> None:
+    first = {**PICTURED, "findings": [finding("effusion", "present"), finding("edema", "not_evaluated")]}
+    second = {**first, "sop_instance_uid": "1.2.3.3", "measurement_report": "2.25.8"}
+    second["findings"] = [finding("effusion", "absent"), finding("edema", "absent")]
+    answer(site, "1.2.6", 3, first, second)
+    for said, status in (
+        ("agree:effusion&seen=2", 409), ("agree:effusion&seen=3&report=2.25.99", 409), ("agree:zzz&seen=3", 400),
+        ("agree:edema&seen=3&report=2.25.7", 400), ("agree:effusion&seen=x", 400),
+        ("disagree:effusion&seen=3&report=2.25.8&comment=hm", 200), ("disagree:edema&seen=3", 200),
+        ("assign&to=anna", 200),
+    ):  # fmt: skip
+        assert mark(site, f"study=1.2.6&do={said}").status == status, said
+    with site.ledger.read() as db:
+        made = [(m.kind.value, m.finding, m.report, m.version) for m in history(db, "1.2.6")]
+    assert made == [
+        ("disagree", "effusion", "2.25.8", 3), ("disagree", "edema", "2.25.8", 3), ("assign", "", "", 3),
+    ]  # fmt: skip
+    page = routes.respond(asked("/hilum/studies/1.2.6"), site).body.decode()
+    for report in ("2.25.7", "2.25.8"):
+        assert f'<input type="hidden" name="report" value="{report}">' in page
+    assert [d for d in details(site) if d] == [
+        *["agree"] * 4, "disagree effusion", "disagree edema", "assign to anna",
+    ]  # fmt: skip
+
+
+def test_a_mark_that_the_audit_log_lacks_says_so(site: Site) -> None:
+    site.settings.audit.mkdir(parents=True, exist_ok=True)
+    (site.settings.audit / "000001.log").mkdir()  # stands where the file belongs
+    told = json.loads(mark(site, "study=1.2.3&do=claim").body)
+    assert (told["refused"], told["problem"]) == (False, "not in the audit log yet")
+    assert told["said"] == "Study in your hands. It is not in the audit log yet."
+    page = mark(site, "study=1.2.3&do=release&page=study", **FORM)
+    assert (page.status, b"It is not in the audit log yet." in page.body) == (200, True)
+    again = asked("/hilum/api/reread", "POST", headers={"x-requested-with": "t"}, body=b"study_instance_uid=1.2.3")
+    assert json.loads(routes.respond(again, site).body) == {"queued": 1, "problem": "not in the audit log yet"}
+    assert b"not in the audit log" in routes.respond(asked("/hilum/studies/1.2.3"), site).body
+    (site.settings.audit / "000001.log").rmdir()
 
 
 def test_only_who_reads_may_mark_and_no_other_site_can(site: Site) -> None:

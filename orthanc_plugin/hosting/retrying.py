@@ -58,10 +58,12 @@ def reread(request: Request, site: Site, now: float) -> Response:
     if queued:
         site.wake()
     outcome = "done" if queued else "nothing to do"
-    site.audit.record("reread", request.visitor.who, studies[0], outcome=outcome, wait_seconds=_AUDIT_SECONDS)
+    who = request.visitor.who
+    written = site.audit.record("reread", who, studies[0], outcome=outcome, wait_seconds=_AUDIT_SECONDS)
     if "text/html" in request.headers.get("accept", ""):
         return Response(303, TEXT, b"", {**NOT_STORED, "Location": _place(fields, studies)})
-    return Response(200, "application/json", json.dumps({"queued": int(queued)}).encode(), NOT_STORED)
+    told = {"queued": int(queued)} | ({} if written else {"problem": "not in the audit log yet"})
+    return Response(200, "application/json", json.dumps(told).encode(), NOT_STORED)
 
 
 def _place(fields: dict[str, list[str]], studies: list[str]) -> str:

@@ -148,21 +148,22 @@ def _change(name: str, request: Request, site: Site, now: float) -> Response:
 def _mark(name: str, request: Request, site: Site, now: float) -> Response:
     done = marking.mark(request, site, now) if name == "mark" else marking.change_filters(request, site)
     if "text/html" not in request.headers.get("accept", ""):
-        return replace(_json(done.to_json()), status=409 if done.refused else 200)
+        return replace(_json(done.to_json()), status=done.status)
     if name == "mark" and (study := marking.study_page_of(request)):
         return _back_to_study(study, done, request, site, now)
     back = marking.back_of(request)
-    if done.refused or "text" in back:
-        return _worklist_page("", request, site, now, said=(done.said, done.refused))
+    if done.refused or done.problem or "text" in back:
+        told = (done.said, done.refused)
+        return replace(_worklist_page("", request, site, now, said=told), status=done.status)
     return Response(303, TEXT, b"", {**NOT_STORED, "Location": reading_page.address(back, done.study)})
 
 
 def _back_to_study(study: str, done: marking.Done, request: Request, site: Site, now: float) -> Response:
     """The page of the study that the form was on; after a refusal with what was said."""
-    if not done.refused:
+    if not (done.refused or done.problem):
         return Response(303, TEXT, b"", {**NOT_STORED, "Location": f"/hilum/studies/{quote(study)}"})
     with site.ledger.read() as db:
-        return replace(study_page.respond(study, request, site, db, now, said=done.said), status=409)
+        return replace(study_page.respond(study, request, site, db, now, said=done.said), status=done.status)
 
 
 def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:

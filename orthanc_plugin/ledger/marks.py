@@ -25,11 +25,9 @@ from orthanc_plugin.ledger.mark_refusals import (
     NotClaimed,
     NotRead,
     StudyUnknown,
-    TextRefused,
 )
-from orthanc_plugin.ledger.statements import result_of, run
+from orthanc_plugin.ledger.statements import run
 
-LONGEST_NOTE = 4000  # characters
 ELSEWHERE = "elsewhere"  # in another system
 NODE = "hilum"  # who makes the marks that nobody made
 
@@ -186,7 +184,7 @@ def mark_read(
         if row.read_at is not None:
             raise AlreadyRead(study_instance_uid, row.read_by, row.read_at)
         _require_not_with_another(row, user, now)
-        raise AnswerChanged(study_instance_uid, "the AI has answered anew since you looked: look at the study again")
+        raise answer_changed(study_instance_uid)
     before = {name: getattr(row, name) for name in ("read_by", "read_rank", "read_version", "reopened_at")}
     note = ELSEWHERE if elsewhere else ""
     return add_mark(db, row, number, MarkKind.READ, user, now=now, note=note, before=before)
@@ -234,58 +232,6 @@ def assign(db: Connection, study_instance_uid: str, user: str, to: str, *, now: 
         to=to,
     )
     return add_mark(db, row, number, MarkKind.ASSIGN, user, now=now, note=to, before={"assigned_to": row.assigned_to})
-
-
-def judge(
-    db: Connection,
-    study_instance_uid: str,
-    user: str,
-    finding: str,
-    *,
-    agrees: bool,
-    now: float,
-    comment: str = "",
-    report: str = "",
-) -> Mark:
-    """Agree or disagree with what the AI says of one finding; of somebody's judgements on it the latest counts.
-
-    Parameters
-    ----------
-    report
-        SOP Instance UID of the measurement report that was looked at; the first that speaks of the finding by default.
-
-    Raises
-    ------
-    StudyUnknown, TextRefused
-    AnswerChanged
-        When no current report, or not this one, speaks of the finding.
-    """
-    row = study_to_mark(db, study_instance_uid)
-    _require_short(study_instance_uid, comment)
-    current = [
-        image.get("measurement_report", "")
-        for image in result_of(row.result).get("images", ())
-        if isinstance(image, dict) and any(f["key"] == finding for f in image.get("findings", ()))
-    ]
-    if not current or (report and report not in current):
-        raise AnswerChanged(study_instance_uid, "the AI's current answer says nothing of this there: look at it again")
-    kind = MarkKind.AGREE if agrees else MarkKind.DISAGREE
-    number = count_mark(db, study_instance_uid)
-    return add_mark(db, row, number, kind, user, now=now, finding=finding, report=report or current[0], note=comment)
-
-
-def add_note(db: Connection, study_instance_uid: str, user: str, text: str, *, now: float) -> Mark:
-    """Leave a note about a study.
-
-    Raises
-    ------
-    StudyUnknown, TextRefused
-    """
-    row = study_to_mark(db, study_instance_uid)
-    if not text.strip():
-        raise TextRefused(study_instance_uid, "an empty note says nothing: write something")
-    _require_short(study_instance_uid, text)
-    return add_mark(db, row, count_mark(db, study_instance_uid), MarkKind.NOTE, user, now=now, note=text)
 
 
 def reopen_raised(db: Connection, study_instance_uid: str, *, now: float) -> None:
@@ -346,14 +292,14 @@ def study_to_mark(db: Connection, uid: str) -> Row[Any]:
     return row
 
 
+def answer_changed(uid: str) -> AnswerChanged:
+    """What was looked at is not the AI's current answer."""
+    return AnswerChanged(uid, "the AI has answered anew since you looked: look at the study again")
+
+
 def _require_not_with_another(row: Row[Any], user: str, now: float) -> None:
     if row.claimed_by not in ("", user) and row.claimed_until > now:
         raise ClaimedByOther(row.study_instance_uid, row.claimed_by, row.claimed_until)
-
-
-def _require_short(uid: str, text: str) -> None:
-    if len(text) > LONGEST_NOTE:
-        raise TextRefused(uid, f"a comment has at most {LONGEST_NOTE} characters: shorten it")
 
 
 def _change(db: Connection, sql: str, **values: Any) -> int | None:
