@@ -29,13 +29,17 @@ from orthanc_plugin.ledger.mark_refusals import (
 from orthanc_plugin.ledger.marks import Mark, MarkKind
 from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
+from orthanc_plugin.worklist.rows import to_json, worklist_row
 
 UID = "1.2.3"
 CLAIM = 900.0
 
 
 def do(ledger: Ledger, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """In a transaction of its own; what people do, as one act of whoever does it."""
     with ledger.write() as db:
+        if function.__module__ in (marks.__name__, judging.__name__):
+            marks.begin_act(db, values[1] if len(values) > 1 else values[0])
         return function(db, *values, **named)
 
 
@@ -43,9 +47,10 @@ def answer(ledger: Ledger, rank: int, *, now: float, uid: str = UID, version: in
     """An image comes, and the AI answers."""
     image = {
         "sop_instance_uid": "1.9", "status": "done", "measurement_report": report,
-        "findings": [{"key": "effusion", "state": "present", "probability": 0.8}],
+        "findings": [{"key": "effusion", "state": "present", "probability": 0.8, "laterality": None, "regions": []}],
+        "view": "PA", "models": {}, "cautions": [], "priority_reason": f"why {rank}",
     }  # fmt: skip
-    priority = ("critical", "urgent", "routine", "none")[rank]
+    image["priority"] = priority = ("critical", "urgent", "routine", "none")[rank]
     outcome = Outcome(TaskStatus.DONE, priority, rank, {"version": version, "images": [image]})
     do(ledger, tasks.enqueue, Arrival(uid, "Doe^Jane"), now=now)
     task = do(ledger, tasks.claim, "w", now=now, lease_seconds=60, abandoned_limit=3)
@@ -68,8 +73,10 @@ def kinds(ledger: Ledger, uid: str = UID) -> list[str]:
 
 
 def take_back(ledger: Ledger, user: str, now: float = 500.0, uid: str = "") -> Mark:
-    made: Mark = do(ledger, undo, user, now=now, claim_seconds=CLAIM, study_instance_uid=uid)
-    return made
+    came: marks.Bulk = do(ledger, undo, user, now=now, claim_seconds=CLAIM, study_instance_uid=uid)
+    if came.refused:
+        raise came.refused[0]
+    return came.done[0]
 
 
 # --- claims
@@ -328,7 +335,7 @@ def test_each_mark_can_be_taken_back_and_stays_in_the_record(ledger: Ledger) -> 
 def test_only_own_marks_are_taken_back_the_last_first_of_one_study_or_of_any(ledger: Ledger) -> None:
     for uid in ("1.1", "1.2"):
         answer(ledger, 1, now=1, uid=uid)
-        do(ledger, judging.add_note, uid, "ada", "hm", now=10 + float(uid))
+        do(ledger, judging.add_note, uid, "ada", "hm", now=20 - float(uid))  # the clock goes back
     with pytest.raises(NothingToUndo):
         take_back(ledger, "ben")
     assert take_back(ledger, "ada", uid="1.1").study_instance_uid == "1.1"
@@ -369,6 +376,63 @@ def test_a_released_study_that_another_took_does_not_come_back(ledger: Ledger) -
     with pytest.raises(UndoOutdated):
         take_back(ledger, "ada", now=5)
     assert row_of(ledger, now=6)["claimed_by"] == "ben"
+
+
+def test_what_was_done_to_several_studies_at_once_is_taken_back_at_once(ledger: Ledger) -> None:
+    for uid in ("1.1", "1.2", "1.3"):
+        answer(ledger, 2, now=1, uid=uid)
+    do(ledger, judging.add_note, "1.1", "ada", "first", now=1000.0)
+    with ledger.write() as db:  # the clock was put back
+        marks.begin_act(db, "ada")
+        marks.in_bulk(["1.1", "1.2", "1.3"], lambda uid: marks.mark_read(db, uid, "ada", now=10))
+    do(ledger, marks.mark_unread, "1.2", "ben", now=20)
+    came = do(ledger, undo, "ada", now=30, claim_seconds=CLAIM)
+    assert [mark.study_instance_uid for mark in came.done] == ["1.1", "1.3"]
+    assert [(type(r), r.study_instance_uid) for r in came.refused] == [(UndoOutdated, "1.2")]
+    assert row_of(ledger, "1.1")["read_at"] is row_of(ledger, "1.3")["read_at"] is None
+
+
+def test_what_is_older_than_a_quarter_of_an_hour_is_not_taken_back(ledger: Ledger) -> None:
+    answer(ledger, 2, now=1)
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    with pytest.raises(NothingToUndo, match="15 minutes"):
+        take_back(ledger, "ada", now=911)
+    assert take_back(ledger, "ada", now=910).study_instance_uid == UID
+
+
+def test_what_was_read_elsewhere_is_not_the_last_act(ledger: Ledger) -> None:
+    answer(ledger, 2, now=1)
+    do(ledger, judging.add_note, UID, "ada", "hm", now=9)
+    with ledger.write() as db:
+        marks.mark_read(db, UID, "ada", now=10, elsewhere=True)
+    assert take_back(ledger, "ada", now=11).undoes == 1
+
+
+# --- a later, lower answer
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)])
+def test_a_lower_answer_never_lowers_a_study_that_nobody_has_read(ledger: Ledger, before: int, after: int) -> None:
+    answer(ledger, before, now=1)
+    name = row_of(ledger)["priority"]
+    for version in (2, 3):
+        answer(ledger, after, now=version, version=version)
+        row = row_of(ledger, now=4)
+        assert (row["priority"], row["priority_rank"], row["lowered_from"]) == (name, before, f"{name}, why {before}")
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    answer(ledger, after, now=11, version=4)
+    row = row_of(ledger, now=12)
+    assert (row["priority_rank"], row["lowered_from"], row["read_at"], row["changed"]) == (after, "", 10.0, True)
+
+
+def test_an_answer_that_is_as_pressing_again_is_no_longer_told_as_lower(ledger: Ledger) -> None:
+    for version, rank in enumerate((1, 2, 1, 0), 1):
+        answer(ledger, rank, now=version, version=version)
+        row = row_of(ledger)
+        assert (row["priority_rank"], row["lowered_from"]) == (min(rank, 1), "urgent, why 1" if rank == 2 else "")
+        shown = worklist_row(row)
+        assert (shown.message or "").endswith("earlier answer: urgent, why 1") is (rank == 2)
+        assert to_json(shown)["lowered_from"] == ("urgent, why 1" if rank == 2 else None)
 
 
 # --- the record

@@ -497,6 +497,18 @@ def test_a_judgement_is_of_the_result_that_was_looked_at(site: Site) -> None:
     ]  # fmt: skip
 
 
+def test_an_act_on_several_studies_is_taken_back_whole_and_told(site: Site) -> None:
+    assert mark(site, "do=note&study=1.2.3&comment=hm").status == 200
+    assert mark(site, "do=read&study=1.2.3&study=1.2.4&study=1.2.5&seen=1.2.3:1").status == 200
+    told = json.loads(mark(site, "do=undo").body)
+    assert told["said"] == "Taken back: 3 of 3 studies marked as read."
+    assert told["study_instance_uids"] == ["1.2.3", "1.2.4", "1.2.5"]
+    told = json.loads(mark(site, "do=undo").body)
+    assert (told["said"], told["study_instance_uids"]) == ("Taken back: study noted.", ["1.2.3"])
+    nothing = json.loads((answered := mark(site, "do=undo")).body)
+    assert (answered.status, nothing["said"]) == (409, "There is no mark of yours to take back.")
+
+
 def test_a_mark_that_the_audit_log_lacks_says_so(site: Site) -> None:
     site.settings.audit.mkdir(parents=True, exist_ok=True)
     (site.settings.audit / "000001.log").mkdir()  # stands where the file belongs

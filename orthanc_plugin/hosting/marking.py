@@ -95,6 +95,7 @@ def mark(request: Request, site: Site, now: float) -> Done:
         return _refused("The page asked for something unknown: load it again.")
     with site.ledger.write() as db:
         marks.keep_claims(db, user, now=now, seconds=_claim_seconds(site))
+        marks.begin_act(db, user)
         came = marks.in_bulk(studies, lambda uid: do(db, uid))
     refused = {refusal.study_instance_uid for refusal in came.refused}
     changed = tuple(uid for uid in studies if uid not in refused)
@@ -105,8 +106,7 @@ def mark(request: Request, site: Site, now: float) -> Done:
         return _refused(str(refusal), studies[0], status=400 if isinstance(refusal, NotEvaluated) else 409)
     one = len(studies) == 1
     told = f"Study {said}." if one else f"{len(changed)} of {len(studies)} studies {said}."
-    reasons = Counter(str(refusal) for refusal in came.refused)
-    told = " ".join([told, *(f"{number} refused: {reason}." for reason, number in sorted(reasons.items()))])
+    told = " ".join([told, *(f"{reason}." for reason in _reasons(came))])
     done = Done(told, bool(refused), studies[0] if one else "", 409 if refused else 200, changed)
     return done if written else _unrecorded(done)
 
@@ -149,7 +149,7 @@ def _seen(given: Sequence[str], studies: Sequence[str]) -> dict[str, int] | None
 
     None: what is given cannot be so. What is empty says nothing; a list names those that were not chosen as well.
     """
-    seen = {}
+    seen: dict[str, int] = {}
     for value in filter(None, given):
         uid, _, version = value.rpartition(":")
         if not _VERSION.fullmatch(version) or not (_UID.fullmatch(uid) if uid else len(studies) == 1):
@@ -173,15 +173,33 @@ def _undo(request: Request, site: Site, now: float, study: str) -> Done:
     user = request.visitor.who.name
     try:
         with site.ledger.write() as db:
-            made = mark_history.undo(db, user, now=now, claim_seconds=_claim_seconds(site), study_instance_uid=study)
-            (undone,) = (m for m in mark_history.history(db, made.study_instance_uid) if m.number == made.undoes)
+            came = mark_history.undo(db, user, now=now, claim_seconds=_claim_seconds(site), study_instance_uid=study)
+            made = [mark for made in came.done for mark in mark_history.history(db, made.study_instance_uid)]
     except MarkRefused as refusal:
-        uid = refusal.study_instance_uid
-        _record(request, site, "undo", Bulk((), (refusal,)), [uid])
-        return _refused(f"{refusal}.", uid)
-    uid = made.study_instance_uid
-    done = Done(f"Taken back: study {_SAID[undone.kind]}.", study=uid, studies=(uid,))
-    return done if _record(request, site, "undo", Bulk((made,), ()), [uid]) else _unrecorded(done)
+        came, made = Bulk((), (refusal,)), []
+    undone = {(mark.study_instance_uid, mark.undoes) for mark in came.done}
+    said = sorted({_told(mark) for mark in made if (mark.study_instance_uid, mark.number) in undone})
+    changed = tuple(mark.study_instance_uid for mark in came.done)
+    left = [refusal.study_instance_uid for refusal in came.refused]
+    written = _record(request, site, "undo", came, [*changed, *left])
+    reasons = _reasons(came, alone=not changed and len(left) == 1)
+    if not changed:
+        return _refused(f"{reasons[0]}.", left[0])
+    several = len(changed) + len(left) > 1
+    told = f"{len(changed)} of {len(changed) + len(left)} studies" if several else "study"
+    words = " ".join([f"Taken back: {told} {', '.join(said)}.", *(f"{reason}." for reason in reasons)])
+    done = Done(words, bool(left), "" if several else changed[0], 409 if left else 200, changed)
+    return done if written else _unrecorded(done)
+
+
+def _told(mark: Mark) -> str:
+    return _SAID[mark.kind] + (f": {in_words(mark.finding)}" if mark.finding else "")
+
+
+def _reasons(came: Bulk, *, alone: bool = False) -> list[str]:
+    """Why something was refused, with how many studies each reason is of."""
+    counted = Counter(str(refusal) for refusal in came.refused)
+    return [reason if alone else f"{number} refused: {reason}" for reason, number in sorted(counted.items())]
 
 
 def change_filters(request: Request, site: Site) -> Done:

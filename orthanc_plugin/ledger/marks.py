@@ -271,6 +271,23 @@ def in_bulk(uids: Iterable[str], do: Callable[[str], Mark | None]) -> Bulk:
     return Bulk(tuple(done), tuple(refused))
 
 
+def begin_act(db: Connection, user: str) -> int:
+    """Begin an act of somebody: the marks that they make until the next are taken back together; returns its number.
+
+    Their other acts wait until this transaction has ended, so that no two have one number.
+    """
+    return int(
+        run(
+            db,
+            """
+            INSERT INTO mark_acts (person, latest) VALUES (:user, 1)
+            ON CONFLICT (person) DO UPDATE SET latest = mark_acts.latest + 1 RETURNING latest
+            """,
+            user=user,
+        ).scalar_one()
+    )
+
+
 def study_to_mark(db: Connection, uid: str) -> Row[Any]:
     """The study as it is, and as it stays until the transaction ends.
 
@@ -335,9 +352,9 @@ def add_mark(
         db,
         """
         INSERT INTO reading_marks (study_instance_uid, number, made_at, made_by, kind, finding, report, version, note,
-                                   before, undoes)
+                                   before, undoes, act)
         VALUES (:study_instance_uid, :number, :made_at, :made_by, :kind, :finding, :report, :version, :note,
-                :before, :undoes)
+                :before, :undoes, coalesce((SELECT latest FROM mark_acts WHERE person = :made_by), 0))
         """,
         **{**vars(mark), "kind": kind.value},
         before=json.dumps(before or {}, separators=(",", ":")),
