@@ -37,7 +37,7 @@ from orthanc_plugin.hosting.held import HeldByOrthanc
 from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.hosting.messages import Request, Response
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.hosting.trail import record_visit
+from orthanc_plugin.hosting.trail import record_unnamed, record_visit, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
@@ -112,6 +112,9 @@ def allow_http(uri: str, **request: Any) -> bool:
     try:
         asked = _request(uri, request, method=_METHODS[request["method"]])
         visit = GUARD.decide_first(asked)
+        if visit.refusal is None and not tells_its_study(asked, study_of_instance):
+            record_unnamed(AUDIT, visit)
+            return False
         record_visit(AUDIT, asked, visit, study_of)
         if visit.refusal is not None:
             return answers_itself(asked.path)  # its route says so, and how to log in
@@ -203,6 +206,14 @@ def study_of(level: str, resource: str) -> str:
     try:
         return str(json.loads(orthanc.RestApiGet(path))["MainDicomTags"]["StudyInstanceUID"])
     except (orthanc.OrthancException, ValueError, KeyError):
+        return ""
+
+
+def study_of_instance(sop_instance_uid: str) -> str:
+    """The Study Instance UID of an instance; empty when it is not there: one look into Orthanc's index."""
+    try:
+        return study_of("instances", orthanc.LookupInstance(sop_instance_uid))
+    except orthanc.OrthancException:
         return ""
 
 
