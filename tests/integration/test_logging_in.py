@@ -98,7 +98,8 @@ def wado_of(guarded: Node, instance: str, study: str = "") -> str:
     """A question by WADO-URI for an instance, under its study or another."""
     tags = guarded.http.get(f"/instances/{instance}/simplified-tags").json()
     query = {"requestType": "WADO", "studyUID": study or tags["StudyInstanceUID"], "contentType": "application/dicom"}
-    return urlencode({**query, "seriesUID": tags["SeriesInstanceUID"], "objectUID": tags["SOPInstanceUID"]})
+    more = {"seriesUID": tags["SeriesInstanceUID"], "objectUID": tags["SOPInstanceUID"]}
+    return urlencode({**query, **more}, safe="/")  # Orthanc takes no escapes here
 
 
 def test_an_object_is_given_by_wado_uri_under_its_own_study_alone(guarded: Node, study: Dataset) -> None:
@@ -130,7 +131,8 @@ def routes_of(guarded: Node, study: Dataset) -> list[str]:
         "/tools", "/tools/now", "/tools/metrics", "/tools/metrics-prometheus", "/app/explorer.html", "/app",
         "/dicom-web", "/dicom-web/studies", f"/dicom-web/studies/{uid}", f"/dicom-web/studies/{uid}/metadata",
         f"/dicom-web/studies/{uid}/series", "/dicom-web/series", "/dicom-web/instances", "/dicom-web/servers",
-        "/dicom-web/app/client/index.html", f"/wado?requestType=WADO&studyUID={uid}", f"/wado?{wado_of(guarded, instance)}", "/webdav", "/webdav/by-dates",
+        "/dicom-web/app/client/index.html", f"/wado?requestType=WADO&studyUID={uid}",
+        f"/wado?{wado_of(guarded, instance)}", "/webdav", "/webdav/by-dates",
         "/ui/app/", "/osimis-viewer", "/stone-webviewer", "/web-viewer", "/nothing/known", "/favicon.ico",
     ]  # fmt: skip
 
