@@ -1,8 +1,8 @@
 """How many wrong passwords are taken: for one name from one address, from one address, and from all together.
 
 The rule: what is used up comes back with time, so that no person and no hospital is locked out for ever; a name that
-does not exist is treated as one that does; and no address uses up what others need. Whoever has logged in from an address is
-let try again from there whatever happens elsewhere.
+does not exist is treated as one that does; and no address uses up what others need. Whoever has logged in from an
+address is let try again from there whatever happens elsewhere.
 """
 
 from __future__ import annotations

@@ -87,8 +87,7 @@ def _record_dicomweb(audit: Audit, request: Request, visit: Visit) -> None:
     who = visit.visitor.who
     if request.path.startswith("/ohif"):
         return  # its files; the study itself comes by DICOMweb
-    found = _OF_STUDY.fullmatch(request.path)
-    studies = [found[1]] if found else _asked_for(request)
+    studies = studies_of(request)
     if request.method != "GET":
         for study in studies or [""]:
             audit.record("store", who, study, detail=request.method)
@@ -115,8 +114,10 @@ def _record_orthanc(audit: Audit, request: Request, visit: Visit, study_of: Stud
         audit.record_view("search", who, detail=f"Orthanc: {named}")
 
 
-def _asked_for(request: Request) -> list[str]:
-    """The studies that a query names; each of a list."""
+def studies_of(request: Request) -> list[str]:
+    """The studies that an address below ``/dicom-web``, ``/hilum`` or ``/wado`` names; each of a list."""
+    if found := _OF_STUDY.fullmatch(request.path):
+        return [found[1]]
     names = ("studyUID",) if request.path == _WADO else _STUDY_IN_QUERY
     values = [uid for name in names for uid in _BETWEEN.split(request.query.get(name, ""))]
     return [uid for uid in dict.fromkeys(values) if _UID.fullmatch(uid)][:_MOST_STUDIES]

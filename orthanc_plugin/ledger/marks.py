@@ -4,7 +4,8 @@ The rule: a mark is only ever added, and numbered within its study; what it chan
 UPDATE in the same transaction. So two readers cannot both claim, and a mark that is taken back stays in the record.
 What is refused changes nothing, and says why (``mark_refusals``).
 
-A claim ends by itself (`claim_minutes`) unless whoever holds it does something. Times are seconds since 1970.
+A claim ends by itself (`claim_minutes`) unless whoever holds it does something, or looks at the study
+(``hosting.in_hand``). Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -106,14 +107,22 @@ def claim(db: Connection, study_instance_uid: str, user: str, *, now: float, sec
     return None if held else add_mark(db, row, number, MarkKind.CLAIM, user, now=now)
 
 
-def keep_claims(db: Connection, user: str, *, now: float, seconds: float) -> int:
-    """Prolong what somebody has in hand, because they are active; how many studies that are."""
+def is_held(db: Connection, study_instance_uid: str, user: str, *, now: float) -> bool:
+    """Whether somebody has a study in hand."""
+    sql = "SELECT 1 FROM tasks WHERE study_instance_uid = :uid AND claimed_by = :user AND claimed_until > :now"
+    return run(db, sql, uid=study_instance_uid, user=user, now=now).scalar() is not None
+
+
+def keep_claims(db: Connection, user: str, *, now: float, seconds: float, study_instance_uid: str = "") -> int:
+    """Prolong what somebody has in hand, or only one study, because they are active; how many studies that are."""
     return run(
         db,
         """
         UPDATE tasks SET claimed_until = :until
         WHERE claimed_by = :user AND claimed_by <> '' AND claimed_until > :now AND claimed_until < :until
+            AND (:uid = '' OR study_instance_uid = :uid)
         """,
+        uid=study_instance_uid,
         user=user,
         now=now,
         until=now + seconds,
