@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user
 from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
@@ -21,6 +22,7 @@ from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger.filters import saved_filters
 from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
@@ -507,6 +509,54 @@ def test_an_act_on_several_studies_is_taken_back_whole_and_told(site: Site) -> N
     assert (told["said"], told["study_instance_uids"]) == ("Taken back: study noted.", ["1.2.3"])
     nothing = json.loads((answered := mark(site, "do=undo")).body)
     assert (answered.status, nothing["said"]) == (409, "There is no mark of yours to take back.")
+
+
+def test_a_study_is_assigned_to_who_reads_alone(site: Site) -> None:
+    for name, role in (("tom", Role.TECHNOLOGIST), ("rita", Role.RADIOLOGIST)):
+        add_user(site.settings.users, name, role, "correct horse battery", taken=frozenset())
+    refused = mark(site, "study=1.2.3&do=assign&to=tom")
+    assert (refused.status, b"somebody who reads" in refused.body) == (409, True)
+    assert mark(site, "study=1.2.3&do=assign&to=rita").status == 200
+
+
+def post(site: Site, path: str, body: bytes) -> Response:
+    return routes.respond(asked(path, "POST", headers={"x-requested-with": "t"}, body=body), site)
+
+
+@pytest.mark.parametrize("path", ["mark", "filters", "look", "rows", "api/worklist", "api/priorities", "api/reread"])
+def test_a_form_that_nobody_needs_is_refused_at_once(site: Site, path: str) -> None:
+    began = time.perf_counter()
+    assert post(site, f"/hilum/{path}", b"study=" + b"1" * 20_000_000).status == 413
+    assert post(site, f"/hilum/{path}", b"&".join([b"a=1"] * 60_000)).status == 400
+    assert time.perf_counter() - began < 1
+
+
+def test_no_nul_is_kept(site: Site) -> None:
+    assert mark(site, "study=1.2.3&do=note&comment=a%00b").status == 200
+    assert mark(site, "study=1.2.3&do=note&comment=%00").status == 409
+    assert post(site, "/hilum/filters", b"name=night%00&do=save&back=read%3Dno").status == 200
+    assert post(site, "/hilum/filters", b"name=%00&do=save&back=read%3Dno").status == 409
+    with site.ledger.read() as db:
+        assert history(db, "1.2.3")[-1].note == "ab"
+        assert [saved.name for saved in saved_filters(db, "anna")] == ["night"]
+
+
+@pytest.mark.parametrize("query", [{"study_from": "20260231"}, {"study_until": "99999999"},
+                                   {"study_from": "20260102", "study_until": "20260101"}])  # fmt: skip
+def test_a_search_by_a_date_that_there_is_not_is_refused_in_words(site: Site, query: dict[str, str]) -> None:
+    answered = routes.respond(asked("/hilum/api/worklist", query=query), site)
+    assert (answered.status, answered.body[:6]) == (400, b"study_")
+    assert b"No filter is in force" in routes.respond(asked("/hilum", query=query), site).body
+
+
+def test_filters_and_further_pages_are_recorded_without_what_they_say(site: Site) -> None:
+    assert post(site, "/hilum/filters", b"name=mrs+doe&do=save&back=text%3Ddoe").status == 200
+    assert post(site, "/hilum/filters", b"name=mrs+doe&do=forget").status == 200
+    for page in ("1", "2"):
+        routes.respond(asked("/hilum/api/worklist", query={"limit": "1", "page": page}), site)
+    second = json.loads(routes.respond(asked("/hilum/api/worklist", query={"limit": "1", "page": "2"}), site).body)
+    uid = second["rows"][0]["study_instance_uid"]
+    assert details(site) == ["save", "forget", "", f"1 further studies, {uid} to {uid}"]
 
 
 def test_a_mark_that_the_audit_log_lacks_says_so(site: Site) -> None:

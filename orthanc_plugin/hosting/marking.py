@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from models.names import in_words
 from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, Request, Response
-from orthanc_plugin.hosting.reading_page import LOOK_COOKIE, address, look_of
+from orthanc_plugin.hosting.reading_page import LOOK_COOKIE, address, look_of, readers
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import judging, mark_history, marks
 from orthanc_plugin.ledger.filters import Filter, FilterInvalid, NamedFilter, delete_filter, save_filter
@@ -91,24 +91,31 @@ def mark(request: Request, site: Site, now: float) -> Done:
     if seen is None:
         return _refused("The page said wrongly which answers were looked at (seen): load it again.", status=400)
     do = _doing(kind, finding, given, site, user=user, now=now, seen=seen)
+    if do is None and kind == "assign":
+        return _refused("Assign it to somebody who reads: a radiologist or an admin.")
     if do is None:
         return _refused("The page asked for something unknown: load it again.")
     with site.ledger.write() as db:
         marks.keep_claims(db, user, now=now, seconds=_claim_seconds(site))
         marks.begin_act(db, user)
         came = marks.in_bulk(studies, lambda uid: do(db, uid))
-    refused = {refusal.study_instance_uid for refusal in came.refused}
-    changed = tuple(uid for uid in studies if uid not in refused)
     written = _record(request, site, kind, came, studies)
-    said = _SAID[MarkKind(_KINDS[kind])] + (f": {in_words(finding)}" if finding else "")
+    done = _done(came, studies, _SAID[MarkKind(_KINDS[kind])] + (f": {in_words(finding)}" if finding else ""))
+    return done if written else _unrecorded(done)
+
+
+def _done(came: Bulk, studies: Sequence[str], said: str) -> Done:
+    """What came of doing something, `said`, to these studies; why some are left."""
+    refused = {refusal.study_instance_uid for refusal in came.refused}
     if len(studies) == 1 and refused:
         refusal = came.refused[0]
         return _refused(str(refusal), studies[0], status=400 if isinstance(refusal, NotEvaluated) else 409)
-    one = len(studies) == 1
-    told = f"Study {said}." if one else f"{len(changed)} of {len(studies)} studies {said}."
+    changed = tuple(uid for uid in studies if uid not in refused)
+    if len(studies) == 1:
+        return Done(f"Study {said}.", study=studies[0], studies=changed)
+    told = f"{len(changed)} of {len(studies)} studies {said}."
     told = " ".join([told, *(f"{reason}." for reason in _reasons(came))])
-    done = Done(told, bool(refused), studies[0] if one else "", 409 if refused else 200, changed)
-    return done if written else _unrecorded(done)
+    return Done(told, bool(refused), status=409 if refused else 200, studies=changed)
 
 
 _KINDS = {"mine": "assign", "nobody": "assign"} | {
@@ -122,7 +129,7 @@ def _doing(
     """What a word of the form does to one study; None when the word is unknown."""
     seconds, comment, report = _claim_seconds(site), given.get("comment", "").strip(), given.get("report", "")
     to = {"mine": user, "nobody": ""}.get(kind, given.get("to", "").strip())
-    if kind == "assign" and to not in {"", user, *site.users()}:
+    if kind == "assign" and to not in {"", *readers(site, user)}:
         return None
 
     def judged(db: Connection, uid: str) -> Mark:
@@ -203,20 +210,37 @@ def _reasons(came: Bulk, *, alone: bool = False) -> list[str]:
 
 
 def change_filters(request: Request, site: Site) -> Done:
-    """Save the filter in force under a name, or forget one of one's own."""
-    form, user = _form(request), request.visitor.who.name
-    name = form.get("name", [""])[-1].strip()
+    """Save the filter in force under a name, or forget one of one's own; its name may be a patient's: not recorded."""
+    kind = "forget" if _form(request).get("do") == ["forget"] else "save"
+    done = _forget_filter(request, site) if kind == "forget" else _save_filter(request, site)
+    outcome = "refused" if done.refused else "done"
+    written = site.audit.record(
+        "filters", request.visitor.who, outcome=outcome, detail=kind, wait_seconds=_AUDIT_SECONDS
+    )
+    return done if written else _unrecorded(done)
+
+
+def _forget_filter(request: Request, site: Site) -> Done:
     with site.ledger.write() as db:
-        if form.get("do") == ["forget"]:
-            return Done("The filter is forgotten." if delete_filter(db, user, name) else "There is no such filter.")
-        asked = back_of(request)
-        sort = asked.pop("sort", "")
-        asked = {name: value for name, value in asked.items() if name not in ("after", "before")}
-        try:
-            save_filter(db, user, NamedFilter(name, Filter.from_fields(asked), sort))
-        except FilterInvalid as error:
-            return _refused(f"{error}.")
+        known = delete_filter(db, request.visitor.who.name, _filter_name(request))
+    return Done("The filter is forgotten.") if known else _refused("There is no such filter.")
+
+
+def _save_filter(request: Request, site: Site) -> Done:
+    asked = back_of(request)
+    sort = asked.pop("sort", "")
+    asked = {name: value for name, value in asked.items() if name not in ("after", "before")}
+    try:
+        wanted = NamedFilter(_filter_name(request), Filter.from_fields(asked), sort)
+        with site.ledger.write() as db:
+            save_filter(db, request.visitor.who.name, wanted)
+    except FilterInvalid as error:
+        return _refused(f"{error}.")
     return Done("The filter is saved.")
+
+
+def _filter_name(request: Request) -> str:
+    return _form(request).get("name", [""])[-1].strip()
 
 
 def keep_look(request: Request) -> Response:
@@ -242,7 +266,7 @@ def study_page_of(request: Request) -> str:
 
 
 def _form(request: Request) -> dict[str, list[str]]:
-    return parse_qs(request.body.decode("utf-8", "replace"), keep_blank_values=True)
+    return request.form(blank=True)
 
 
 def _claim_seconds(site: Site) -> float:
