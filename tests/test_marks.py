@@ -435,6 +435,17 @@ def test_an_answer_that_is_as_pressing_again_is_no_longer_told_as_lower(ledger: 
         assert to_json(shown)["lowered_from"] == ("urgent, why 1" if rank == 2 else None)
 
 
+def test_taking_back_that_a_study_was_read_gives_it_the_place_that_an_answer_took_since(ledger: Ledger) -> None:
+    answer(ledger, 0, now=1)
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    answer(ledger, 2, now=11, version=2)
+    take_back(ledger, "ada", now=12)
+    row = row_of(ledger, now=13)
+    assert (row["group"], row["priority"], row["priority_rank"], row["lowered_from"]) == (
+        "critical", "critical", 0, "critical",
+    )  # fmt: skip
+
+
 # --- the record
 
 

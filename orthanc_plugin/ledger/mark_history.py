@@ -17,11 +17,17 @@ from orthanc_plugin.ledger.marks import ELSEWHERE, Bulk, Mark, MarkKind, add_mar
 from orthanc_plugin.ledger.statements import run
 
 UNDO_SECONDS = 900.0  # what is older is not taken back by mistake
-_UNDO_READ = """
-    UPDATE tasks SET read_at = NULL, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
+# what the AI lowered since it was read has its place again, for now nobody has (``lowering``)
+_LOWERED = "read_rank < 2 AND read_rank < priority_rank"
+_READ_AS = "CASE read_rank WHEN 0 THEN 'critical' ELSE 'urgent' END"
+_UNDO_READ = f"""
+    UPDATE tasks SET priority = CASE WHEN {_LOWERED} THEN {_READ_AS} ELSE priority END,
+                     lowered_from = CASE WHEN {_LOWERED} THEN {_READ_AS} ELSE lowered_from END,
+                     priority_rank = CASE WHEN {_LOWERED} THEN read_rank ELSE priority_rank END,
+                     read_at = NULL, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
                      reopened_at = :reopened_at, marks = marks + 1
     WHERE study_instance_uid = :uid AND read_at = :made_at RETURNING marks
-"""
+"""  # noqa: S608
 # not where the priority has risen since it was read: that would hide it
 _UNDO_UNREAD = """
     UPDATE tasks SET read_at = :read_at, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
