@@ -24,6 +24,7 @@ from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
 from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.access.logins import Logins
+from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
@@ -34,10 +35,11 @@ from orthanc_plugin.hosting.arrivals import Arrivals
 from orthanc_plugin.hosting.guard import Guard, answers_itself, is_worker
 from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.hosting.held import HeldByOrthanc
+from orthanc_plugin.hosting.in_hand import InHand
 from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.hosting.messages import Request, Response
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.hosting.trail import record_visit
+from orthanc_plugin.hosting.trail import record_unnamed, record_visit, studies_of, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
@@ -56,6 +58,7 @@ SUPERVISOR = Supervisor(worker_python(), SETTINGS.logs / "worker.log")
 VIEWER = load_site(SETTINGS.viewer)
 LEDGER = open_ledger(SETTINGS.ledger_address)
 ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
+IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
 LOGINS = Logins(
@@ -99,6 +102,7 @@ def on_change(change: int, _level: int, _resource: str) -> None:
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
         SUPERVISOR.stop()
         ARRIVALS.stop()
+        IN_HAND.stop()
         AUDIT.stop()
 
 
@@ -112,9 +116,14 @@ def allow_http(uri: str, **request: Any) -> bool:
     try:
         asked = _request(uri, request, method=_METHODS[request["method"]])
         visit = GUARD.decide_first(asked)
+        if visit.refusal is None and not tells_its_study(asked, study_of_instance):
+            record_unnamed(AUDIT, visit)
+            return False
         record_visit(AUDIT, asked, visit, study_of)
         if visit.refusal is not None:
             return answers_itself(asked.path)  # its route says so, and how to log in
+        if visit.action is Action.VIEW_STUDY and not is_worker(visit):
+            IN_HAND.looked_at(visit.visitor.who.name, studies_of(asked), time.time())
         upload = asked.path == "/instances" or asked.path.startswith("/dicom-web/studies")
         return not (upload and asked.method == "POST" and FREE_SPACE.refuses()) or is_worker(visit)
     except Exception:  # this is the only door: it stays shut
@@ -206,6 +215,14 @@ def study_of(level: str, resource: str) -> str:
         return ""
 
 
+def study_of_instance(sop_instance_uid: str) -> str:
+    """The Study Instance UID of an instance; empty when it is not there: one look into Orthanc's index."""
+    try:
+        return study_of("instances", orthanc.LookupInstance(sop_instance_uid))
+    except orthanc.OrthancException:
+        return ""
+
+
 def _request(uri: str, request: dict[str, Any], *, method: str) -> Request:
     path = uri.rstrip("/") or "/"  # Orthanc does so for a route, and not for the filter
     # it decodes paths and leaves queries as they came
@@ -256,6 +273,7 @@ SITE = Site(
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
 )
 AUDIT.start()
+IN_HAND.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)
 orthanc.RegisterIncomingCStoreInstanceFilter(status_of_incoming)

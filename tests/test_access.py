@@ -233,11 +233,43 @@ def test_one_name_does_not_lock_out_another(house: House) -> None:
 def test_wrong_passwords_of_all_names_are_slowed_down_and_forgiven() -> None:
     attempts = Attempts()
     for i in range(OF_ALL.failures):
-        assert attempts.begin(f"name{i}", 0.0) == 0
-    wait = attempts.begin("anna", 0.0)
+        assert attempts.begin(f"name{i}", f"10.0.{i}.1", 0.0) == 0
+    wait = attempts.begin("anna", "10.1.1.1", 0.0)
     assert 0 < wait <= OF_ALL.seconds
-    assert attempts.begin("anna", wait) == 0, "no hospital waits longer than this for its next try"
-    assert attempts.begin("anna", -1000.0) > 0, "a clock that is set back forgives nothing, and adds nothing"
+    assert attempts.begin("anna", "10.1.1.1", wait) == 0, "no hospital waits longer than this for its next try"
+    assert attempts.begin("anna", "10.1.1.1", -1000.0) > 0, "a clock that is set back changes nothing"
+
+
+def test_steady_wrong_passwords_from_one_address_keep_nobody_out_elsewhere(house: House) -> None:
+    attempts = Attempts()
+    for tick in range(6000):  # ten a second, for anna and for invented names
+        attempts.begin("anna", "6.6.6.6", tick / 10)
+        attempts.begin(f"name{tick}", "6.6.6.6", tick / 10)
+    assert attempts.begin("anna", "6.6.6.6", 600.0) > 0
+    assert attempts.begin("anna", "10.1.1.1", 600.0) == 0
+    house.attempts = attempts
+    right = house.logins().by_password("anna", RIGHT, 600.0, address="10.1.1.2")
+    assert not isinstance(right, Refused)
+
+
+def test_who_has_logged_in_from_an_address_gets_their_turn_whatever_happens_elsewhere() -> None:
+    attempts = Attempts()
+    assert attempts.begin("anna", "10.1.1.1", 0.0) == 0
+    attempts.succeeded("anna", "10.1.1.1", 0.0)
+    for i in range(OF_ALL.failures):
+        attempts.begin(f"name{i}", f"6.6.{i}.6", 1.0)
+    assert attempts.begin("anna", "10.1.1.2", 1.0) > 0, "all together have used up what there is"
+    for _ in range(OF_A_NAME.failures):
+        assert attempts.begin("Anna ", "10.1.1.1", 1.0) == 0
+    assert attempts.begin("anna", "10.1.1.1", 1.0) > 0, "who is known there guesses no faster"
+
+
+def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
+    attempts = Attempts()
+    for i in range(OF_A_NAME.failures):
+        assert attempts.begin("anna", f"2001:db8::{i:x}", 0.0) == 0
+    assert attempts.begin("anna", "2001:db8::ffff", 0.0) > 0
+    assert attempts.begin("anna", "2001:db8:0:1::1", 0.0) == 0
 
 
 def test_right_passwords_use_nothing_up(house: House) -> None:

@@ -41,6 +41,7 @@ INSIDE_ORTHANC = (
     "orthanc_plugin.hosting.guard",
     "orthanc_plugin.hosting.login",
     "orthanc_plugin.hosting.trail",
+    "orthanc_plugin.hosting.in_hand",
     "orthanc_plugin.access.audit",
     "orthanc_plugin.settings",
     "orthanc_plugin.working.supervisor",

@@ -7,7 +7,7 @@ import pytest
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.database import Ledger
 from orthanc_plugin.ledger.elsewhere import Act, acts, mark_elsewhere, take_back_act, unread_before
-from orthanc_plugin.ledger.mark_history import history, undo
+from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 
 NOW = 1000.0
@@ -64,7 +64,7 @@ def test_an_act_is_taken_back_but_for_what_changed_since(filled: Ledger) -> None
     mark_all(filled)
     with filled.write() as db:
         marks.mark_unread(db, "1.1", "ann", now=NOW + 1)
-        undo(db, "eve", now=NOW + 2, claim_seconds=60, study_instance_uid="1.6")
+        marks.mark_unread(db, "1.6", "eve", now=NOW + 2)
         marks.mark_read(db, "1.6", "ann", now=NOW + 3)
     places = [""]
     while len(places) == 1 or places[-1]:

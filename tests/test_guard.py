@@ -24,7 +24,7 @@ from orthanc_plugin.hosting import login
 from orthanc_plugin.hosting.guard import Guard, Refusal, Visit
 from orthanc_plugin.hosting.login import LoginPage, way_back
 from orthanc_plugin.hosting.messages import Request, Response
-from orthanc_plugin.hosting.trail import record_visit
+from orthanc_plugin.hosting.trail import record_visit, tells_its_study
 
 PASSWORD = "correct horse battery"
 HOST = "node:8042"
@@ -418,6 +418,30 @@ def test_what_is_seen_and_changed_is_recorded_without_a_patient(
     times = 1 if method == "GET" or path == "/tools/find" else 2
     assert found == [("admin.one", expected[0], expected[1], "done", expected[2])] * times
     assert "uster" not in "".join(path.read_text() for path in house.folder.glob("*.log"))
+
+
+@pytest.mark.parametrize("between", [",", "\\"])
+def test_each_study_of_a_question_is_recorded(house: House, between: str) -> None:
+    trail(house, "GET", "/dicom-web/series", {"StudyInstanceUID": f"{STUDY}{between}1.2.4{between}{STUDY}"})
+    views = [("admin.one", "view_study", study, "done", "") for study in (STUDY, "1.2.4")]
+    assert house.recorded() == views
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ({"objectUID": "1.2.9"}, False),
+        ({"objectUID": "1.2.9", "studyUID": ""}, False),
+        ({"objectUID": "1.2.9", "StudyInstanceUID": STUDY}, False),
+        ({"objectUID": "1.2.9", "studyUID": "1.2.4"}, False),
+        ({"objectUID": "", "studyUID": STUDY}, False),
+        ({"objectUID": "1.2.9", "studyUID": STUDY}, True),
+        ({"objectUID": "1.2.8", "studyUID": STUDY}, False),  # it is not there: no study is seen
+    ],
+)
+def test_what_is_asked_by_wado_uri_names_its_study(query: dict[str, str], told: bool) -> None:
+    request = Request("/wado", query={"requestType": "WADO", **query})
+    assert tells_its_study(request, lambda uid: STUDY if uid == "1.2.9" else "") is told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orthanc_plugin.ledger import marks, tasks
+from orthanc_plugin.ledger import judging, marks, tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.mark_history import history, judgements, undo
 from orthanc_plugin.ledger.mark_refusals import (
@@ -19,6 +19,7 @@ from orthanc_plugin.ledger.mark_refusals import (
     ClaimedByOther,
     MarkRefused,
     NotClaimed,
+    NotEvaluated,
     NothingToUndo,
     NotRead,
     StudyUnknown,
@@ -28,13 +29,17 @@ from orthanc_plugin.ledger.mark_refusals import (
 from orthanc_plugin.ledger.marks import Mark, MarkKind
 from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
+from orthanc_plugin.worklist.rows import to_json, worklist_row
 
 UID = "1.2.3"
 CLAIM = 900.0
 
 
 def do(ledger: Ledger, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """In a transaction of its own; what people do, as one act of whoever does it."""
     with ledger.write() as db:
+        if function.__module__ in (marks.__name__, judging.__name__):
+            marks.begin_act(db, values[1] if len(values) > 1 else values[0])
         return function(db, *values, **named)
 
 
@@ -42,9 +47,10 @@ def answer(ledger: Ledger, rank: int, *, now: float, uid: str = UID, version: in
     """An image comes, and the AI answers."""
     image = {
         "sop_instance_uid": "1.9", "status": "done", "measurement_report": report,
-        "findings": [{"key": "effusion", "state": "present", "probability": 0.8}],
+        "findings": [{"key": "effusion", "state": "present", "probability": 0.8, "laterality": None, "regions": []}],
+        "view": "PA", "models": {}, "cautions": [], "priority_reason": f"why {rank}",
     }  # fmt: skip
-    priority = ("critical", "urgent", "routine", "none")[rank]
+    image["priority"] = priority = ("critical", "urgent", "routine", "none")[rank]
     outcome = Outcome(TaskStatus.DONE, priority, rank, {"version": version, "images": [image]})
     do(ledger, tasks.enqueue, Arrival(uid, "Doe^Jane"), now=now)
     task = do(ledger, tasks.claim, "w", now=now, lease_seconds=60, abandoned_limit=3)
@@ -67,8 +73,10 @@ def kinds(ledger: Ledger, uid: str = UID) -> list[str]:
 
 
 def take_back(ledger: Ledger, user: str, now: float = 500.0, uid: str = "") -> Mark:
-    made: Mark = do(ledger, undo, user, now=now, claim_seconds=CLAIM, study_instance_uid=uid)
-    return made
+    came: marks.Bulk = do(ledger, undo, user, now=now, claim_seconds=CLAIM, study_instance_uid=uid)
+    if came.refused:
+        raise came.refused[0]
+    return came.done[0]
 
 
 # --- claims
@@ -219,7 +227,7 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
     for act in (
         lambda: claim(ledger, "ada", 12),
         lambda: do(ledger, marks.mark_read, UID, "ada", now=12),
-        lambda: do(ledger, marks.add_note, UID, "ada", "note", now=12),
+        lambda: do(ledger, judging.add_note, UID, "ada", "note", now=12),
         lambda: do(ledger, marks.assign, "9.9", "ada", "ben", now=12),
     ):
         with pytest.raises(StudyUnknown):
@@ -227,7 +235,7 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
     answer(ledger, 2, now=20)
     row = row_of(ledger, now=21)
     assert (row["read_at"], row["claimed_by"], row["assigned_to"]) == (None, "", "")
-    do(ledger, marks.add_note, UID, "ada", "again", now=22)
+    do(ledger, judging.add_note, UID, "ada", "again", now=22)
     with ledger.read() as db:
         assert [mark.number for mark in history(db, UID)] == [1, 2, 3, 4], "marks go on being counted"
 
@@ -237,9 +245,9 @@ def test_a_study_that_was_deleted_and_comes_back_is_nobodys_and_unread(ledger: L
 
 def test_of_what_a_person_says_of_a_finding_the_latest_counts_and_all_is_kept(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=2)
-    do(ledger, marks.judge, UID, "ada", "effusion", agrees=False, now=3, comment="a skin fold", report="2.25.1")
-    do(ledger, marks.judge, UID, "ben", "effusion", agrees=True, now=4)
+    do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2)
+    do(ledger, judging.judge, UID, "ada", "effusion", agrees=False, now=3, comment="a skin fold", report="2.25.1")
+    do(ledger, judging.judge, UID, "ben", "effusion", agrees=True, now=4)
     with ledger.read() as db:
         current = judgements(db, [UID, "9.9"])
     assert [(m.made_by, m.kind, m.note, m.report, m.version) for m in current[UID]] == [
@@ -251,20 +259,22 @@ def test_of_what_a_person_says_of_a_finding_the_latest_counts_and_all_is_kept(le
 
 def test_what_the_answer_does_not_say_cannot_be_judged(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    for finding, report in (("edema", ""), ("effusion", "2.25.9")):
+    with pytest.raises(NotEvaluated):
+        do(ledger, judging.judge, UID, "ada", "edema", agrees=True, now=2)
+    for looked_at in ({"report": "2.25.9"}, {"seen_version": 2}, {"seen_version": 0, "report": "2.25.1"}):
         with pytest.raises(AnswerChanged):
-            do(ledger, marks.judge, UID, "ada", finding, agrees=True, now=2, report=report)
-    for note in ("", " \n", "x" * (marks.LONGEST_NOTE + 1)):
+            do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2, **looked_at)
+    for note in ("", " \n", "x" * (judging.LONGEST_NOTE + 1)):
         with pytest.raises(TextRefused):
-            do(ledger, marks.add_note, UID, "ada", note, now=2)
+            do(ledger, judging.add_note, UID, "ada", note, now=2)
     with pytest.raises(TextRefused):
-        do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=2, comment="x" * (marks.LONGEST_NOTE + 1))
+        do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=2, comment="x" * (judging.LONGEST_NOTE + 1))
     assert kinds(ledger) == []
 
 
 def test_hostile_text_is_kept_as_it_is(ledger: Ledger) -> None:
     answer(ledger, 1, now=1)
-    do(ledger, marks.add_note, UID, "ada", "'; DROP TABLE tasks; -- <b>%_\\ é\0\ud800", now=2)
+    do(ledger, judging.add_note, UID, "ada", "'; DROP TABLE tasks; -- <b>%_\\ é\0\ud800", now=2)
     with ledger.read() as db:
         assert history(db, UID)[0].note == "'; DROP TABLE tasks; -- <b>%_\\ é?"
 
@@ -302,11 +312,11 @@ def test_each_mark_can_be_taken_back_and_stays_in_the_record(ledger: Ledger) -> 
         lambda now: do(ledger, marks.assign, UID, "ada", "", now=now),
         lambda now: claim(ledger, "ada", now),
         lambda now: do(ledger, marks.release, UID, "ada", now=now),
-        lambda now: do(ledger, marks.judge, UID, "ada", "effusion", agrees=True, now=now),
-        lambda now: do(ledger, marks.judge, UID, "ada", "effusion", agrees=False, now=now),
+        lambda now: do(ledger, judging.judge, UID, "ada", "effusion", agrees=True, now=now),
+        lambda now: do(ledger, judging.judge, UID, "ada", "effusion", agrees=False, now=now),
         lambda now: do(ledger, marks.mark_read, UID, "ada", now=now),
         lambda now: do(ledger, marks.mark_unread, UID, "ada", now=now),
-        lambda now: do(ledger, marks.add_note, UID, "ada", "hm", now=now),
+        lambda now: do(ledger, judging.add_note, UID, "ada", "hm", now=now),
     ]
     for number, act in enumerate(acts):
         states.append(state())
@@ -325,7 +335,7 @@ def test_each_mark_can_be_taken_back_and_stays_in_the_record(ledger: Ledger) -> 
 def test_only_own_marks_are_taken_back_the_last_first_of_one_study_or_of_any(ledger: Ledger) -> None:
     for uid in ("1.1", "1.2"):
         answer(ledger, 1, now=1, uid=uid)
-        do(ledger, marks.add_note, uid, "ada", "hm", now=10 + float(uid))
+        do(ledger, judging.add_note, uid, "ada", "hm", now=20 - float(uid))  # the clock goes back
     with pytest.raises(NothingToUndo):
         take_back(ledger, "ben")
     assert take_back(ledger, "ada", uid="1.1").study_instance_uid == "1.1"
@@ -366,6 +376,74 @@ def test_a_released_study_that_another_took_does_not_come_back(ledger: Ledger) -
     with pytest.raises(UndoOutdated):
         take_back(ledger, "ada", now=5)
     assert row_of(ledger, now=6)["claimed_by"] == "ben"
+
+
+def test_what_was_done_to_several_studies_at_once_is_taken_back_at_once(ledger: Ledger) -> None:
+    for uid in ("1.1", "1.2", "1.3"):
+        answer(ledger, 2, now=1, uid=uid)
+    do(ledger, judging.add_note, "1.1", "ada", "first", now=1000.0)
+    with ledger.write() as db:  # the clock was put back
+        marks.begin_act(db, "ada")
+        marks.in_bulk(["1.1", "1.2", "1.3"], lambda uid: marks.mark_read(db, uid, "ada", now=10))
+    do(ledger, marks.mark_unread, "1.2", "ben", now=20)
+    came = do(ledger, undo, "ada", now=30, claim_seconds=CLAIM)
+    assert [mark.study_instance_uid for mark in came.done] == ["1.1", "1.3"]
+    assert [(type(r), r.study_instance_uid) for r in came.refused] == [(UndoOutdated, "1.2")]
+    assert row_of(ledger, "1.1")["read_at"] is row_of(ledger, "1.3")["read_at"] is None
+
+
+def test_what_is_older_than_a_quarter_of_an_hour_is_not_taken_back(ledger: Ledger) -> None:
+    answer(ledger, 2, now=1)
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    with pytest.raises(NothingToUndo, match="15 minutes"):
+        take_back(ledger, "ada", now=911)
+    assert take_back(ledger, "ada", now=910).study_instance_uid == UID
+
+
+def test_what_was_read_elsewhere_is_not_the_last_act(ledger: Ledger) -> None:
+    answer(ledger, 2, now=1)
+    do(ledger, judging.add_note, UID, "ada", "hm", now=9)
+    with ledger.write() as db:
+        marks.mark_read(db, UID, "ada", now=10, elsewhere=True)
+    assert take_back(ledger, "ada", now=11).undoes == 1
+
+
+# --- a later, lower answer
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)])
+def test_a_lower_answer_never_lowers_a_study_that_nobody_has_read(ledger: Ledger, before: int, after: int) -> None:
+    answer(ledger, before, now=1)
+    name = row_of(ledger)["priority"]
+    for version in (2, 3):
+        answer(ledger, after, now=version, version=version)
+        row = row_of(ledger, now=4)
+        assert (row["priority"], row["priority_rank"], row["lowered_from"]) == (name, before, f"{name}, why {before}")
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    answer(ledger, after, now=11, version=4)
+    row = row_of(ledger, now=12)
+    assert (row["priority_rank"], row["lowered_from"], row["read_at"], row["changed"]) == (after, "", 10.0, True)
+
+
+def test_an_answer_that_is_as_pressing_again_is_no_longer_told_as_lower(ledger: Ledger) -> None:
+    for version, rank in enumerate((1, 2, 1, 0), 1):
+        answer(ledger, rank, now=version, version=version)
+        row = row_of(ledger)
+        assert (row["priority_rank"], row["lowered_from"]) == (min(rank, 1), "urgent, why 1" if rank == 2 else "")
+        shown = worklist_row(row)
+        assert (shown.message or "").endswith("earlier answer: urgent, why 1") is (rank == 2)
+        assert to_json(shown)["lowered_from"] == ("urgent, why 1" if rank == 2 else None)
+
+
+def test_taking_back_that_a_study_was_read_gives_it_the_place_that_an_answer_took_since(ledger: Ledger) -> None:
+    answer(ledger, 0, now=1)
+    do(ledger, marks.mark_read, UID, "ada", now=10)
+    answer(ledger, 2, now=11, version=2)
+    take_back(ledger, "ada", now=12)
+    row = row_of(ledger, now=13)
+    assert (row["group"], row["priority"], row["priority_rank"], row["lowered_from"]) == (
+        "critical", "critical", 0, "critical",
+    )  # fmt: skip
 
 
 # --- the record

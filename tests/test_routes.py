@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user
 from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
@@ -21,6 +22,8 @@ from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
+from orthanc_plugin.ledger.filters import saved_filters
+from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.tasks import Arrival, Failure, Outcome, TaskStatus
@@ -413,13 +416,161 @@ def mark(site: Site, body: str, role: Role = Role.RADIOLOGIST, **headers: str) -
 
 def test_a_mark_is_answered_in_words_and_recorded_without_what_was_written(site: Site) -> None:
     answer = mark(site, "study=1.2.3&do=note&comment=secret+words")
-    assert (answer.status, json.loads(answer.body)) == (200, {"said": "Study noted.", "refused": False})
+    assert (answer.status, json.loads(answer.body)) == (
+        200, {"said": "Study noted.", "refused": False, "study_instance_uids": ["1.2.3"]},
+    )  # fmt: skip
     refused = mark(site, "study=1.2.3&do=unread")
     assert (refused.status, json.loads(refused.body)["refused"]) == (409, True)
     assert mark(site, "study=<b>&do=read").status == mark(site, "study=1.2.3&do=anything").status == 409
     assert mark(site, "study=1.2.3&do=assign&to=nobody+of+ours").status == 409
     assert recorded(site) == [("anna", "mark", "1.2.3", "done"), ("anna", "mark", "1.2.3", "refused")]
     assert "secret" not in "".join(file.read_text() for file in site.settings.audit.iterdir())
+
+
+def answer(site: Site, uid: str, version: int, *images: dict[str, Any]) -> None:
+    with site.ledger.write() as db:
+        tasks.enqueue(db, Arrival(uid), now=5.0)
+        claimed = tasks.claim(db, "w", now=1e9, lease_seconds=60, abandoned_limit=3)
+        while claimed is not None and claimed.study_instance_uid != uid:
+            claimed = tasks.claim(db, "w", now=1e9, lease_seconds=60, abandoned_limit=3)
+        assert claimed is not None
+        result = {"version": version, "images": list(images), "history": []}
+        tasks.answer(db, claimed, Outcome(TaskStatus.DONE, "urgent", 1, result), now=6.0, conclude_at=None)
+
+
+def details(site: Site) -> list[str]:
+    site.audit.stop()
+    return [entry["detail"] for entry in audit_files.read(site.settings.audit)]
+
+
+def read_by(site: Site) -> dict[str, str]:
+    page = json.loads(routes.respond(asked("/hilum/api/worklist"), site).body)
+    return {row["study_instance_uid"]: row["read_by"] for row in page["rows"] if row["read_at"]}
+
+
+def test_of_several_studies_those_are_read_whose_answer_was_looked_at(site: Site) -> None:
+    for uid, version in (("1.2.6", 1), ("1.2.7", 2), ("1.2.8", 1)):
+        answer(site, uid, version, PICTURED)
+    body = "do=read&study=1.2.6&study=1.2.7&study=1.2.8&study=1.2.5&seen=1.2.6:1&seen=1.2.7:1&seen=1.2.3:1&seen="
+    told = json.loads((marked := mark(site, body)).body)
+    assert (marked.status, told["study_instance_uids"]) == (409, ["1.2.6", "1.2.5"])
+    assert told["said"].startswith("2 of 4 studies marked as read. 1 refused: the AI has answered anew")
+    assert "1 refused: the AI has answered: say which answer was looked at (seen)." in told["said"]
+    assert read_by(site) == {"1.2.6": "anna", "1.2.5": "anna"}
+
+
+@pytest.mark.parametrize("seen", ["x", "-1", "1.2.3:", "1.2.3:1.5", ":1:1", "9" * 30, "<b>:1", "1.2.3:1&seen=1.2.3:2"])
+def test_what_was_looked_at_is_never_passed_over(site: Site, seen: str) -> None:
+    for also in ("", "&study=1.2.5"):
+        assert mark(site, f"study=1.2.3&do=read&seen={seen}{also}").status == 400
+    assert mark(site, "study=1.2.3&do=read").status == mark(site, "study=1.2.3&do=read&seen=2").status == 409
+    assert mark(site, "study=1.2.3&study=1.2.5&do=read&seen=1").status == 400, "of which one?"
+    assert read_by(site) == {}
+    assert mark(site, "study=1.2.3&do=read&seen=1").status == 200
+
+
+def finding(key: str, state: str) -> dict[str, Any]:
+    told = {"threshold": 0.5, "laterality": None, "regions": [], "reason": None, "probability": 0.5}
+    return {"key": key, "state": state, **told}
+
+
+def test_a_judgement_is_of_the_result_that_was_looked_at(site: Site) -> None:
+    first = {**PICTURED, "findings": [finding("effusion", "present"), finding("edema", "not_evaluated")]}
+    second = {**first, "sop_instance_uid": "1.2.3.3", "measurement_report": "2.25.8"}
+    second["findings"] = [finding("effusion", "absent"), finding("edema", "absent")]
+    answer(site, "1.2.6", 3, first, second)
+    for said, status in (
+        ("agree:effusion&seen=2", 409), ("agree:effusion&seen=3&report=2.25.99", 409), ("agree:zzz&seen=3", 400),
+        ("agree:edema&seen=3&report=2.25.7", 400), ("agree:effusion&seen=x", 400),
+        ("disagree:effusion&seen=3&report=2.25.8&comment=hm", 200), ("disagree:edema&seen=3", 200),
+        ("assign&to=anna", 200),
+    ):  # fmt: skip
+        assert mark(site, f"study=1.2.6&do={said}").status == status, said
+    with site.ledger.read() as db:
+        made = [(m.kind.value, m.finding, m.report, m.version) for m in history(db, "1.2.6")]
+    assert made == [
+        ("disagree", "effusion", "2.25.8", 3), ("disagree", "edema", "2.25.8", 3), ("assign", "", "", 3),
+    ]  # fmt: skip
+    page = routes.respond(asked("/hilum/studies/1.2.6"), site).body.decode()
+    for report in ("2.25.7", "2.25.8"):
+        assert f'<input type="hidden" name="report" value="{report}">' in page
+    assert [d for d in details(site) if d] == [
+        *["agree"] * 4, "disagree effusion", "disagree edema", "assign to anna",
+    ]  # fmt: skip
+
+
+def test_an_act_on_several_studies_is_taken_back_whole_and_told(site: Site) -> None:
+    assert mark(site, "do=note&study=1.2.3&comment=hm").status == 200
+    assert mark(site, "do=read&study=1.2.3&study=1.2.4&study=1.2.5&seen=1.2.3:1").status == 200
+    told = json.loads(mark(site, "do=undo").body)
+    assert told["said"] == "Taken back: 3 of 3 studies marked as read."
+    assert told["study_instance_uids"] == ["1.2.3", "1.2.4", "1.2.5"]
+    told = json.loads(mark(site, "do=undo").body)
+    assert (told["said"], told["study_instance_uids"]) == ("Taken back: study noted.", ["1.2.3"])
+    nothing = json.loads((answered := mark(site, "do=undo")).body)
+    assert (answered.status, nothing["said"]) == (409, "There is no mark of yours to take back.")
+
+
+def test_a_study_is_assigned_to_who_reads_alone(site: Site) -> None:
+    for name, role in (("tom", Role.TECHNOLOGIST), ("rita", Role.RADIOLOGIST)):
+        add_user(site.settings.users, name, role, "correct horse battery", taken=frozenset())
+    refused = mark(site, "study=1.2.3&do=assign&to=tom")
+    assert (refused.status, b"somebody who reads" in refused.body) == (409, True)
+    assert mark(site, "study=1.2.3&do=assign&to=rita").status == 200
+
+
+def post(site: Site, path: str, body: bytes) -> Response:
+    return routes.respond(asked(path, "POST", headers={"x-requested-with": "t"}, body=body), site)
+
+
+@pytest.mark.parametrize("path", ["mark", "filters", "look", "rows", "api/worklist", "api/priorities", "api/reread"])
+def test_a_form_that_nobody_needs_is_refused_at_once(site: Site, path: str) -> None:
+    began = time.perf_counter()
+    assert post(site, f"/hilum/{path}", b"study=" + b"1" * 20_000_000).status == 413
+    assert post(site, f"/hilum/{path}", b"&".join([b"a=1"] * 60_000)).status == 400
+    assert time.perf_counter() - began < 1
+
+
+def test_no_nul_is_kept(site: Site) -> None:
+    assert mark(site, "study=1.2.3&do=note&comment=a%00b").status == 200
+    assert mark(site, "study=1.2.3&do=note&comment=%00").status == 409
+    assert post(site, "/hilum/filters", b"name=night%00&do=save&back=read%3Dno").status == 200
+    assert post(site, "/hilum/filters", b"name=%00&do=save&back=read%3Dno").status == 409
+    with site.ledger.read() as db:
+        assert history(db, "1.2.3")[-1].note == "ab"
+        assert [saved.name for saved in saved_filters(db, "anna")] == ["night"]
+
+
+@pytest.mark.parametrize("query", [{"study_from": "20260231"}, {"study_until": "99999999"},
+                                   {"study_from": "20260102", "study_until": "20260101"}])  # fmt: skip
+def test_a_search_by_a_date_that_there_is_not_is_refused_in_words(site: Site, query: dict[str, str]) -> None:
+    answered = routes.respond(asked("/hilum/api/worklist", query=query), site)
+    assert (answered.status, answered.body[:6]) == (400, b"study_")
+    assert b"No filter is in force" in routes.respond(asked("/hilum", query=query), site).body
+
+
+def test_filters_and_further_pages_are_recorded_without_what_they_say(site: Site) -> None:
+    assert post(site, "/hilum/filters", b"name=mrs+doe&do=save&back=text%3Ddoe").status == 200
+    assert post(site, "/hilum/filters", b"name=mrs+doe&do=forget").status == 200
+    for page in ("1", "2"):
+        routes.respond(asked("/hilum/api/worklist", query={"limit": "1", "page": page}), site)
+    second = json.loads(routes.respond(asked("/hilum/api/worklist", query={"limit": "1", "page": "2"}), site).body)
+    uid = second["rows"][0]["study_instance_uid"]
+    assert details(site) == ["save", "forget", "", f"1 further studies, {uid} to {uid}"]
+
+
+def test_a_mark_that_the_audit_log_lacks_says_so(site: Site) -> None:
+    site.settings.audit.mkdir(parents=True, exist_ok=True)
+    (site.settings.audit / "000001.log").mkdir()  # stands where the file belongs
+    told = json.loads(mark(site, "study=1.2.3&do=claim").body)
+    assert (told["refused"], told["problem"]) == (False, "not in the audit log yet")
+    assert told["said"] == "Study in your hands. It is not in the audit log yet."
+    page = mark(site, "study=1.2.3&do=release&page=study", **FORM)
+    assert (page.status, b"It is not in the audit log yet." in page.body) == (200, True)
+    again = asked("/hilum/api/reread", "POST", headers={"x-requested-with": "t"}, body=b"study_instance_uid=1.2.3")
+    assert json.loads(routes.respond(again, site).body) == {"queued": 1, "problem": "not in the audit log yet"}
+    assert b"not in the audit log" in routes.respond(asked("/hilum/studies/1.2.3"), site).body
+    (site.settings.audit / "000001.log").rmdir()
 
 
 def test_only_who_reads_may_mark_and_no_other_site_can(site: Site) -> None:

@@ -21,7 +21,7 @@ from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.held import HeldByOrthanc, Place
 from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.ledger import marks, tasks
+from orthanc_plugin.ledger import judging, tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.patients import studies_of_patient
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
@@ -290,8 +290,8 @@ def test_the_content_tree_is_shown_as_it_is(site: Site) -> None:
 
 def test_marks_and_notes_are_told_and_only_to_whom_may_make_them_offered(site: Site) -> None:
     with site.ledger.write() as db:
-        marks.add_note(db, "1.2.3", "bert", "<i>look again</i>", now=6.0)
-        marks.judge(db, "1.2.3", "bert", "lung_opacity", agrees=False, now=7.0, comment="scar")
+        judging.add_note(db, "1.2.3", "bert", "<i>look again</i>", now=6.0)
+        judging.judge(db, "1.2.3", "bert", "lung_opacity", agrees=False, now=7.0, comment="scar")
     for role, offered in ((Role.RADIOLOGIST, True), (Role.TECHNOLOGIST, False)):
         shown = page(site, role=role)
         assert "&lt;i&gt;look again&lt;/i&gt;" in shown

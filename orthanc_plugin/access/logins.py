@@ -46,7 +46,7 @@ class Logins:
         self._remembered: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def by_password(self, name: str, password: str, now: float) -> Account | Refused:
+    def by_password(self, name: str, password: str, now: float, *, address: str = "") -> Account | Refused:
         """Check a name and a password.
 
         A right password of a program is remembered, as a keyed digest, so that only its first request pays for argon2;
@@ -60,16 +60,16 @@ class Logins:
             if account is not None and mark in self._remembered:
                 return account
         known = account.name if account is not None else ""
-        if wait := self._attempts.begin(name, now):
+        if wait := self._attempts.begin(name, address, now):
             return Refused(known, wait)
         try:
             right = account.is_password(password) if account is not None else is_password(None, password)
         except TooBusy:
-            self._attempts.succeeded(name, now)
+            self._attempts.give_back(name, address, now)
             return Refused(known, 5.0)
         if account is None or not right:
             return Refused(known)
-        self._attempts.succeeded(name, now)
+        self._attempts.succeeded(name, address, now)
         if mark is not None:
             with self._lock:
                 self._remembered[mark] = None

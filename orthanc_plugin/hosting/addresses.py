@@ -51,7 +51,7 @@ ADDRESSES = (
     Address(("GET", "POST"), "rows", Action.VIEW_WORKLIST, "view_worklist", "its rows, which it asks for anew"),
     Address(("GET",), "thumbnails/<report>", Action.VIEW_WORKLIST, "", "the small picture in a row"),
     Address(("POST",), "mark", Action.MARK, "mark", "claims, read and unread, agreement, notes, assigning, undo"),
-    Address(("POST",), "filters", Action.VIEW_WORKLIST, "", "keep or forget a filter of one's own"),
+    Address(("POST",), "filters", Action.VIEW_WORKLIST, "filters", "keep or forget a filter of one's own"),
     Address(("POST",), "look", Action.VIEW_WORKLIST, "", "dark, light, big type, sound: a cookie"),
     Address(("GET",), "studies/<study>", Action.VIEW_STUDY, "view_study", "the page of a study"),
     Address(("GET",), "studies/<study>/images/<report>/<layer>", Action.VIEW_STUDY, "view_study", "its pictures"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
@@ -58,7 +58,7 @@ def asked_for(request: Request, db: Connection, now: float) -> Elsewhere:
 
 def change(request: Request, site: Site, now: float) -> Response:
     """Answer a form: ``do=mark`` with the day and the number that was shown, or ``do=take_back`` with the act."""
-    form = {name: values[-1] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
+    form = {name: values[-1] for name, values in request.form().items()}
     if form.get("do") == "take_back":
         return _take_back(form.get("made_at", ""), request, site, now)
     day, user = form.get("before", ""), request.visitor.who.name

@@ -132,7 +132,7 @@ class Guard:
         who = Who(address=_address(request))
         nobody = Visit(Visitor(who=who), action)
         if "authorization" in headers:
-            found = self._by_basic(headers["authorization"])
+            found = self._by_basic(headers["authorization"], who.address)
             if isinstance(found, Refused):
                 why = Refusal.TOO_MANY if found.wait_seconds else Refusal.WRONG_PASSWORD
                 return replace(nobody, refusal=why, known=found.known, wait_seconds=found.wait_seconds)
@@ -152,14 +152,16 @@ class Guard:
             return replace(visit, refusal=Refusal.LOG_IN)
         return visit if may(account.role, action) else replace(visit, refusal=Refusal.FORBIDDEN)
 
-    def _by_basic(self, header: str) -> Account | Refused:
+    def _by_basic(self, header: str, address: str) -> Account | Refused:
         scheme, _, value = header.partition(" ")
         try:
             said = base64.b64decode(value.strip(), validate=True).decode("utf-8") if scheme.lower() == "basic" else ""
         except (binascii.Error, ValueError):
             said = ""
         name, colon, password = said.partition(":")
-        return self._logins.by_password(name, password, self._clock()) if colon else Refused("")
+        if not colon:
+            return Refused("")
+        return self._logins.by_password(name, password, self._clock(), address=address)
 
 
 def _credentials(request: Request) -> tuple[str | None, ...]:

@@ -64,7 +64,7 @@ class LoginPage:
         fields = _fields(request.body)
         name, password = (fields.get(field, [""])[0] for field in ("name", "password"))
         way, now, address = way_back(fields.get("next", [""])[0]), self.clock(), request.visitor.who.address
-        found = self.logins.by_password(name, password, now)
+        found = self.logins.by_password(name, password, now, address=address)
         if isinstance(found, Refused):
             who = Who(name=found.known, address=address)
             if found.wait_seconds:

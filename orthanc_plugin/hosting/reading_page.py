@@ -120,7 +120,7 @@ def listing(
         opinions=_opinions(db, [row.study_instance_uid for row in listed if row.marks]),
         visitor=(user, request.visitor.who.role),
         may_mark=request.visitor.may(Action.MARK),
-        people=_people(site, user) if whole else (),
+        people=readers(site, user) if whole else (),
         look=look_of(request),
         said=said,
     )
@@ -179,7 +179,7 @@ def _opinions(db: Connection, uids: list[str]) -> dict[str, tuple[Opinion, ...]]
     }
 
 
-def _people(site: Site, user: str) -> tuple[str, ...]:
+def readers(site: Site, user: str) -> tuple[str, ...]:
     """Who a study can be assigned to."""
     users = site.users().items()
     return tuple(sorted({user} | {name for name, account in users if account.role.value != "technologist"}))

@@ -6,7 +6,7 @@ The rule: asked for by a form of ours or by a program that says so, and in the a
 from __future__ import annotations
 
 import json
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, UID, Request, Response
 from orthanc_plugin.hosting.site import Site
@@ -20,7 +20,7 @@ _MOST = 500  # studies in one request
 
 def retry(request: Request, site: Site, now: float) -> Response:
     """Answer a POST whose form names studies (``study_instance_uid``), or says ``all=yes``."""
-    fields = parse_qs(request.body.decode("utf-8", "replace"))
+    fields = request.form()
     studies = list(dict.fromkeys(fields.get("study_instance_uid", ())))
     everything = fields.get("all") == ["yes"]
     if len(studies) > _MOST or not all(map(UID.fullmatch, studies)) or not (studies or everything):
@@ -48,7 +48,7 @@ def retry(request: Request, site: Site, now: float) -> Response:
 
 def reread(request: Request, site: Site, now: float) -> Response:
     """Have a study read once more with the models that are active now; what differs supersedes the earlier result."""
-    fields = parse_qs(request.body.decode("utf-8", "replace"))
+    fields = request.form()
     studies = fields.get("study_instance_uid", [])
     if len(studies) != 1 or not UID.fullmatch(studies[0]):
         return Response(400, TEXT, b"Give study_instance_uid=<UID>.\n", NOT_STORED)
@@ -58,10 +58,12 @@ def reread(request: Request, site: Site, now: float) -> Response:
     if queued:
         site.wake()
     outcome = "done" if queued else "nothing to do"
-    site.audit.record("reread", request.visitor.who, studies[0], outcome=outcome, wait_seconds=_AUDIT_SECONDS)
+    who = request.visitor.who
+    written = site.audit.record("reread", who, studies[0], outcome=outcome, wait_seconds=_AUDIT_SECONDS)
     if "text/html" in request.headers.get("accept", ""):
         return Response(303, TEXT, b"", {**NOT_STORED, "Location": _place(fields, studies)})
-    return Response(200, "application/json", json.dumps({"queued": int(queued)}).encode(), NOT_STORED)
+    told = {"queued": int(queued)} | ({} if written else {"problem": "not in the audit log yet"})
+    return Response(200, "application/json", json.dumps(told).encode(), NOT_STORED)
 
 
 def _place(fields: dict[str, list[str]], studies: list[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from sqlalchemy import Connection
 
@@ -26,6 +26,7 @@ from orthanc_plugin.hosting.messages import (
     PAGE_HEADERS,
     TEXT,
     UID,
+    FormRefused,
     Request,
     Response,
     is_ours,
@@ -81,6 +82,8 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
             return _worklist_page(name, request, site, now)
         with site.ledger.read() as db:
             return _answer(name, request, site, db, now)
+    except FormRefused as refusal:
+        return told(request, refusal.status, str(refusal))
     except LedgerError as error:
         return _without_ledger(name, request, site, error, now)
 
@@ -106,7 +109,7 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
 
 def _priorities(request: Request, db: Connection) -> Response:
     """Priority, status and whether it was read, of the studies that a form names; those that there are."""
-    wanted = list(dict.fromkeys(parse_qs(request.body.decode("utf-8", "replace")).get("study_instance_uid", ())))
+    wanted = list(dict.fromkeys(request.form().get("study_instance_uid", ())))
     if len(wanted) > _MOST_PRIORITIES or not all(map(UID.fullmatch, wanted)):
         return Response(400, TEXT, f"Give {_MOST_PRIORITIES} UIDs at most.\n".encode(), NOT_STORED)
     return _json({"studies": views.priorities(db, wanted), "research_only": rows.DISCLAIMER})
@@ -148,21 +151,22 @@ def _change(name: str, request: Request, site: Site, now: float) -> Response:
 def _mark(name: str, request: Request, site: Site, now: float) -> Response:
     done = marking.mark(request, site, now) if name == "mark" else marking.change_filters(request, site)
     if "text/html" not in request.headers.get("accept", ""):
-        return replace(_json(done.to_json()), status=409 if done.refused else 200)
+        return replace(_json(done.to_json()), status=done.status)
     if name == "mark" and (study := marking.study_page_of(request)):
         return _back_to_study(study, done, request, site, now)
     back = marking.back_of(request)
-    if done.refused or "text" in back:
-        return _worklist_page("", request, site, now, said=(done.said, done.refused))
+    if done.refused or done.problem or "text" in back:
+        told = (done.said, done.refused)
+        return replace(_worklist_page("", request, site, now, said=told), status=done.status)
     return Response(303, TEXT, b"", {**NOT_STORED, "Location": reading_page.address(back, done.study)})
 
 
 def _back_to_study(study: str, done: marking.Done, request: Request, site: Site, now: float) -> Response:
     """The page of the study that the form was on; after a refusal with what was said."""
-    if not done.refused:
+    if not (done.refused or done.problem):
         return Response(303, TEXT, b"", {**NOT_STORED, "Location": f"/hilum/studies/{quote(study)}"})
     with site.ledger.read() as db:
-        return replace(study_page.respond(study, request, site, db, now, said=done.said), status=409)
+        return replace(study_page.respond(study, request, site, db, now, said=done.said), status=done.status)
 
 
 def _worklist(request: Request, site: Site, db: Connection, now: float) -> Response:
@@ -174,6 +178,10 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
         found = reading_page.ledger_page_of(site, db, now, given, user=request.visitor.who.name)
     except FilterInvalid as error:
         return Response(400, TEXT, f"{error}\n".encode(), NOT_STORED)
+    if found.rows and (given.keys() & {"after", "before"} or given.get("page", "1") != "1"):
+        first, last = (found.rows[place]["study_instance_uid"] for place in (0, -1))
+        words = f"{len(found.rows)} further studies, {first} to {last}"
+        site.audit.record_view("view_worklist", request.visitor.who, detail=words)
     listed = [rows.to_json(rows.worklist_row(task)) for task in found.rows]
     return _json(
         {

@@ -38,6 +38,7 @@ from orthanc_plugin.worklist.detail import (
 )
 from orthanc_plugin.worklist.rows import WorklistRow, worklist_row
 
+_NOT_RECORDED = "What is done now is not in the audit log yet: the disk does not take it. It is tried again."
 _MOST_SEEN = 50  # entries of the audit log in a timeline
 
 
@@ -47,7 +48,7 @@ def respond(name: str, request: Request, site: Site, db: Connection, now: float,
     Parameters
     ----------
     said
-        Why a mark was refused, to be shown on the page.
+        What came of a mark, to be shown on the page.
     """
     study, _, rest = name.partition("/")
     task = next((t for t in of_study(db, study) if t["status"] != "removed"), None)
@@ -109,7 +110,7 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
         now,
         visitor=(request.visitor.who.name, request.visitor.who.role),
         look=look_of(request),
-        said=said,
+        said=said or (_NOT_RECORDED if site.audit.problem else ""),
         may_mark=request.visitor.may(Action.MARK),
         may_retry=request.visitor.may(Action.RETRY),
         series_not_read=[image["message"] for image in unread],

@@ -7,7 +7,7 @@ no more is kept than the kind of thing that it names, and the study.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from orthanc_plugin.access.audit import Audit
@@ -19,14 +19,34 @@ StudyOf = Callable[[str, str], str]
 
 _OF_STUDY = re.compile(r"/(?:dicom-web|hilum)/studies/([0-9.]{1,64})(/.*)?", re.DOTALL | re.ASCII)
 _OF_ORTHANC = re.compile(r"/(studies|series|instances)/([0-9a-f-]{44})(/.*)?", re.DOTALL | re.ASCII)
-_STUDY_IN_QUERY = ("StudyInstanceUID", "0020000D", "studyUID")
+_STUDY_IN_QUERY = ("StudyInstanceUID", "0020000D")
+_WADO = "/wado"
+# several UIDs of a question (PS3.18 8.3.4.1; Orthanc takes either), and how many of them are looked at
+_BETWEEN, _MOST_STUDIES = re.compile(r"[,\\]"), 100
 # of Orthanc's own: about the server, and its pages
 _WITHOUT_PATIENTS = frozenset(
     ("app", "system", "statistics", "plugins", "changes", "tools", "jobs", "peers", "modalities", "favicon.ico")
 )
 # questions that are sent by POST
 _QUESTIONS = ("/tools/find", "/tools/lookup", "/tools/count-resources")
+_UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
 _WORD = re.compile(r"[a-z-]{1,24}", re.ASCII)
+
+
+def tells_its_study(request: Request, of_instance: Callable[[str], str]) -> bool:
+    """Whether a request by WADO-URI names the study that its object is of; PS3.18 9.1 requires that it does.
+
+    Orthanc gives the object whatever study is named, so that the log would have another study, or none.
+
+    Parameters
+    ----------
+    of_instance
+        The Study Instance UID of a SOP Instance UID; empty when it is not there.
+    """
+    if request.path != _WADO or request.method != "GET":
+        return True
+    study, instance = request.query.get("studyUID", ""), request.query.get("objectUID", "")
+    return bool(_UID.fullmatch(study) and _UID.fullmatch(instance)) and of_instance(instance) == study
 
 
 def record_visit(audit: Audit, request: Request, visit: Visit, study_of: StudyOf) -> None:
@@ -48,6 +68,12 @@ def record_visit(audit: Audit, request: Request, visit: Visit, study_of: StudyOf
         _record_orthanc(audit, request, visit, study_of)
 
 
+def record_unnamed(audit: Audit, visit: Visit) -> None:
+    """Record that a request by WADO-URI was refused, for it did not name its study."""
+    told = "WADO-URI: studyUID is missing, or not the object's"
+    audit.record_view(str(Action.VIEW_STUDY), visit.visitor.who, outcome="refused", detail=told)
+
+
 def _record_refusal(audit: Audit, visit: Visit) -> None:
     who = visit.visitor.who
     if visit.refusal in (Refusal.WRONG_PASSWORD, Refusal.TOO_MANY):
@@ -61,12 +87,13 @@ def _record_dicomweb(audit: Audit, request: Request, visit: Visit) -> None:
     who = visit.visitor.who
     if request.path.startswith("/ohif"):
         return  # its files; the study itself comes by DICOMweb
-    found = _OF_STUDY.fullmatch(request.path)
-    study = found[1] if found else _asked_for(request.query)
+    studies = studies_of(request)
     if request.method != "GET":
-        audit.record("store", who, study, detail=request.method)
-    elif study:
-        audit.record_view("view_study", who, study)
+        for study in studies or [""]:
+            audit.record("store", who, study, detail=request.method)
+    elif studies:
+        for study in studies:
+            audit.record_view("view_study", who, study)
     else:
         audit.record_view("search", who)
 
@@ -87,6 +114,10 @@ def _record_orthanc(audit: Audit, request: Request, visit: Visit, study_of: Stud
         audit.record_view("search", who, detail=f"Orthanc: {named}")
 
 
-def _asked_for(query: Mapping[str, str]) -> str:
-    values = (query.get(name, "") for name in _STUDY_IN_QUERY)
-    return next((value for value in values if value and re.fullmatch(r"[0-9.]{1,64}", value)), "")
+def studies_of(request: Request) -> list[str]:
+    """The studies that an address below ``/dicom-web``, ``/hilum`` or ``/wado`` names; each of a list."""
+    if found := _OF_STUDY.fullmatch(request.path):
+        return [found[1]]
+    names = ("studyUID",) if request.path == _WADO else _STUDY_IN_QUERY
+    values = [uid for name in names for uid in _BETWEEN.split(request.query.get(name, ""))]
+    return [uid for uid in dict.fromkeys(values) if _UID.fullmatch(uid)][:_MOST_STUDIES]

@@ -25,6 +25,7 @@ _TABLES = {
     "facts": ("name", 2),
     "reading_marks": ("study_instance_uid, number", 4),
     "saved_filters": ("owner, name", 4),
+    "mark_acts": ("person", 5),
 }
 _DERIVED_AT_ONCE = 5000
 _ROWS_AT_ONCE = 500

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -122,11 +123,20 @@ class Filter:
         if self.reason and not _CODE.fullmatch(self.reason):
             raise FilterInvalid("reason is a code, such as view_conflict")
         for name in ("study_from", "study_until"):
-            if getattr(self, name) and not _DATE.fullmatch(getattr(self, name)):
-                raise FilterInvalid(f"{name} is a date: YYYYMMDD")
+            if getattr(self, name) and not _is_date(getattr(self, name)):
+                raise FilterInvalid(f"{name} is a date that there is: YYYYMMDD")
+        if self.study_from and self.study_until and self.study_from > self.study_until:
+            raise FilterInvalid("study_from is not after study_until")
         if len(self.text) > _LONGEST_TEXT or len(asked_words(self.text)) > _MOST_WORDS:
             raise FilterInvalid(f"search for {_MOST_WORDS} words at most")
         return self
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return bool(_DATE.fullmatch(value) and datetime.strptime(value, "%Y%m%d"))
+    except ValueError:
+        return False
 
 
 def _told(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What people have marked, and how the last mark is taken back.
+"""What people have marked, and how somebody's last act is taken back.
 
 The rule: a mark that was taken back is still told, and counts no more. Taking one back is itself a mark, and changes
 the study only if that is still as the mark left it.
@@ -13,14 +13,21 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, text
 
 from orthanc_plugin.ledger.mark_refusals import NothingToUndo, UndoOutdated
-from orthanc_plugin.ledger.marks import Mark, MarkKind, add_mark, count_mark, study_to_mark
+from orthanc_plugin.ledger.marks import ELSEWHERE, Bulk, Mark, MarkKind, add_mark, count_mark, in_bulk, study_to_mark
 from orthanc_plugin.ledger.statements import run
 
-_UNDO_READ = """
-    UPDATE tasks SET read_at = NULL, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
+UNDO_SECONDS = 900.0  # what is older is not taken back by mistake
+# what the AI lowered since it was read has its place again, for now nobody has (``lowering``)
+_LOWERED = "read_rank < 2 AND read_rank < priority_rank"
+_READ_AS = "CASE read_rank WHEN 0 THEN 'critical' ELSE 'urgent' END"
+_UNDO_READ = f"""
+    UPDATE tasks SET priority = CASE WHEN {_LOWERED} THEN {_READ_AS} ELSE priority END,
+                     lowered_from = CASE WHEN {_LOWERED} THEN {_READ_AS} ELSE lowered_from END,
+                     priority_rank = CASE WHEN {_LOWERED} THEN read_rank ELSE priority_rank END,
+                     read_at = NULL, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
                      reopened_at = :reopened_at, marks = marks + 1
     WHERE study_instance_uid = :uid AND read_at = :made_at RETURNING marks
-"""
+"""  # noqa: S608
 # not where the priority has risen since it was read: that would hide it
 _UNDO_UNREAD = """
     UPDATE tasks SET read_at = :read_at, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
@@ -51,28 +58,34 @@ _UNDOES = {
 }
 
 
-def undo(db: Connection, user: str, *, now: float, claim_seconds: float, study_instance_uid: str = "") -> Mark:
-    """Take back the last mark of somebody that was not taken back yet, of one study or of any.
+def undo(db: Connection, user: str, *, now: float, claim_seconds: float, study_instance_uid: str = "") -> Bulk:
+    """Take back the last act of somebody that was not taken back yet; of one study, what the last act on it did there.
+
+    An act may be on several studies: what has changed since on one of them is refused, and the others are taken back.
+    The order is that of the acts' numbers; the clock says only what is too old. What was marked as read elsewhere is
+    taken back where it was done (``elsewhere``).
 
     Raises
     ------
-    NothingToUndo, UndoOutdated, StudyUnknown
+    NothingToUndo
     """
-    last = run(
-        db,
-        """
-        SELECT * FROM reading_marks AS m
-        WHERE made_by = :user AND kind <> 'undo' AND (:uid = '' OR study_instance_uid = :uid)
-            AND NOT EXISTS (SELECT 1 FROM reading_marks AS u
-                            WHERE u.study_instance_uid = m.study_instance_uid AND u.undoes = m.number)
-        ORDER BY made_at DESC, study_instance_uid DESC, number DESC LIMIT 1
-        """,
-        user=user,
-        uid=study_instance_uid,
-    ).one_or_none()
+    which = f"""
+        made_by = :user AND act > 0 AND kind NOT IN ('undo', 'reopened')
+        AND NOT (kind = 'read' AND note = '{ELSEWHERE}')
+        AND (:uid = '' OR study_instance_uid = :uid)
+        AND NOT EXISTS (SELECT 1 FROM reading_marks AS u
+                        WHERE u.study_instance_uid = m.study_instance_uid AND u.undoes = m.number)
+    """  # noqa: S608
+    sql = f"SELECT act, made_at FROM reading_marks AS m WHERE {which} ORDER BY act DESC LIMIT 1"  # noqa: S608
+    last = run(db, sql, user=user, uid=study_instance_uid).one_or_none()
     if last is None:
         raise NothingToUndo(study_instance_uid, "there is no mark of yours to take back")
-    return take_back(db, last, user, now=now, claim_seconds=claim_seconds)
+    if last.made_at < now - UNDO_SECONDS:
+        told = f"your last mark is older than {UNDO_SECONDS / 60:.0f} minutes: change the study itself"
+        raise NothingToUndo(study_instance_uid, told)
+    sql = f"SELECT * FROM reading_marks AS m WHERE {which} AND act = :act"  # noqa: S608
+    marks = {row.study_instance_uid: row for row in run(db, sql, user=user, uid=study_instance_uid, act=last.act)}
+    return in_bulk(marks, lambda uid: take_back(db, marks[uid], user, now=now, claim_seconds=claim_seconds))
 
 
 def take_back(db: Connection, last: Row[Any], user: str, *, now: float, claim_seconds: float) -> Mark:

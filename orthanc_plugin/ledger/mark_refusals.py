@@ -9,6 +9,7 @@
     |-- AlreadyRead     somebody has read it: who, and when
     |-- NotRead         nobody has
     |-- AnswerChanged   what you looked at is no longer the AI's answer: look again
+    |-- NotEvaluated    the AI said nothing of this finding there
     |-- TextRefused     a comment is missing or too long
     |-- NothingToUndo   you have made no mark that could be taken back
     '-- UndoOutdated    the study has changed since your mark: look again
@@ -55,6 +56,10 @@ class NotRead(MarkRefused):
 
 class AnswerChanged(MarkRefused):
     """What was looked at is no longer the AI's answer."""
+
+
+class NotEvaluated(MarkRefused):
+    """The AI said nothing of this finding there."""
 
 
 class TextRefused(MarkRefused):

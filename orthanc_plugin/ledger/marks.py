@@ -4,7 +4,8 @@ The rule: a mark is only ever added, and numbered within its study; what it chan
 UPDATE in the same transaction. So two readers cannot both claim, and a mark that is taken back stays in the record.
 What is refused changes nothing, and says why (``mark_refusals``).
 
-A claim ends by itself (`claim_minutes`) unless whoever holds it does something. Times are seconds since 1970.
+A claim ends by itself (`claim_minutes`) unless whoever holds it does something, or looks at the study
+(``hosting.in_hand``). Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -25,11 +26,9 @@ from orthanc_plugin.ledger.mark_refusals import (
     NotClaimed,
     NotRead,
     StudyUnknown,
-    TextRefused,
 )
-from orthanc_plugin.ledger.statements import result_of, run
+from orthanc_plugin.ledger.statements import run
 
-LONGEST_NOTE = 4000  # characters
 ELSEWHERE = "elsewhere"  # in another system
 NODE = "hilum"  # who makes the marks that nobody made
 
@@ -108,14 +107,22 @@ def claim(db: Connection, study_instance_uid: str, user: str, *, now: float, sec
     return None if held else add_mark(db, row, number, MarkKind.CLAIM, user, now=now)
 
 
-def keep_claims(db: Connection, user: str, *, now: float, seconds: float) -> int:
-    """Prolong what somebody has in hand, because they are active; how many studies that are."""
+def is_held(db: Connection, study_instance_uid: str, user: str, *, now: float) -> bool:
+    """Whether somebody has a study in hand."""
+    sql = "SELECT 1 FROM tasks WHERE study_instance_uid = :uid AND claimed_by = :user AND claimed_until > :now"
+    return run(db, sql, uid=study_instance_uid, user=user, now=now).scalar() is not None
+
+
+def keep_claims(db: Connection, user: str, *, now: float, seconds: float, study_instance_uid: str = "") -> int:
+    """Prolong what somebody has in hand, or only one study, because they are active; how many studies that are."""
     return run(
         db,
         """
         UPDATE tasks SET claimed_until = :until
         WHERE claimed_by = :user AND claimed_by <> '' AND claimed_until > :now AND claimed_until < :until
+            AND (:uid = '' OR study_instance_uid = :uid)
         """,
+        uid=study_instance_uid,
         user=user,
         now=now,
         until=now + seconds,
@@ -186,7 +193,7 @@ def mark_read(
         if row.read_at is not None:
             raise AlreadyRead(study_instance_uid, row.read_by, row.read_at)
         _require_not_with_another(row, user, now)
-        raise AnswerChanged(study_instance_uid, "the AI has answered anew since you looked: look at the study again")
+        raise answer_changed(study_instance_uid)
     before = {name: getattr(row, name) for name in ("read_by", "read_rank", "read_version", "reopened_at")}
     note = ELSEWHERE if elsewhere else ""
     return add_mark(db, row, number, MarkKind.READ, user, now=now, note=note, before=before)
@@ -236,58 +243,6 @@ def assign(db: Connection, study_instance_uid: str, user: str, to: str, *, now: 
     return add_mark(db, row, number, MarkKind.ASSIGN, user, now=now, note=to, before={"assigned_to": row.assigned_to})
 
 
-def judge(
-    db: Connection,
-    study_instance_uid: str,
-    user: str,
-    finding: str,
-    *,
-    agrees: bool,
-    now: float,
-    comment: str = "",
-    report: str = "",
-) -> Mark:
-    """Agree or disagree with what the AI says of one finding; of somebody's judgements on it the latest counts.
-
-    Parameters
-    ----------
-    report
-        SOP Instance UID of the measurement report that was looked at; the first that speaks of the finding by default.
-
-    Raises
-    ------
-    StudyUnknown, TextRefused
-    AnswerChanged
-        When no current report, or not this one, speaks of the finding.
-    """
-    row = study_to_mark(db, study_instance_uid)
-    _require_short(study_instance_uid, comment)
-    current = [
-        image.get("measurement_report", "")
-        for image in result_of(row.result).get("images", ())
-        if isinstance(image, dict) and any(f["key"] == finding for f in image.get("findings", ()))
-    ]
-    if not current or (report and report not in current):
-        raise AnswerChanged(study_instance_uid, "the AI's current answer says nothing of this there: look at it again")
-    kind = MarkKind.AGREE if agrees else MarkKind.DISAGREE
-    number = count_mark(db, study_instance_uid)
-    return add_mark(db, row, number, kind, user, now=now, finding=finding, report=report or current[0], note=comment)
-
-
-def add_note(db: Connection, study_instance_uid: str, user: str, text: str, *, now: float) -> Mark:
-    """Leave a note about a study.
-
-    Raises
-    ------
-    StudyUnknown, TextRefused
-    """
-    row = study_to_mark(db, study_instance_uid)
-    if not text.strip():
-        raise TextRefused(study_instance_uid, "an empty note says nothing: write something")
-    _require_short(study_instance_uid, text)
-    return add_mark(db, row, count_mark(db, study_instance_uid), MarkKind.NOTE, user, now=now, note=text)
-
-
 def reopen_raised(db: Connection, study_instance_uid: str, *, now: float) -> None:
     """Have a study wait again whose priority is higher than when it was read; that it was is told and recorded."""
     row = run(
@@ -325,6 +280,23 @@ def in_bulk(uids: Iterable[str], do: Callable[[str], Mark | None]) -> Bulk:
     return Bulk(tuple(done), tuple(refused))
 
 
+def begin_act(db: Connection, user: str) -> int:
+    """Begin an act of somebody: the marks that they make until the next are taken back together; returns its number.
+
+    Their other acts wait until this transaction has ended, so that no two have one number.
+    """
+    return int(
+        run(
+            db,
+            """
+            INSERT INTO mark_acts (person, latest) VALUES (:user, 1)
+            ON CONFLICT (person) DO UPDATE SET latest = mark_acts.latest + 1 RETURNING latest
+            """,
+            user=user,
+        ).scalar_one()
+    )
+
+
 def study_to_mark(db: Connection, uid: str) -> Row[Any]:
     """The study as it is, and as it stays until the transaction ends.
 
@@ -346,14 +318,14 @@ def study_to_mark(db: Connection, uid: str) -> Row[Any]:
     return row
 
 
+def answer_changed(uid: str) -> AnswerChanged:
+    """What was looked at is not the AI's current answer."""
+    return AnswerChanged(uid, "the AI has answered anew since you looked: look at the study again")
+
+
 def _require_not_with_another(row: Row[Any], user: str, now: float) -> None:
     if row.claimed_by not in ("", user) and row.claimed_until > now:
         raise ClaimedByOther(row.study_instance_uid, row.claimed_by, row.claimed_until)
-
-
-def _require_short(uid: str, text: str) -> None:
-    if len(text) > LONGEST_NOTE:
-        raise TextRefused(uid, f"a comment has at most {LONGEST_NOTE} characters: shorten it")
 
 
 def _change(db: Connection, sql: str, **values: Any) -> int | None:
@@ -389,9 +361,9 @@ def add_mark(
         db,
         """
         INSERT INTO reading_marks (study_instance_uid, number, made_at, made_by, kind, finding, report, version, note,
-                                   before, undoes)
+                                   before, undoes, act)
         VALUES (:study_instance_uid, :number, :made_at, :made_by, :kind, :finding, :report, :version, :note,
-                :before, :undoes)
+                :before, :undoes, coalesce((SELECT latest FROM mark_acts WHERE person = :made_by), 0))
         """,
         **{**vars(mark), "kind": kind.value},
         before=json.dumps(before or {}, separators=(",", ":")),

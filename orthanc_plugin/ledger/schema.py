@@ -269,5 +269,21 @@ _READING = Migration(
     ),
 )
 
-MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER, _READING)
+_ACTS = Migration(
+    5,
+    up=(
+        "ALTER TABLE tasks ADD COLUMN lowered_from TEXT NOT NULL DEFAULT ''",  # see ledger/lowering.py
+        "ALTER TABLE reading_marks ADD COLUMN act INTEGER NOT NULL DEFAULT 0",  # marks of a person made at once
+        "CREATE TABLE mark_acts (person TEXT PRIMARY KEY, latest INTEGER NOT NULL)",  # number of their latest act
+        "CREATE INDEX reading_marks_of_act ON reading_marks (made_by, act, study_instance_uid, number)",
+    ),
+    down=(
+        "DROP INDEX reading_marks_of_act",
+        "DROP TABLE mark_acts",
+        "ALTER TABLE reading_marks DROP COLUMN act",
+        "ALTER TABLE tasks DROP COLUMN lowered_from",
+    ),
+)
+
+MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER, _READING, _ACTS)
 SCHEMA_VERSION = MIGRATIONS[-1].version

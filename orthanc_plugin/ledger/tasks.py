@@ -27,6 +27,7 @@ from sqlalchemy import Connection, Row
 
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
 from orthanc_plugin.ledger.derived import forget, version_of, words_of, write_findings, write_words
+from orthanc_plugin.ledger.lowering import priority_kept
 from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.notes import (
     belong_to,
@@ -234,7 +235,8 @@ def heartbeat(db: Connection, task: InferenceTask, *, now: float, lease_seconds:
 def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float, conclude_at: float | None) -> None:
     """Record the answer; a study to which images came meanwhile is queued again and keeps this answer till then.
 
-    A study that somebody has read counts as unread again when its priority is higher now than it was then.
+    A study that somebody has read counts as unread again when its priority is higher now than it was then; one that
+    nobody has read keeps a more pressing one (``lowering``).
 
     Parameters
     ----------
@@ -257,12 +259,12 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
                              WHEN :concludes = 1 THEN :conclude_at + {shift} ELSE NULL END,
             answered_generation = claimed_generation,
             priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
-            result = :result, content = :content, answer_version = :answer_version,
+            lowered_from = :lowered_from, result = :result, content = :content, answer_version = :answer_version,
             completed_at = :now, written_at = :now, lease_until = NULL,
             attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
-        **_answer(outcome),
+        **(_answer(outcome) | priority_kept(db, task.study_instance_uid, outcome)),
         now=now,
         concludes=int(conclude_at is not None),
         conclude_at=now if conclude_at is None else conclude_at,
@@ -366,7 +368,8 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
                          patient_name = '', patient_id = '', patient_birth_date = '', patient_sex = '',
                          accession_number = '', study_date = '', study_time = '', study_description = '',
                          referring_physician = '', patient_age = '', search_words = '', answer_version = 0,
-                         read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = ''
+                         read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = '',
+                         lowered_from = ''
         WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
         """,
         uid=study_instance_uid,

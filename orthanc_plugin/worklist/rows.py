@@ -133,6 +133,8 @@ class WorklistRow:
         Each image with what became of it.
     thumbnail
         Of the image that sets the priority; None when it has none.
+    lowered_from
+        The earlier answer whose priority it keeps, e.g. ``critical, Pneumothorax 91 %``; empty when it keeps none.
     marks
         How often people did something with it.
     attempts
@@ -146,6 +148,7 @@ class WorklistRow:
     priority: str
     reason: str | None
     message: str | None
+    lowered_from: str
     received_at: float
     completed_at: float | None
     patient_name: str = field(repr=False)
@@ -214,7 +217,8 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         status=task["status"],
         priority=task["priority"],
         reason=task["reason"],
-        message=task["message"],
+        message=_message(task["message"], task["lowered_from"]),
+        lowered_from=task["lowered_from"],
         received_at=task["received_at"],
         completed_at=task["completed_at"],
         patient_name=task["patient_name"],
@@ -240,6 +244,11 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         attempts=task["attempts"],
         trace=tuple((task["trace"] or "").splitlines()),
     )
+
+
+def _message(message: str | None, lowered_from: str) -> str | None:
+    parts = [message or "", f"earlier answer: {lowered_from}" if lowered_from else ""]
+    return "; ".join(filter(None, parts)) or None
 
 
 def image_line(image: dict[str, Any], study_instance_uid: str) -> ImageLine:
@@ -296,6 +305,7 @@ def to_json(row: WorklistRow) -> dict[str, Any]:
         "priority": row.priority,
         "reason": row.reason,
         "message": row.message,
+        "lowered_from": row.lowered_from or None,
         "attempts": row.attempts,
         "trace": list(row.trace),
         "findings": [

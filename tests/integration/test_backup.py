@@ -37,7 +37,7 @@ from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import filters, marks, tasks
+from orthanc_plugin.ledger import filters, judging, marks, tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerUnusable, migrate, open_ledger
 from orthanc_plugin.ledger.dump import dump, load
 from orthanc_plugin.ledger.mark_history import history
@@ -415,7 +415,7 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
             tasks.enqueue(db, Arrival(f"2.25.{n}", "Ü^Ä", study_description="a\nb"), now=1e9 + n / 3)
         tasks.set_fact(db, "archive", "one")
         marks.mark_read(db, "2.25.7", "ada", now=1e9 + 2 / 3)
-        marks.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
+        judging.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
         filters.save_filter(db, "ada", filters.NamedFilter("night", filters.Filter(read=False)))
     loaded = {"tasks": 600, "facts": 1, "reading_marks": 2, "saved_filters": 1}
     with postgres_server() as server:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -93,6 +94,27 @@ def entries(guarded: Node) -> list[dict[str, str]]:
     return list(audit_files.read(guarded.settings.audit))
 
 
+def wado_of(guarded: Node, instance: str, study: str = "") -> str:
+    """A question by WADO-URI for an instance, under its study or another."""
+    tags = guarded.http.get(f"/instances/{instance}/simplified-tags").json()
+    query = {"requestType": "WADO", "studyUID": study or tags["StudyInstanceUID"], "contentType": "application/dicom"}
+    more = {"seriesUID": tags["SeriesInstanceUID"], "objectUID": tags["SOPInstanceUID"]}
+    return urlencode({**query, **more}, safe="/")  # Orthanc takes no escapes here
+
+
+def test_an_object_is_given_by_wado_uri_under_its_own_study_alone(guarded: Node, study: Dataset) -> None:
+    uid = str(study.StudyInstanceUID)
+    (found,) = guarded.http.post("/tools/lookup", content=uid).json()
+    instance = guarded.http.get(f"/studies/{found['ID']}/instances").json()[0]["ID"]
+    right = guarded.http.get(f"/wado?{wado_of(guarded, instance)}")
+    assert (right.status_code, b"DICM" in right.content[:200]) == (200, True)
+    sop = wado_of(guarded, instance).rpartition("=")[2]
+    for query in (wado_of(guarded, instance, "1.2.3"), f"requestType=WADO&objectUID={sop}"):
+        assert guarded.http.get(f"/wado?{query}").status_code == 403
+    refused = [entry for entry in entries(guarded) if entry["detail"].startswith("WADO-URI")]
+    assert [(entry["outcome"], entry["study"]) for entry in refused] == [("refused", "")]
+
+
 def routes_of(guarded: Node, study: Dataset) -> list[str]:
     uid = str(study.StudyInstanceUID)
     (found,) = guarded.http.post("/tools/lookup", content=uid).json()
@@ -109,7 +131,8 @@ def routes_of(guarded: Node, study: Dataset) -> list[str]:
         "/tools", "/tools/now", "/tools/metrics", "/tools/metrics-prometheus", "/app/explorer.html", "/app",
         "/dicom-web", "/dicom-web/studies", f"/dicom-web/studies/{uid}", f"/dicom-web/studies/{uid}/metadata",
         f"/dicom-web/studies/{uid}/series", "/dicom-web/series", "/dicom-web/instances", "/dicom-web/servers",
-        "/dicom-web/app/client/index.html", f"/wado?requestType=WADO&studyUID={uid}", "/webdav", "/webdav/by-dates",
+        "/dicom-web/app/client/index.html", f"/wado?requestType=WADO&studyUID={uid}",
+        f"/wado?{wado_of(guarded, instance)}", "/webdav", "/webdav/by-dates",
         "/ui/app/", "/osimis-viewer", "/stone-webviewer", "/web-viewer", "/nothing/known", "/favicon.ico",
     ]  # fmt: skip
 

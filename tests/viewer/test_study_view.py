@@ -152,7 +152,7 @@ def test_a_radiologist_notes_and_marks_on_the_page_and_comes_back_to_it(
     running: Node, window: Open, study: str
 ) -> None:
     page = window(f"/hilum/studies/{study}")
-    page.get_by_label("Note, or comment on a finding").fill("<b>compare</b>")
+    page.get_by_label("Note", exact=True).fill("<b>compare</b>")
     page.get_by_role("button", name="Keep as note").click()
     expect(page).to_have_url(re.compile(f"/hilum/studies/{study}$"))
     expect(page.locator(".opinion").first).to_contain_text("<b>compare</b>")
