@@ -122,6 +122,7 @@ class Look:
     sound: str = ""
     notices: str = ""
     window: str = ""
+    keys: str = ""
 
     @classmethod
     def of_cookie(cls, value: str) -> Look:
@@ -141,6 +142,7 @@ LOOKS = {
     "sound": ("on",),
     "notices": ("on",),
     "window": ("second",),
+    "keys": ("off",),
 }
 
 

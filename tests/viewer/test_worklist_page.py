@@ -271,6 +271,7 @@ def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages
     page.keyboard.press("r")
     expect(row_of(page, CRITICAL)).to_contain_text("by ann")
     assert focused_row(page) == f"{UID}103", "on to the next"
+    page.wait_for_timeout(700)
     page.keyboard.press("u")
     expect(page.locator("#said")).to_contain_text("Taken back: study marked as read")
     expect(row_of(page, CRITICAL)).not_to_contain_text("by ann")
@@ -289,6 +290,83 @@ def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages
     pages.site.audit.stop()
     told = [(e["who"], e["detail"]) for e in audit_files.read(pages.site.settings.audit) if e["action"] == "mark"]
     assert told == [("ann", kind) for kind in ("claim", "agree", "disagree", "note", "read", "undo")]
+
+
+def marked(pages: Pages, *uids: str) -> int:
+    return sum(len(kinds(pages, uid)) for uid in uids)
+
+
+def test_a_held_key_marks_one_study_and_no_study_that_nobody_chose(pages: Pages, window: Open) -> None:
+    uids = [add_study(pages, f"{UID}3{number:02d}", minutes_ago=70 - number) for number in range(30)]
+    page = window()
+    for key in "rcadnx":
+        page.keyboard.press(key)
+    expect(page.locator("#said")).to_contain_text("Choose a study with j or k first")
+    page.wait_for_timeout(1100)
+    page.keyboard.press("j")
+    for _ in range(30):  # as the keyboard does while it is held
+        page.keyboard.down("r")
+        page.wait_for_timeout(30)
+    page.keyboard.up("r")
+    expect(row_of(page, uids[0])).to_contain_text("by ann")
+    assert marked(pages, *uids) == 1
+    page.wait_for_timeout(700)
+    for _ in range(4):
+        page.keyboard.down("j")
+    page.keyboard.up("j")
+    assert focused_row(page) == uids[5]
+    page.evaluate("scrollTo({top: document.documentElement.scrollHeight, behavior: 'instant'})")
+    page.keyboard.press("r")
+    expect(page.locator("#said")).to_contain_text("Choose a study with j or k first")
+    page.wait_for_timeout(700)
+    page.keyboard.press("k")
+    assert row_of(page, uids[4]).evaluate(
+        "r => r.getBoundingClientRect().top >= document.querySelector('thead th').getBoundingClientRect().bottom - 1"
+    ), "below the head of the table"
+    row_of(page, uids[7]).locator("td.c-waiting").click()
+    page.keyboard.press("c")
+    expect(row_of(page, uids[7])).to_contain_text("In your hands")
+    assert marked(pages, *uids) == 2
+
+
+def test_what_is_typed_as_words_marks_nothing(pages: Pages, window: Open) -> None:
+    plain = [add_study(pages, f"{UID}3{number:02d}", minutes_ago=70 - number) for number in range(4)]
+    page = window()
+    page.keyboard.press("j")
+    page.keyboard.press("Shift+D")  # there is no finding, so that no field opens
+    page.keyboard.type("nodule unclear, jcard", delay=20)
+    expect(page.locator("#said")).to_contain_text("the AI called nothing in this study to disagree with")
+    assert marked(pages, *plain) == 0
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    page.wait_for_timeout(1100)
+    page.keyboard.type("rcard", delay=100)
+    expect(page.locator("#said")).to_contain_text("That key came too soon")
+    expect(row_of(page, plain[0])).to_contain_text("by ann")
+    assert marked(pages, *plain) == 1
+    page.wait_for_timeout(700)
+    page.keyboard.press("c")
+    expect(row_of(page, plain[1])).to_contain_text("In your hands")
+
+
+def test_single_keys_can_be_switched_off_and_stay_so(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.get_by_text("View", exact=True).click()
+    button = page.get_by_role("button", name="Single keys")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    require_accessible(page)
+    page.wait_for_timeout(300)
+    page.reload()
+    row_of(page, CRITICAL).locator("a.open").focus()
+    for key in "jcr?/":
+        page.keyboard.press(key)
+    assert focused_row(page) == CRITICAL
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    assert marked(pages, CRITICAL) == 0
+    page.locator("#keys").click()
+    expect(page.locator("#help")).to_contain_text("switches these keys off in this browser")
 
 
 def test_enter_opens_the_study_and_a_second_window_follows_the_list(pages: Pages, window: Open) -> None:
@@ -565,6 +643,7 @@ def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: 
         page.keyboard.press("r")
         expect(row_of(page, uid)).to_have_count(0)
         expect(page.locator("#count")).to_contain_text(f"{len(order) - number} studies")
+        page.wait_for_timeout(700)
     assert focused_row(page) == order[4]
     with pages.ledger.write() as db:
         marks.mark_read(db, order[4], "ben", now=time.time())

@@ -63,7 +63,8 @@
     }
     drawn = html;
     const now = row && (document.getElementById(row.id) ?? rows()[Math.min(rows().length - 1, at)]);
-    if (now && !now.contains(document.activeElement) && place >= 0) {
+    if (now && now.id !== row.id && place >= 0) arrive(now, focused.matches('input:not([type=checkbox])'));
+    else if (now && !now.contains(document.activeElement) && place >= 0) {
       const all = [...now.querySelectorAll(REACHED)];
       const twin = (name && all.find(e => (e.getAttribute('data-finding') ?? e.value) === name)) || now.querySelector('a.open');
       twin?.focus({ preventScroll: true });
@@ -149,7 +150,7 @@
     ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
   const leaving = row => { // what was read goes down or out of the list: on to the next, by its name, for rows are made anew
     const next = (row.nextElementSibling ?? row.previousElementSibling)?.id;
-    return () => { if (here()?.id === row.id) document.getElementById(next)?.querySelector('a.open')?.focus({ preventScroll: true }); };
+    return () => { if (here()?.id === row.id) arrive(document.getElementById(next)); };
   };
   document.addEventListener('submit', event => {
     const form = event.target, button = event.submitter, address = form.getAttribute('action');
@@ -159,8 +160,8 @@
       if (button.name === 'theme') { document.documentElement.dataset.theme = value; button.value = value === 'light' ? 'dark' : 'light'; button.textContent = value === 'light' ? 'Dark' : 'Light'; }
       else if (button.name === 'size') { document.documentElement.dataset.size = value; button.value = value ? '' : 'big'; button.textContent = value ? 'Normal type' : 'Big type'; }
       else {
-        body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value));
-        button.value = value ? '' : button.name === 'window' ? 'second' : 'on';
+        body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value !== (button.name === 'keys')));
+        button.value = value ? '' : { window: 'second', keys: 'off' }[button.name] ?? 'on';
         if (value && button.name === 'sound') tone();
         if (value && button.name === 'notices') window.Notification?.requestPermission();
       }
@@ -180,6 +181,22 @@
   });
 
   // --- keys
+  const MARKING = 'cradADnxu';
+  // Keys that are not taken for a while, and longer with each that comes: what is typed as words must mark nothing. After the
+  // focus has moved by itself that is every mark; where somebody expects a field to write in, every key.
+  let quiet = { until: 0 };
+  const hush = (span, all = false, why = 'That key came too soon: nothing was marked.') => { quiet = { until: performance.now() + span, span, all, why }; };
+  const arrive = (row, written = false) => { // at a row that nobody chose
+    hush(written ? 1000 : 600, written);
+    if (!row) return;
+    row.querySelector('a.open')?.focus({ preventScroll: true });
+    row.scrollIntoView({ block: 'nearest', behavior: 'instant' });
+  };
+  const in_sight = row => {
+    const { top, bottom } = row.rows[0].getBoundingClientRect(), middle = (top + bottom) / 2;
+    const head = main.querySelector('thead th')?.getBoundingClientRect().bottom ?? 0;
+    return middle > head && middle < innerHeight;
+  };
   const open = (row, second) => {
     const link = row.querySelector('a.open');
     if (!second && body.dataset.window !== 'second') return link.click();
@@ -200,7 +217,6 @@
   };
   const finding = row => {
     const own = document.activeElement.closest('[data-finding]') ?? row.querySelector('[data-finding]');
-    if (!own) say('The AI called nothing here to agree or disagree with.', true);
     return own?.dataset.finding;
   };
   const write = (head, about) => new Promise(resolve => {
@@ -208,13 +224,17 @@
     dialog.querySelector('#write-head').textContent = head;
     dialog.querySelector('#write-about').textContent = about;
     field.value = ''; dialog.returnValue = '';
-    dialog.addEventListener('close', () => { (from.isConnected ? from : main.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
+    const row = from.closest('tbody.study')?.id;
+    dialog.addEventListener('close', () => { (from.isConnected ? from : document.getElementById(row)?.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
     dialog.showModal(); field.focus();
   });
   const named = row => row.querySelector('.name').textContent;
   const judge = async (row, word, words, commented) => {
     const key = finding(row);
-    if (!key) return;
+    if (!key) {
+      hush(1000, true); // for words may follow
+      return void say(`Nothing was marked: the AI called nothing in this study to ${word} with${commented ? ', so there is no comment to write (n writes a note)' : ''}.`, true);
+    }
     const about = row.querySelector(`[data-finding="${key}"]`)?.textContent.trim() ?? key;
     const comment = commented ? await write(words, `${about} - ${named(row)}`) : '';
     if (comment !== null) act(row, `${word}:${key}`, { comment });
@@ -223,7 +243,7 @@
     j: row => move(row, 1), k: row => move(row, -1),
     Enter: (row, event) => row && document.activeElement.matches('a.open, a.chip') ? open(row, event.shiftKey) : false,
     c: row => act(row, row.classList.contains('mine') ? 'release' : 'claim'),
-    r: row => act(row, row.classList.contains('read') ? 'unread' : 'read'),
+    r: row => { hush(600); act(row, row.classList.contains('read') ? 'unread' : 'read'); },
     a: row => judge(row, 'agree', 'Agree', false), A: row => judge(row, 'agree', 'Agree, with a comment', true),
     d: row => judge(row, 'disagree', 'Disagree', false), D: row => judge(row, 'disagree', 'Disagree, with a comment', true),
     n: async row => { const comment = await write('Note', named(row)); if (comment) act(row, 'note', { comment }); },
@@ -237,11 +257,26 @@
   };
   const page = which => { const button = document.getElementById(which); if (button) button.click(); else say(which === 'next' ? 'This is the last page.' : 'This is the first page.'); };
   const alone = { '/': () => document.querySelector('#find [name=text]')?.select() ?? document.querySelector('#find [name=text]')?.focus(),
-    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => send('/hilum/mark', { do: 'undo', back }), g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => { hush(600); send('/hilum/mark', { do: 'undo', back }); }, g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+  const refuse = (event, why) => {
+    event.preventDefault();
+    if ('nAD'.includes(event.key)) hush(1000, true); else hush(600, false, why);
+    say(why, true);
+  };
   document.addEventListener('keydown', event => {
     const field = event.target.closest('input:not([type=checkbox]), textarea, select');
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || document.querySelector('dialog[open]')) return;
     if (field) { if (event.key === 'Escape') field.blur(); return; }
+    const letter = event.key.length === 1 && event.key !== ' ', marks = letter && MARKING.includes(event.key);
+    if (letter && body.dataset.keys === 'off') return; // WCAG 2.1.4
+    if (event.repeat && (letter ? !'jk'.includes(event.key) : event.key === 'Enter')) return event.preventDefault();
+    if (letter && performance.now() < quiet.until) {
+      if (quiet.all || !'jk'.includes(event.key)) hush(quiet.span, quiet.all, quiet.why);
+      if (quiet.all || marks) {
+        if (marks && !quiet.all) say(quiet.why, true);
+        return event.preventDefault();
+      }
+    }
     if (leading) {
       leading = '';
       const link = document.querySelector(`.choices [data-key="${CSS.escape(event.key)}"]`);
@@ -249,17 +284,16 @@
       return;
     }
     if (alone[event.key]) { event.preventDefault(); return void alone[event.key](); }
-    const does_ = does[event.key];
-    if (!does_) return;
-    let row = here();
-    if (!row && !'jk'.includes(event.key)) { if (event.key.length > 1) return; row = rows()[0]; }
-    if (!row && !rows().length) return;
-    if ('cradADnx'.includes(event.key) && !document.getElementById('bulk')) return void say('Your role does not allow marks.', true);
+    const does_ = does[event.key], row = here();
+    if (!does_ || !rows().length || (!row && event.key.length > 1)) return;
+    if (marks && !document.getElementById('bulk')) return refuse(event, 'Your role does not allow marks.');
+    if ((marks || event.key === 'v') && !(row && in_sight(row))) return refuse(event, 'Choose a study with j or k first: nothing was done.');
     if (does_(row, event) !== false) event.preventDefault();
   });
   document.addEventListener('click', event => {
     if (event.target.closest('#keys')) document.getElementById('help').showModal();
-    const link = event.target.closest('a.open');
+    const link = event.target.closest('a.open'), row = event.target.closest('tbody.study');
+    if (row && !event.target.closest('a, button, input, label, summary, .panel') && !String(getSelection())) row.querySelector('a.open').focus({ preventScroll: true });
     if (link && body.dataset.window === 'second' && !event.ctrlKey && !event.metaKey && event.isTrusted) { event.preventDefault(); open(link.closest('tbody'), true); }
   });
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
