@@ -75,6 +75,7 @@
     back = query();
     const bulk = document.querySelector('#bulk input[name=back]');
     if (bulk) bulk.value = back;
+    point();
     tell();
   };
   const refresh = async (now = false) => {
@@ -191,6 +192,7 @@
     if (!row) return;
     row.querySelector('a.open')?.focus({ preventScroll: true });
     row.scrollIntoView({ block: 'nearest', behavior: 'instant' });
+    follow();
   };
   const in_sight = row => {
     const { top, bottom } = row.rows[0].getBoundingClientRect(), middle = (top + bottom) / 2;
@@ -200,20 +202,36 @@
   const open = (row, second) => {
     const link = row.querySelector('a.open');
     if (!second && body.dataset.window !== 'second') return link.click();
-    viewer = window.open(link.href, 'hilum-viewer');
-    if (row !== shown) shown = row;
+    show(row);
   };
-  let viewer = null, shown = null, resting = 0, leading = '';
+  let viewer = null, shown = '', resting = 0, leading = '';
+  const show = row => {
+    const { href } = row.querySelector('a.open');
+    if (viewer && !viewer.closed) viewer.location = href; else viewer = window.open(href, 'hilum-viewer');
+    shown = viewer ? row.id : '';
+    sessionStorage.setItem('viewer', shown);
+    point();
+  };
+  const point = () => { // which row the second window shows, as long as there is one
+    if (viewer?.closed) { viewer = null; shown = ''; sessionStorage.removeItem('viewer'); }
+    for (const row of rows()) {
+      row.querySelector('.inviewer').hidden = row.id !== shown;
+      row.classList.toggle('shown', row.id === shown);
+    }
+  };
+  const follow = () => { // it shows the row that has the focus, however the focus came there
+    clearTimeout(resting);
+    if (body.dataset.window !== 'second' || !(viewer ? !viewer.closed : sessionStorage.getItem('viewer'))) return;
+    resting = setTimeout(() => { const row = here(); if (row && row.id !== shown) show(row); }, 700);
+  };
+  main.addEventListener('focusin', follow);
   const move = (row, step) => {
     const all = rows(), next = all[Math.min(all.length - 1, Math.max(0, row ? all.indexOf(row) + step : 0))];
     if (!next) return;
     const link = next.querySelector('a.open');
     link.focus({ preventScroll: true });
     next.scrollIntoView({ block: 'nearest', behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'instant' : 'auto' });
-    clearTimeout(resting);
-    if (body.dataset.window === 'second' && viewer && !viewer.closed) {
-      resting = setTimeout(() => { if (here() === next && shown !== next) { viewer.location = link.href; shown = next; } }, 700);
-    }
+    follow();
   };
   const finding = row => {
     const own = document.activeElement.closest('[data-finding]') ?? row.querySelector('[data-finding]');
@@ -299,6 +317,6 @@
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
   measure(); keep(); tell();
-  setInterval(refresh, 2000);
+  setInterval(() => { refresh(); point(); }, 2000);
   document.addEventListener('visibilitychange', () => refresh());
 })();
