@@ -50,6 +50,7 @@ class Pages:
     url: str
     site: Site
     pictures: dict[str, bytes] = field(default_factory=dict)
+    ahead: list[float] = field(default_factory=lambda: [0.0])  # seconds that the clock of log-ins is put forward
 
     @property
     def ledger(self) -> Ledger:
@@ -87,11 +88,12 @@ def serve(home: Path) -> Iterator[Pages]:
     audit.start()
     logins = Logins(
         Accounts(settings.credentials, settings.users),
-        Sessions(settings.sessions, longest_seconds=3600, idle_seconds=3600),
+        Sessions(settings.sessions, longest_seconds=12 * 3600, idle_seconds=3600),
         Attempts(),
     )
-    guard = Guard(logins, cookie="hilum_test")
-    entrance = login.LoginPage(logins, guard, audit)
+    ahead = [0.0]
+    guard = Guard(logins, cookie="hilum_test", clock=lambda: time.time() + ahead[0])
+    entrance = login.LoginPage(logins, guard, audit, clock=lambda: time.time() + ahead[0])
     pictures: dict[str, bytes] = {}
     site = Site(
         settings=settings, ledger=ledger, version="0", intake=lambda: (None, 0),
@@ -137,7 +139,7 @@ def serve(home: Path) -> Iterator[Pages]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Pages(f"http://127.0.0.1:{server.server_port}", site, pictures)
+        yield Pages(f"http://127.0.0.1:{server.server_port}", site, pictures, ahead)
     finally:
         server.shutdown()
         server.server_close()

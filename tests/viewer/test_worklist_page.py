@@ -644,6 +644,50 @@ def test_sound_and_notifications_are_opt_in_and_tell_a_new_critical_study_once(p
     expect(page.locator("body")).to_have_attribute("data-sound", "on")
 
 
+def test_who_uses_the_list_stays_logged_in_and_a_session_that_ended_is_told(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    banner = page.get_by_text("You are logged out: nothing is announced any more.")
+    with page.expect_response("**/hilum/api/visitor"):
+        pages.ahead[0] = 50 * 60
+        page.keyboard.press("j")
+    pages.ahead[0] = 100 * 60
+    with page.expect_response("**/hilum/rows*"):
+        pass
+    page.wait_for_timeout(500)
+    expect(banner).to_be_hidden()
+    pages.ahead[0] = 170 * 60  # nobody does anything: the page's own refresh does not count
+    expect(banner).to_be_visible(timeout=6000)
+    expect(page).to_have_title("Logged out - Hilum")
+    expect(row_of(page, CRITICAL).locator("a.name")).to_be_hidden()
+    page.keyboard.press("r")
+    expect(page.locator("#said")).to_contain_text("You are logged out: nothing was done")
+    page.screenshot(path=ARTEFACTS / "worklist_logged_out.png")
+    require_accessible(page)
+    page.get_by_role("link", name="Log in again").click()
+    page.get_by_label("User name").fill("ann")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page).to_have_title("Reading worklist - Hilum")
+    expect(banner).to_be_hidden()
+
+
+def test_a_sound_that_waits_for_a_gesture_and_a_blocked_notification_say_so(pages: Pages, window: Open) -> None:
+    page = window()
+    page.context.add_cookies([{"name": "hilum_look", "value": "sound:on.notices:on", "url": f"{pages.url}/hilum"}])
+    page.context.add_init_script("""
+      class Silent extends EventTarget { state = 'suspended'; resume() { this.state = 'running'; return Promise.resolve(); } }
+      window.AudioContext = Silent; window.Notification = class { static permission = 'denied'; };""")
+    page.reload()
+    note = page.locator("#silent")
+    expect(note).to_have_text("Sound needs one click or key. Notifications blocked by the browser")
+    page.locator("footer").click()
+    expect(note).to_have_text("Notifications blocked by the browser")
+    page.get_by_text("View", exact=True).click()
+    expect(page.get_by_role("button", name="Notifications: blocked by the browser")).to_be_visible()
+    require_accessible(page)
+
+
 def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:
     fill(pages)
     page = window()

@@ -88,8 +88,8 @@
       const answer = asked.has('text') // what may name a patient stands in no address
         ? await fetch(main.dataset.refresh, { method: 'POST', body: asked, headers, signal, cache: 'no-store' })
         : await fetch(`${main.dataset.refresh}${back ? `?${back}` : ''}`, { headers, signal, cache: 'no-store' });
-      // the session is over: what is on the screen goes, and the log-in page leads back here
-      if (answer.status === 401) return void location.reload();
+      logged_in(answer.status !== 401);
+      if (answer.status === 401) return;
       body.classList.toggle('offline', false);
       if (answer.status === 304) return;
       const text = await answer.text();
@@ -104,9 +104,52 @@
     } catch { if (mine === turn) body.classList.add('offline'); } finally { if (mine === turn) asking = false; }
   };
 
+  // --- the session: when it has ended, that nothing is told any more is seen and heard; who uses the list stays logged in
+  const over = document.getElementById('over'), title = document.title;
+  const logged_in = is => {
+    if (is !== over.hidden) {
+      over.hidden = is;
+      for (const part of main.children) part.inert = !is;
+      body.classList.toggle('over', !is);
+      document.title = is ? title : 'Logged out - Hilum';
+      if (!is) {
+        for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+        over.querySelector('a').href = `/hilum/${location.search}`;
+        signal('You are logged out: nothing is announced any more.');
+      }
+    }
+  };
+  let used = 0;
+  const use = () => { // the refresh of the page itself is no use (``hosting.guard``)
+    if (performance.now() - used < 20000 && used) return;
+    used = performance.now();
+    fetch('/hilum/api/visitor', { cache: 'no-store' }).then(answer => { if (answer.status === 401) logged_in(false); }).catch(() => {});
+  };
+  for (const gesture of ['keydown', 'pointerdown']) document.addEventListener(gesture, () => { use(); awake(); }, true);
+
   // --- new critical studies: told once each, to screen readers, and by sound and notification where wanted
+  const able = () => { // what was asked for and the browser does not do: a page may sound only after a click or a key
+    const sound = body.dataset.sound === 'on' && sounding && sounding.state !== 'running' ? 'needs one click or key' : '';
+    const may = 'Notification' in window ? Notification.permission : 'denied';
+    const notices = body.dataset.notices === 'on' && may !== 'granted' ? may === 'denied' ? 'blocked by the browser' : 'not allowed yet' : '';
+    const told = { sound, notices };
+    for (const button of document.querySelectorAll('.look [data-able]')) button.lastElementChild.textContent = told[button.name] && `: ${told[button.name]}`;
+    document.getElementById('silent').textContent = [sound && `Sound ${sound}`, notices && `Notifications ${notices}`].filter(Boolean).join('. ');
+  };
+  const awake = (gesture = true) => {
+    if (body.dataset.sound !== 'on') return;
+    if (!sounding) { sounding = new AudioContext(); sounding.addEventListener('statechange', able); }
+    if (gesture && sounding.state !== 'running') sounding.resume().then(able, able);
+  };
+  const signal = words => {
+    if (body.dataset.sound === 'on') tone();
+    if (body.dataset.notices === 'on' && 'Notification' in window && Notification.permission === 'granted') {
+      const notice = new Notification('Hilum', { body: words, tag: 'critical', renotify: true });
+      notice.onclick = () => { window.focus(); notice.close(); };
+    }
+  };
   const tone = () => {
-    sounding ??= new AudioContext();
+    awake();
     [0, .22].forEach(start => {
       const note = sounding.createOscillator(), gain = sounding.createGain(), at = sounding.currentTime + start;
       note.frequency.value = 880; gain.gain.setValueAtTime(.15, at); gain.gain.exponentialRampToValueAtTime(.001, at + .2);
@@ -120,11 +163,7 @@
     if (!fresh.length) return;
     const why = fresh.map(uid => document.getElementById(`study-${uid}`)?.querySelector('.why')?.textContent).filter(Boolean);
     announce(`${fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`}${why.length ? `: ${why.join('; ')}` : ''}`);
-    if (body.dataset.sound === 'on') tone();
-    if (body.dataset.notices === 'on' && 'Notification' in window && Notification.permission === 'granted') {
-      const notice = new Notification('Hilum', { body: fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`, tag: 'critical' });
-      notice.onclick = () => { window.focus(); notice.close(); };
-    }
+    signal(fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`);
   };
 
   // --- what is done without leaving the page
@@ -139,7 +178,7 @@
   const send = async (address, fields, done) => { // done: what is to come before the rows change
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
-      if (answer.status === 401) return void location.reload();
+      if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
       if (told.said) say(told.said, told.refused);
       if (!told.refused) done?.();
@@ -164,7 +203,8 @@
         body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value !== (button.name === 'keys')));
         button.value = value ? '' : { window: 'second', keys: 'off' }[button.name] ?? 'on';
         if (value && button.name === 'sound') tone();
-        if (value && button.name === 'notices') window.Notification?.requestPermission();
+        if (value && button.name === 'notices') Promise.resolve(window.Notification?.requestPermission()).then(able);
+        able();
       }
       fetch('/hilum/look', { method: 'POST', body: new URLSearchParams({ [button.name]: value }), headers: { Accept: '*/*' } });
       measure();
@@ -287,6 +327,7 @@
     if (field) { if (event.key === 'Escape') field.blur(); return; }
     const letter = event.key.length === 1 && event.key !== ' ', marks = letter && MARKING.includes(event.key);
     if (letter && body.dataset.keys === 'off') return; // WCAG 2.1.4
+    if (letter && !over.hidden) return refuse(event, 'You are logged out: nothing was done.');
     if (event.repeat && (letter ? !'jk'.includes(event.key) : event.key === 'Enter')) return event.preventDefault();
     if (letter && performance.now() < quiet.until) {
       if (quiet.all || !'jk'.includes(event.key)) hush(quiet.span, quiet.all, quiet.why);
@@ -316,7 +357,9 @@
   });
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
-  measure(); keep(); tell();
+  measure(); keep(); tell(); awake(false);
+  setTimeout(able, 500); // a sound that is allowed starts by itself
+  document.querySelector('.menu').addEventListener('toggle', able);
   setInterval(() => { refresh(); point(); }, 2000);
   document.addEventListener('visibilitychange', () => refresh());
 })();
