@@ -162,6 +162,8 @@ class Listing:
         Fields of the filter in force.
     critical
         Study Instance UIDs of critical studies that nobody has read, whatever the filter.
+    more_critical
+        There are more of them: these are the latest received, the latest first.
     opinions
         What people said, by study.
     people
@@ -180,6 +182,7 @@ class Listing:
     sort: str = ""
     searchable: bool = True
     critical: tuple[str, ...] = ()
+    more_critical: bool = False
     choices: tuple[Choice, ...] = ()
     opinions: Mapping[str, tuple[Opinion, ...]] = field(default_factory=dict)
     visitor: tuple[str, str] = ("", "")

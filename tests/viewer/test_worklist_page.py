@@ -688,6 +688,22 @@ def test_a_sound_that_waits_for_a_gesture_and_a_blocked_notification_say_so(page
     require_accessible(page)
 
 
+def test_of_more_than_a_hundred_unread_critical_studies_a_new_one_is_still_announced(
+    pages: Pages, window: Open
+) -> None:
+    uids = [add_study(pages, f"{UID}7{n:03d}", "critical", f"Mass {n} %", minutes_ago=300 - n) for n in range(104)]
+    page = window()
+    expect(page.locator(".pressing")).to_have_text("100+ critical unread")
+    with pages.ledger.write() as db:  # the four that are not among the latest hundred move up, and are not new
+        for uid in uids[-3:]:
+            marks.mark_read(db, uid, "ben", now=time.time())
+    expect(page.locator(".inforce")).to_have_attribute("data-critical", re.compile(re.escape(uids[1])), timeout=6000)
+    expect(page.locator("#announce")).to_be_empty()
+    add_study(pages, f"{UID}7900", "critical", "Pneumothorax 88 %", finding("pneumothorax"), minutes_ago=1)
+    expect(page.locator("#announce")).to_have_text("A new critical study", timeout=6000)
+    expect(page.locator(".pressing")).to_have_text("100+ critical unread")
+
+
 def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:
     fill(pages)
     page = window()

@@ -5,7 +5,7 @@
   const here = () => document.activeElement?.closest?.('tbody.study') ?? null;
   const announce = words => { document.getElementById('announce').textContent = words; };
   const query = () => main.querySelector('.do input[name=back], .inforce input[name=back]')?.value ?? back;
-  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false;
+  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false, capped = false;
   const keep = () => { drawn = new Map(rows().map(row => [row.id, row.outerHTML])); };
   for (const hidden of document.querySelectorAll('.script')) hidden.hidden = false;
   back = query();
@@ -157,8 +157,13 @@
     });
   };
   const tell = () => {
-    const critical = (main.querySelector('.inforce')?.dataset.critical ?? '').split(' ').filter(Boolean);
-    const fresh = known ? critical.filter(uid => !known.has(uid)) : [];
+    const told = main.querySelector('.inforce');
+    if (!told) return;
+    const critical = told.dataset.critical.split(' ').filter(Boolean);
+    // of many only the latest are told, the latest first: what comes in after all that were known has only moved up
+    const last = known && capped ? critical.findLastIndex(uid => known.has(uid)) : -1;
+    const fresh = known ? critical.filter((uid, at) => !known.has(uid) && (last < 0 || at < last)) : [];
+    capped = told.dataset.more === 'yes';
     known = new Set([...(known ?? []), ...critical]);
     if (!fresh.length) return;
     const why = fresh.map(uid => document.getElementById(`study-${uid}`)?.querySelector('.why')?.textContent).filter(Boolean);
