@@ -165,6 +165,7 @@ def add_study(
     status: TaskStatus = TaskStatus.DONE,
     cautions: tuple[str, ...] = (),
     picture: bytes = b"",
+    images: int = 1,
     **patient: str,
 ) -> str:
     """Put a study into the ledger as arrival and worker do."""
@@ -201,7 +202,8 @@ def add_study(
                 "findings": [*findings, *rest], "measurement_report": f"2.25.{abs(hash(uid))}", "thumbnail": True,
                 "evidence": [{"source": "ViewPosition", "says": "PA"}, {"source": "pixels", "says": "frontal"}],
             }  # fmt: skip
-            outcome = Outcome(status, priority, _RANKS[priority], {"version": 1, "images": [image]}, None, why)
+            several = [{**image, "sop_instance_uid": f"{uid}.{number}"} for number in range(1, images + 1)]
+            outcome = Outcome(status, priority, _RANKS[priority], {"version": 1, "images": several}, None, why)
         tasks.answer(db, claimed, outcome, now=came + 20, conclude_at=None)
     if picture:
         pages.pictures[f"2.25.{abs(hash(uid))}"] = picture
