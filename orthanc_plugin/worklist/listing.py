@@ -115,7 +115,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Look:
-    """How somebody wants the page to look and sound; empty: as the system says."""
+    """How somebody wants the page to look and sound; an empty theme is dark, for reading rooms are."""
 
     theme: str = ""
     size: str = ""
@@ -137,7 +137,7 @@ class Look:
 
 
 LOOKS = {
-    "theme": ("dark", "light"),
+    "theme": ("light", "system"),
     "size": ("big",),
     "sound": ("on",),
     "notices": ("on",),

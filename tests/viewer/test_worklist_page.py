@@ -16,7 +16,7 @@ import night
 import pytest
 from browser import Viewer
 from page_server import PASSWORD, Pages, add_study, finding, serve
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from running_node import ARTEFACTS
 
 from orthanc_plugin.access import audit_files
@@ -52,6 +52,8 @@ def window(pages: Pages, chromium: Callable[[str, Credentials], Viewer]) -> Iter
             viewport={"width": width, "height": 800}, color_scheme=scheme, **options
         )
         contexts.append(context)
+        if scheme == "light":  # which is chosen below View; a page is dark by itself
+            context.add_cookies([{"name": "hilum_look", "value": "theme:light", "url": f"{pages.url}/hilum"}])
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda m: errors.append(m.text) if "Content Security Policy" in m.text else None)
@@ -728,6 +730,39 @@ def test_a_row_counts_undetermined_findings_in_one_way(pages: Pages, window: Ope
     row = row_of(window(), uid)
     expect(row.locator(".why")).to_have_text("Nothing called present, 3 undetermined")
     expect(row.locator(".chips")).to_contain_text("+ 2 undetermined")
+
+
+def test_the_page_is_dark_until_light_is_chosen(pages: Pages, window: Open) -> None:
+    page = window()
+    page.emulate_media(color_scheme="light")
+    shade = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(shade) == "rgb(14, 18, 22)"
+    for words, colour in (("Light", "rgb(243, 245, 248)"), ("Dark", "rgb(14, 18, 22)"), ("As the system", "rgb(243, 245, 248)")):
+        if not page.get_by_role("button", name=words, exact=True).is_visible():
+            page.get_by_text("View", exact=True).click()
+        with page.expect_response("**/hilum/look"):
+            page.get_by_role("button", name=words, exact=True).click()
+        assert page.evaluate(shade) == colour, words
+        page.reload()
+        assert page.evaluate(shade) == colour, words
+
+
+def test_undo_tells_whose_mark_it_takes_back(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+
+    def told(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "study_instance_uid": CRITICAL})
+
+    page.route("**/hilum/mark", told)
+    row_of(page, CRITICAL).get_by_role("button", name="Mark read").click()
+    expect(row_of(page, CRITICAL)).to_contain_text("by ann")
+    page.wait_for_timeout(700)
+    page.keyboard.press("u")
+    expect(page.locator("#said")).to_have_text(
+        "Taken back: study marked as read. It was Núñez de la Peña, María José, Chest PA."
+    )
 
 
 def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:

@@ -62,6 +62,7 @@
       if (typed && field) field.value = typed;
     }
     drawn = html;
+    meet();
     const now = row && (document.getElementById(row.id) ?? rows()[Math.min(rows().length - 1, at)]);
     if (now && now.id !== row.id && place >= 0) arrive(now, focused.matches('input:not([type=checkbox])'));
     else if (now && !now.contains(document.activeElement) && place >= 0) {
@@ -180,12 +181,15 @@
     clearTimeout(say.timer);
     say.timer = setTimeout(() => line.remove(), refused ? 15000 : 6000);
   };
+  const met = new Map(); // who the studies are of that this page has shown
+  const meet = () => { for (const row of rows()) met.set(row.id.slice(6), `${row.querySelector('.name').textContent}, ${row.querySelector('.c-study .line').textContent.trim()}`); };
+  const who = uid => `It was ${met.get(uid) ?? 'a study that this page has not shown: search finds it'}.`;
   const send = async (address, fields, done) => { // done: what is to come before the rows change
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
       if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
-      if (told.said) say(told.said, told.refused);
+      if (told.said) say(`${told.said}${fields.do === 'undo' && told.study_instance_uid ? ` ${who(told.study_instance_uid)}` : ''}`, told.refused);
       if (!told.refused) done?.();
       await refresh(true);
       return !told.refused;
@@ -202,7 +206,10 @@
     if (form.classList.contains('look')) {
       event.preventDefault();
       const value = button.value;
-      if (button.name === 'theme') { document.documentElement.dataset.theme = value; button.value = value === 'light' ? 'dark' : 'light'; button.textContent = value === 'light' ? 'Dark' : 'Light'; }
+      if (button.name === 'theme') {
+        document.documentElement.dataset.theme = value;
+        for (const one of form.querySelectorAll('[name=theme]')) one.setAttribute('aria-pressed', String(one === button));
+      }
       else if (button.name === 'size') { document.documentElement.dataset.size = value; button.value = value ? '' : 'big'; button.textContent = value ? 'Normal type' : 'Big type'; }
       else {
         body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value !== (button.name === 'keys')));
@@ -362,7 +369,7 @@
   });
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
-  measure(); keep(); tell(); awake(false);
+  measure(); keep(); meet(); tell(); awake(false);
   setTimeout(able, 500); // a sound that is allowed starts by itself
   document.querySelector('.menu').addEventListener('toggle', able);
   setInterval(() => { refresh(); point(); }, 2000);
