@@ -765,6 +765,22 @@ def test_undo_tells_whose_mark_it_takes_back(pages: Pages, window: Open) -> None
     )
 
 
+def test_in_big_type_rows_grow_and_nothing_is_cut(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.context.add_cookies([{"name": "hilum_look", "value": "size:big", "url": f"{pages.url}/hilum"}])
+    page.reload()
+    cut = """[...document.querySelectorAll('.studies tr:first-child :is(.name, .chip, .of, .how, .why, .sub, .line, .holder, .cautions)')]
+      .filter(e => e.offsetParent && !e.closest('[hidden]')).filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'
+        || e.scrollHeight > e.clientHeight + 2 && getComputedStyle(e).display !== 'inline').map(e => e.className + ': ' + e.textContent)"""
+    assert page.evaluate(cut) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    expect(row_of(page, URGENT).locator(".models")).to_contain_text("chest_findings 2.1.0, lung_fields 1.3.0")
+    expect(page.locator(".inviewer:visible")).to_have_count(0)
+    page.screenshot(path=ARTEFACTS / "worklist_big.png")
+    require_accessible(page)
+
+
 def test_a_list_of_unread_studies_is_read_down_by_one_key(pages: Pages, window: Open) -> None:
     fill(pages)
     page = window()
