@@ -106,9 +106,7 @@ def listing(
     critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), limit=_MOST_CRITICAL)
     more_critical = bool(critical.next)
     if more_critical:  # a new one must be among those that are told
-        critical = ledger_page(
-            db, _CRITICAL, now=now, limits=_limits(site), sort="-received", limit=_MOST_CRITICAL
-        )
+        critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), sort="-received", limit=_MOST_CRITICAL)
     listed = tuple(rows.worklist_row(task) for task in found.rows)
     return Listing(
         rows=listed,

@@ -681,7 +681,8 @@ def test_a_sound_that_waits_for_a_gesture_and_a_blocked_notification_say_so(page
     page = window()
     page.context.add_cookies([{"name": "hilum_look", "value": "sound:on.notices:on", "url": f"{pages.url}/hilum"}])
     page.context.add_init_script("""
-      class Silent extends EventTarget { state = 'suspended'; resume() { this.state = 'running'; return Promise.resolve(); } }
+      class Silent extends EventTarget {
+        state = 'suspended'; resume() { this.state = 'running'; return Promise.resolve(); } }
       window.AudioContext = Silent; window.Notification = class { static permission = 'denied'; };""")
     page.reload()
     note = page.locator("#silent")
@@ -737,7 +738,11 @@ def test_the_page_is_dark_until_light_is_chosen(pages: Pages, window: Open) -> N
     page.emulate_media(color_scheme="light")
     shade = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(shade) == "rgb(14, 18, 22)"
-    for words, colour in (("Light", "rgb(243, 245, 248)"), ("Dark", "rgb(14, 18, 22)"), ("As the system", "rgb(243, 245, 248)")):
+    for words, colour in (
+        ("Light", "rgb(243, 245, 248)"),
+        ("Dark", "rgb(14, 18, 22)"),
+        ("As the system", "rgb(243, 245, 248)"),
+    ):
         if not page.get_by_role("button", name=words, exact=True).is_visible():
             page.get_by_text("View", exact=True).click()
         with page.expect_response("**/hilum/look"):
@@ -770,9 +775,12 @@ def test_in_big_type_rows_grow_and_nothing_is_cut(pages: Pages, window: Open) ->
     page = window()
     page.context.add_cookies([{"name": "hilum_look", "value": "size:big", "url": f"{pages.url}/hilum"}])
     page.reload()
-    cut = """[...document.querySelectorAll('.studies tr:first-child :is(.name, .chip, .of, .how, .why, .sub, .line, .holder, .cautions)')]
-      .filter(e => e.offsetParent && !e.closest('[hidden]')).filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'
-        || e.scrollHeight > e.clientHeight + 2 && getComputedStyle(e).display !== 'inline').map(e => e.className + ': ' + e.textContent)"""
+    cut = """() => {
+      const parts = ':is(.name, .chip, .of, .how, .why, .sub, .line, .holder, .cautions)';
+      return [...document.querySelectorAll(`.studies tr:first-child ${parts}`)]
+        .filter(e => e.offsetParent && getComputedStyle(e).display !== 'inline')
+        .filter(e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 2)
+        .map(e => `${e.className}: ${e.textContent}`); }"""
     assert page.evaluate(cut) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     expect(row_of(page, URGENT).locator(".models")).to_contain_text("chest_findings 2.1.0, lung_fields 1.3.0")
