@@ -763,8 +763,7 @@ def test_undo_tells_whose_mark_it_takes_back(pages: Pages, window: Open) -> None
     page.route("**/hilum/mark", told)
     row_of(page, CRITICAL).get_by_role("button", name="Mark read").click()
     expect(row_of(page, CRITICAL)).to_contain_text("by ann")
-    page.wait_for_timeout(700)
-    page.keyboard.press("u")
+    page.get_by_role("button", name="Undo").click()
     expect(page.locator("#said")).to_have_text(
         "Taken back: study marked as read. It was Núñez de la Peña, María José, Chest PA."
     )

@@ -189,7 +189,7 @@
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
       if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
-      if (told.said) say(`${told.said}${fields.do === 'undo' && told.study_instance_uid ? ` ${who(told.study_instance_uid)}` : ''}`, told.refused);
+      if (told.said) say(`${told.said}${new URLSearchParams(fields).get('do') === 'undo' && told.study_instance_uid ? ` ${who(told.study_instance_uid)}` : ''}`, told.refused);
       if (!told.refused) done?.();
       await refresh(true);
       return !told.refused;
