@@ -103,7 +103,10 @@ def listing(
         fields = {name: value for name, value in fields.items() if name not in edges}
         found = ledger_page_of(site, db, now, fields, user=user, most=PAGE)
     sort = fields.get("sort", "")
-    critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), limit=_MOST_CRITICAL).rows
+    critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), limit=_MOST_CRITICAL)
+    more_critical = bool(critical.next)
+    if more_critical:  # a new one must be among those that are told
+        critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), sort="-received", limit=_MOST_CRITICAL)
     listed = tuple(rows.worklist_row(task) for task in found.rows)
     return Listing(
         rows=listed,
@@ -115,7 +118,8 @@ def listing(
         asked=Filter.from_fields(asked).to_fields(),
         sort=sort,
         searchable=found.searchable,
-        critical=tuple(task["study_instance_uid"] for task in critical),
+        critical=tuple(task["study_instance_uid"] for task in critical.rows),
+        more_critical=more_critical,
         choices=_choices(db, user, Filter.from_fields(asked), sort),
         opinions=_opinions(db, [row.study_instance_uid for row in listed if row.marks]),
         visitor=(user, request.visitor.who.role),

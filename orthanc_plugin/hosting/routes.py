@@ -1,6 +1,6 @@
 """What the node answers under ``/hilum/``: functions from a request to a response, without Orthanc.
 
-The rule: an answer never shows a stack trace, every page says that the results are the AI's, not reviewed, and nothing
+The rule: an answer never shows a stack trace, every page says that the results are the AI's, not verified, and nothing
 is changed on behalf of another site.
 """
 

@@ -22,7 +22,7 @@ from orthanc_plugin.working.notice_settings import NoticeSettings
 
 _SECONDS = 10.0
 _PATIENT = ("patient_name", "patient_id", "patient_birth_date", "accession_number")
-_NOTE = "Research software, not a medical device. AI result, not reviewed."
+_NOTE = "Research software, not a medical device. AI result, not verified."
 
 
 class NotTaken(Exception):

@@ -115,13 +115,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Look:
-    """How somebody wants the page to look and sound; empty: as the system says."""
+    """How somebody wants the page to look and sound; an empty theme is dark, for reading rooms are."""
 
     theme: str = ""
     size: str = ""
     sound: str = ""
     notices: str = ""
     window: str = ""
+    keys: str = ""
 
     @classmethod
     def of_cookie(cls, value: str) -> Look:
@@ -136,11 +137,12 @@ class Look:
 
 
 LOOKS = {
-    "theme": ("dark", "light"),
+    "theme": ("light", "system"),
     "size": ("big",),
     "sound": ("on",),
     "notices": ("on",),
     "window": ("second",),
+    "keys": ("off",),
 }
 
 
@@ -160,6 +162,8 @@ class Listing:
         Fields of the filter in force.
     critical
         Study Instance UIDs of critical studies that nobody has read, whatever the filter.
+    more_critical
+        There are more of them: these are the latest received, the latest first.
     opinions
         What people said, by study.
     people
@@ -178,6 +182,7 @@ class Listing:
     sort: str = ""
     searchable: bool = True
     critical: tuple[str, ...] = ()
+    more_critical: bool = False
     choices: tuple[Choice, ...] = ()
     opinions: Mapping[str, tuple[Opinion, ...]] = field(default_factory=dict)
     visitor: tuple[str, str] = ("", "")

@@ -5,6 +5,7 @@ The rule: a row says only what the ledger holds. A study without an answer has n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from models.names import in_short, in_words, within_sentence
 
-DISCLAIMER = "Research software, not a medical device. AI results, not reviewed."
+DISCLAIMER = "Research software, not a medical device. AI result, not verified."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
 _PRIORITIES = ("critical", "urgent", "routine", "none")
 # Findings that say that nothing was found (``models.findings.OF_ABSENCE``).
@@ -198,11 +199,20 @@ class WorklistRow:
         return "Nothing called present" if evaluated else "No finding was evaluated"
 
     @property
+    def why(self) -> str:
+        """Why it has its priority, in words. How many findings are undetermined is counted as the list shows them: over
+        all images, and with what was derived from others.
+        """
+        open_ = len(self.in_state("undetermined"))
+        return _COUNTED.sub(f"Nothing called present, {open_} undetermined", self.message or "")
+
+    @property
     def refused(self) -> tuple[ImageLine, ...]:
         """The images without a result."""
         return tuple(image for image in self.images if image.status != "done")
 
 
+_COUNTED = re.compile(r"^Nothing called present, [0-9]+ undetermined")  # as ``models.triage`` says it of one image
 _OF_ONE_PATIENT = ("patient_id", "patient_birth_date", "patient_sex", "accession_number", "patient_age")
 
 

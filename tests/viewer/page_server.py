@@ -50,6 +50,7 @@ class Pages:
     url: str
     site: Site
     pictures: dict[str, bytes] = field(default_factory=dict)
+    ahead: list[float] = field(default_factory=lambda: [0.0])  # seconds that the clock of log-ins is put forward
 
     @property
     def ledger(self) -> Ledger:
@@ -87,11 +88,12 @@ def serve(home: Path) -> Iterator[Pages]:
     audit.start()
     logins = Logins(
         Accounts(settings.credentials, settings.users),
-        Sessions(settings.sessions, longest_seconds=3600, idle_seconds=3600),
+        Sessions(settings.sessions, longest_seconds=12 * 3600, idle_seconds=3600),
         Attempts(),
     )
-    guard = Guard(logins, cookie="hilum_test")
-    entrance = login.LoginPage(logins, guard, audit)
+    ahead = [0.0]
+    guard = Guard(logins, cookie="hilum_test", clock=lambda: time.time() + ahead[0])
+    entrance = login.LoginPage(logins, guard, audit, clock=lambda: time.time() + ahead[0])
     pictures: dict[str, bytes] = {}
     site = Site(
         settings=settings, ledger=ledger, version="0", intake=lambda: (None, 0),
@@ -137,7 +139,7 @@ def serve(home: Path) -> Iterator[Pages]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Pages(f"http://127.0.0.1:{server.server_port}", site, pictures)
+        yield Pages(f"http://127.0.0.1:{server.server_port}", site, pictures, ahead)
     finally:
         server.shutdown()
         server.server_close()
@@ -163,6 +165,7 @@ def add_study(
     status: TaskStatus = TaskStatus.DONE,
     cautions: tuple[str, ...] = (),
     picture: bytes = b"",
+    images: int = 1,
     **patient: str,
 ) -> str:
     """Put a study into the ledger as arrival and worker do."""
@@ -199,7 +202,8 @@ def add_study(
                 "findings": [*findings, *rest], "measurement_report": f"2.25.{abs(hash(uid))}", "thumbnail": True,
                 "evidence": [{"source": "ViewPosition", "says": "PA"}, {"source": "pixels", "says": "frontal"}],
             }  # fmt: skip
-            outcome = Outcome(status, priority, _RANKS[priority], {"version": 1, "images": [image]}, None, why)
+            several = [{**image, "sop_instance_uid": f"{uid}.{number}"} for number in range(1, images + 1)]
+            outcome = Outcome(status, priority, _RANKS[priority], {"version": 1, "images": several}, None, why)
         tasks.answer(db, claimed, outcome, now=came + 20, conclude_at=None)
     if picture:
         pages.pictures[f"2.25.{abs(hash(uid))}"] = picture

@@ -71,6 +71,9 @@ def window(running: Node, chromium: Callable[[str, Credentials], Viewer]) -> Ite
             viewport={"width": width, "height": 900}, color_scheme=scheme, **how
         )
         contexts.append(context)
+        if scheme == "light":  # which is chosen below View; a page is dark by itself
+            here = f"{running.settings.http_url}/hilum"
+            context.add_cookies([{"name": "hilum_look", "value": "theme:light", "url": here}])
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)

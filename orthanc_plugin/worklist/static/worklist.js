@@ -5,7 +5,7 @@
   const here = () => document.activeElement?.closest?.('tbody.study') ?? null;
   const announce = words => { document.getElementById('announce').textContent = words; };
   const query = () => main.querySelector('.do input[name=back], .inforce input[name=back]')?.value ?? back;
-  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false;
+  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false, capped = false;
   const keep = () => { drawn = new Map(rows().map(row => [row.id, row.outerHTML])); };
   for (const hidden of document.querySelectorAll('.script')) hidden.hidden = false;
   back = query();
@@ -62,8 +62,10 @@
       if (typed && field) field.value = typed;
     }
     drawn = html;
+    meet();
     const now = row && (document.getElementById(row.id) ?? rows()[Math.min(rows().length - 1, at)]);
-    if (now && !now.contains(document.activeElement) && place >= 0) {
+    if (now && now.id !== row.id && place >= 0) arrive(now, focused.matches('input:not([type=checkbox])'));
+    else if (now && !now.contains(document.activeElement) && place >= 0) {
       const all = [...now.querySelectorAll(REACHED)];
       const twin = (name && all.find(e => (e.getAttribute('data-finding') ?? e.value) === name)) || now.querySelector('a.open');
       twin?.focus({ preventScroll: true });
@@ -74,6 +76,7 @@
     back = query();
     const bulk = document.querySelector('#bulk input[name=back]');
     if (bulk) bulk.value = back;
+    point();
     tell();
   };
   const refresh = async (now = false) => {
@@ -86,8 +89,8 @@
       const answer = asked.has('text') // what may name a patient stands in no address
         ? await fetch(main.dataset.refresh, { method: 'POST', body: asked, headers, signal, cache: 'no-store' })
         : await fetch(`${main.dataset.refresh}${back ? `?${back}` : ''}`, { headers, signal, cache: 'no-store' });
-      // the session is over: what is on the screen goes, and the log-in page leads back here
-      if (answer.status === 401) return void location.reload();
+      logged_in(answer.status !== 401);
+      if (answer.status === 401) return;
       body.classList.toggle('offline', false);
       if (answer.status === 304) return;
       const text = await answer.text();
@@ -102,9 +105,52 @@
     } catch { if (mine === turn) body.classList.add('offline'); } finally { if (mine === turn) asking = false; }
   };
 
+  // --- the session: when it has ended, that nothing is told any more is seen and heard; who uses the list stays logged in
+  const over = document.getElementById('over'), title = document.title;
+  const logged_in = is => {
+    if (is !== over.hidden) {
+      over.hidden = is;
+      for (const part of main.children) part.inert = !is;
+      body.classList.toggle('over', !is);
+      document.title = is ? title : 'Logged out - Hilum';
+      if (!is) {
+        for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+        over.querySelector('a').href = `/hilum/${location.search}`;
+        signal('You are logged out: nothing is announced any more.');
+      }
+    }
+  };
+  let used = 0;
+  const use = () => { // the refresh of the page itself is no use (``hosting.guard``)
+    if (performance.now() - used < 20000 && used) return;
+    used = performance.now();
+    fetch('/hilum/api/visitor', { cache: 'no-store' }).then(answer => { if (answer.status === 401) logged_in(false); }).catch(() => {});
+  };
+  for (const gesture of ['keydown', 'pointerdown']) document.addEventListener(gesture, () => { use(); awake(); }, true);
+
   // --- new critical studies: told once each, to screen readers, and by sound and notification where wanted
+  const able = () => { // what was asked for and the browser does not do: a page may sound only after a click or a key
+    const sound = body.dataset.sound === 'on' && sounding && sounding.state !== 'running' ? 'needs one click or key' : '';
+    const may = 'Notification' in window ? Notification.permission : 'denied';
+    const notices = body.dataset.notices === 'on' && may !== 'granted' ? may === 'denied' ? 'blocked by the browser' : 'not allowed yet' : '';
+    const told = { sound, notices };
+    for (const button of document.querySelectorAll('.look [data-able]')) button.lastElementChild.textContent = told[button.name] && `: ${told[button.name]}`;
+    document.getElementById('silent').textContent = [sound && `Sound ${sound}`, notices && `Notifications ${notices}`].filter(Boolean).join('. ');
+  };
+  const awake = (gesture = true) => {
+    if (body.dataset.sound !== 'on') return;
+    if (!sounding) { sounding = new AudioContext(); sounding.addEventListener('statechange', able); }
+    if (gesture && sounding.state !== 'running') sounding.resume().then(able, able);
+  };
+  const signal = words => {
+    if (body.dataset.sound === 'on') tone();
+    if (body.dataset.notices === 'on' && 'Notification' in window && Notification.permission === 'granted') {
+      const notice = new Notification('Hilum', { body: words, tag: 'critical', renotify: true });
+      notice.onclick = () => { window.focus(); notice.close(); };
+    }
+  };
   const tone = () => {
-    sounding ??= new AudioContext();
+    awake();
     [0, .22].forEach(start => {
       const note = sounding.createOscillator(), gain = sounding.createGain(), at = sounding.currentTime + start;
       note.frequency.value = 880; gain.gain.setValueAtTime(.15, at); gain.gain.exponentialRampToValueAtTime(.001, at + .2);
@@ -112,17 +158,18 @@
     });
   };
   const tell = () => {
-    const critical = (main.querySelector('.inforce')?.dataset.critical ?? '').split(' ').filter(Boolean);
-    const fresh = known ? critical.filter(uid => !known.has(uid)) : [];
+    const told = main.querySelector('.inforce');
+    if (!told) return;
+    const critical = told.dataset.critical.split(' ').filter(Boolean);
+    // of many only the latest are told, the latest first: what comes in after all that were known has only moved up
+    const last = known && capped ? critical.findLastIndex(uid => known.has(uid)) : -1;
+    const fresh = known ? critical.filter((uid, at) => !known.has(uid) && (last < 0 || at < last)) : [];
+    capped = told.dataset.more === 'yes';
     known = new Set([...(known ?? []), ...critical]);
     if (!fresh.length) return;
     const why = fresh.map(uid => document.getElementById(`study-${uid}`)?.querySelector('.why')?.textContent).filter(Boolean);
     announce(`${fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`}${why.length ? `: ${why.join('; ')}` : ''}`);
-    if (body.dataset.sound === 'on') tone();
-    if (body.dataset.notices === 'on' && 'Notification' in window && Notification.permission === 'granted') {
-      const notice = new Notification('Hilum', { body: fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`, tag: 'critical' });
-      notice.onclick = () => { window.focus(); notice.close(); };
-    }
+    signal(fresh.length === 1 ? 'A new critical study' : `${fresh.length} new critical studies`);
   };
 
   // --- what is done without leaving the page
@@ -134,12 +181,15 @@
     clearTimeout(say.timer);
     say.timer = setTimeout(() => line.remove(), refused ? 15000 : 6000);
   };
+  const met = new Map(); // who the studies are of that this page has shown
+  const meet = () => { for (const row of rows()) met.set(row.id.slice(6), `${row.querySelector('.name').textContent}, ${row.querySelector('.c-study .line').textContent.trim()}`); };
+  const who = uid => `It was ${met.get(uid) ?? 'a study that this page has not shown: search finds it'}.`;
   const send = async (address, fields, done) => { // done: what is to come before the rows change
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
-      if (answer.status === 401) return void location.reload();
+      if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
-      if (told.said) say(told.said, told.refused);
+      if (told.said) say(`${told.said}${new URLSearchParams(fields).get('do') === 'undo' && told.study_instance_uid ? ` ${who(told.study_instance_uid)}` : ''}`, told.refused);
       if (!told.refused) done?.();
       await refresh(true);
       return !told.refused;
@@ -149,20 +199,24 @@
     ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
   const leaving = row => { // what was read goes down or out of the list: on to the next, by its name, for rows are made anew
     const next = (row.nextElementSibling ?? row.previousElementSibling)?.id;
-    return () => { if (here()?.id === row.id) document.getElementById(next)?.querySelector('a.open')?.focus({ preventScroll: true }); };
+    return () => { if (here()?.id === row.id) arrive(document.getElementById(next)); };
   };
   document.addEventListener('submit', event => {
     const form = event.target, button = event.submitter, address = form.getAttribute('action');
     if (form.classList.contains('look')) {
       event.preventDefault();
       const value = button.value;
-      if (button.name === 'theme') { document.documentElement.dataset.theme = value; button.value = value === 'light' ? 'dark' : 'light'; button.textContent = value === 'light' ? 'Dark' : 'Light'; }
+      if (button.name === 'theme') {
+        document.documentElement.dataset.theme = value;
+        for (const one of form.querySelectorAll('[name=theme]')) one.setAttribute('aria-pressed', String(one === button));
+      }
       else if (button.name === 'size') { document.documentElement.dataset.size = value; button.value = value ? '' : 'big'; button.textContent = value ? 'Normal type' : 'Big type'; }
       else {
-        body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value));
-        button.value = value ? '' : button.name === 'window' ? 'second' : 'on';
+        body.dataset[button.name] = value; button.setAttribute('aria-pressed', String(!!value !== (button.name === 'keys')));
+        button.value = value ? '' : { window: 'second', keys: 'off' }[button.name] ?? 'on';
         if (value && button.name === 'sound') tone();
-        if (value && button.name === 'notices') window.Notification?.requestPermission();
+        if (value && button.name === 'notices') Promise.resolve(window.Notification?.requestPermission()).then(able);
+        able();
       }
       fetch('/hilum/look', { method: 'POST', body: new URLSearchParams({ [button.name]: value }), headers: { Accept: '*/*' } });
       measure();
@@ -180,27 +234,59 @@
   });
 
   // --- keys
+  const MARKING = 'cradADnxu';
+  // Keys that are not taken for a while, and longer with each that comes: what is typed as words must mark nothing. After the
+  // focus has moved by itself that is every mark; where somebody expects a field to write in, every key.
+  let quiet = { until: 0 };
+  const hush = (span, all = false, why = 'That key came too soon: nothing was marked.') => { quiet = { until: performance.now() + span, span, all, why }; };
+  const arrive = (row, written = false) => { // at a row that nobody chose
+    hush(written ? 1000 : 600, written);
+    if (!row) return;
+    row.querySelector('a.open')?.focus({ preventScroll: true });
+    row.scrollIntoView({ block: 'nearest', behavior: 'instant' });
+    follow();
+  };
+  const in_sight = row => {
+    const { top, bottom } = row.rows[0].getBoundingClientRect(), middle = (top + bottom) / 2;
+    const head = main.querySelector('thead th')?.getBoundingClientRect().bottom ?? 0;
+    return middle > head && middle < innerHeight;
+  };
   const open = (row, second) => {
     const link = row.querySelector('a.open');
     if (!second && body.dataset.window !== 'second') return link.click();
-    viewer = window.open(link.href, 'hilum-viewer');
-    if (row !== shown) shown = row;
+    show(row);
   };
-  let viewer = null, shown = null, resting = 0, leading = '';
+  let viewer = null, shown = '', resting = 0, leading = '';
+  const show = row => {
+    const { href } = row.querySelector('a.open');
+    if (viewer && !viewer.closed) viewer.location = href; else viewer = window.open(href, 'hilum-viewer');
+    shown = viewer ? row.id : '';
+    sessionStorage.setItem('viewer', shown);
+    point();
+  };
+  const point = () => { // which row the second window shows, as long as there is one
+    if (viewer?.closed) { viewer = null; shown = ''; sessionStorage.removeItem('viewer'); }
+    for (const row of rows()) {
+      row.querySelector('.inviewer').hidden = row.id !== shown;
+      row.classList.toggle('shown', row.id === shown);
+    }
+  };
+  const follow = () => { // it shows the row that has the focus, however the focus came there
+    clearTimeout(resting);
+    if (body.dataset.window !== 'second' || !(viewer ? !viewer.closed : sessionStorage.getItem('viewer'))) return;
+    resting = setTimeout(() => { const row = here(); if (row && row.id !== shown) show(row); }, 700);
+  };
+  main.addEventListener('focusin', follow);
   const move = (row, step) => {
     const all = rows(), next = all[Math.min(all.length - 1, Math.max(0, row ? all.indexOf(row) + step : 0))];
     if (!next) return;
     const link = next.querySelector('a.open');
     link.focus({ preventScroll: true });
     next.scrollIntoView({ block: 'nearest', behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'instant' : 'auto' });
-    clearTimeout(resting);
-    if (body.dataset.window === 'second' && viewer && !viewer.closed) {
-      resting = setTimeout(() => { if (here() === next && shown !== next) { viewer.location = link.href; shown = next; } }, 700);
-    }
+    follow();
   };
   const finding = row => {
     const own = document.activeElement.closest('[data-finding]') ?? row.querySelector('[data-finding]');
-    if (!own) say('The AI called nothing here to agree or disagree with.', true);
     return own?.dataset.finding;
   };
   const write = (head, about) => new Promise(resolve => {
@@ -208,13 +294,17 @@
     dialog.querySelector('#write-head').textContent = head;
     dialog.querySelector('#write-about').textContent = about;
     field.value = ''; dialog.returnValue = '';
-    dialog.addEventListener('close', () => { (from.isConnected ? from : main.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
+    const row = from.closest('tbody.study')?.id;
+    dialog.addEventListener('close', () => { (from.isConnected ? from : document.getElementById(row)?.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
     dialog.showModal(); field.focus();
   });
   const named = row => row.querySelector('.name').textContent;
   const judge = async (row, word, words, commented) => {
     const key = finding(row);
-    if (!key) return;
+    if (!key) {
+      hush(1000, true); // for words may follow
+      return void say(`Nothing was marked: the AI called nothing in this study to ${word} with${commented ? ', so there is no comment to write (n writes a note)' : ''}.`, true);
+    }
     const about = row.querySelector(`[data-finding="${key}"]`)?.textContent.trim() ?? key;
     const comment = commented ? await write(words, `${about} - ${named(row)}`) : '';
     if (comment !== null) act(row, `${word}:${key}`, { comment });
@@ -223,7 +313,7 @@
     j: row => move(row, 1), k: row => move(row, -1),
     Enter: (row, event) => row && document.activeElement.matches('a.open, a.chip') ? open(row, event.shiftKey) : false,
     c: row => act(row, row.classList.contains('mine') ? 'release' : 'claim'),
-    r: row => act(row, row.classList.contains('read') ? 'unread' : 'read'),
+    r: row => { hush(600); act(row, row.classList.contains('read') ? 'unread' : 'read'); },
     a: row => judge(row, 'agree', 'Agree', false), A: row => judge(row, 'agree', 'Agree, with a comment', true),
     d: row => judge(row, 'disagree', 'Disagree', false), D: row => judge(row, 'disagree', 'Disagree, with a comment', true),
     n: async row => { const comment = await write('Note', named(row)); if (comment) act(row, 'note', { comment }); },
@@ -237,11 +327,27 @@
   };
   const page = which => { const button = document.getElementById(which); if (button) button.click(); else say(which === 'next' ? 'This is the last page.' : 'This is the first page.'); };
   const alone = { '/': () => document.querySelector('#find [name=text]')?.select() ?? document.querySelector('#find [name=text]')?.focus(),
-    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => send('/hilum/mark', { do: 'undo', back }), g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => { hush(600); send('/hilum/mark', { do: 'undo', back }); }, g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+  const refuse = (event, why) => {
+    event.preventDefault();
+    if ('nAD'.includes(event.key)) hush(1000, true); else hush(600, false, why);
+    say(why, true);
+  };
   document.addEventListener('keydown', event => {
     const field = event.target.closest('input:not([type=checkbox]), textarea, select');
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || document.querySelector('dialog[open]')) return;
     if (field) { if (event.key === 'Escape') field.blur(); return; }
+    const letter = event.key.length === 1 && event.key !== ' ', marks = letter && MARKING.includes(event.key);
+    if (letter && body.dataset.keys === 'off') return; // WCAG 2.1.4
+    if (letter && !over.hidden) return refuse(event, 'You are logged out: nothing was done.');
+    if (event.repeat && (letter ? !'jk'.includes(event.key) : event.key === 'Enter')) return event.preventDefault();
+    if (letter && performance.now() < quiet.until) {
+      if (quiet.all || !'jk'.includes(event.key)) hush(quiet.span, quiet.all, quiet.why);
+      if (quiet.all || marks) {
+        if (marks && !quiet.all) say(quiet.why, true);
+        return event.preventDefault();
+      }
+    }
     if (leading) {
       leading = '';
       const link = document.querySelector(`.choices [data-key="${CSS.escape(event.key)}"]`);
@@ -249,22 +355,23 @@
       return;
     }
     if (alone[event.key]) { event.preventDefault(); return void alone[event.key](); }
-    const does_ = does[event.key];
-    if (!does_) return;
-    let row = here();
-    if (!row && !'jk'.includes(event.key)) { if (event.key.length > 1) return; row = rows()[0]; }
-    if (!row && !rows().length) return;
-    if ('cradADnx'.includes(event.key) && !document.getElementById('bulk')) return void say('Your role does not allow marks.', true);
+    const does_ = does[event.key], row = here();
+    if (!does_ || !rows().length || (!row && event.key.length > 1)) return;
+    if (marks && !document.getElementById('bulk')) return refuse(event, 'Your role does not allow marks.');
+    if ((marks || event.key === 'v') && !(row && in_sight(row))) return refuse(event, 'Choose a study with j or k first: nothing was done.');
     if (does_(row, event) !== false) event.preventDefault();
   });
   document.addEventListener('click', event => {
     if (event.target.closest('#keys')) document.getElementById('help').showModal();
-    const link = event.target.closest('a.open');
+    const link = event.target.closest('a.open'), row = event.target.closest('tbody.study');
+    if (row && !event.target.closest('a, button, input, label, summary, .panel') && !String(getSelection())) row.querySelector('a.open').focus({ preventScroll: true });
     if (link && body.dataset.window === 'second' && !event.ctrlKey && !event.metaKey && event.isTrusted) { event.preventDefault(); open(link.closest('tbody'), true); }
   });
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
-  measure(); keep(); tell();
-  setInterval(refresh, 2000);
+  measure(); keep(); meet(); tell(); awake(false);
+  setTimeout(able, 500); // a sound that is allowed starts by itself
+  document.querySelector('.menu').addEventListener('toggle', able);
+  setInterval(() => { refresh(); point(); }, 2000);
   document.addEventListener('visibilitychange', () => refresh());
 })();
