@@ -74,7 +74,7 @@ class Done:
 
 
 def _refused(said: str, study: str = "", *, status: int = 409) -> Done:
-    return Done(f"{said[0].upper()}{said[1:]}", True, study, status)
+    return Done(said, True, study, status)
 
 
 def mark(request: Request, site: Site, now: float) -> Done:
@@ -191,7 +191,7 @@ def _undo(request: Request, site: Site, now: float, study: str) -> Done:
     written = _record(request, site, "undo", came, [*changed, *left])
     reasons = _reasons(came, alone=not changed and len(left) == 1)
     if not changed:
-        return _refused(f"{reasons[0]}.", left[0])
+        return _refused(f"{reasons[0][0].upper()}{reasons[0][1:]}.", left[0])
     several = len(changed) + len(left) > 1
     told = f"{len(changed)} of {len(changed) + len(left)} studies" if several else "study"
     words = " ".join([f"Taken back: {told} {', '.join(said)}.", *(f"{reason}." for reason in reasons)])

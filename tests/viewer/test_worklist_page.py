@@ -293,7 +293,9 @@ def test_by_keys_alone_a_study_is_claimed_judged_noted_read_and_taken_back(pages
     assert listed(page) == [f"{UID}121"]
     pages.site.audit.stop()
     told = [(e["who"], e["detail"]) for e in audit_files.read(pages.site.settings.audit) if e["action"] == "mark"]
-    assert told == [("ann", kind) for kind in ("claim", "agree", "disagree", "note", "read", "undo")]
+    assert told == [
+        ("ann", what) for what in ("claim", "agree pneumothorax", "disagree effusion", "note", "read", "undo")
+    ]
 
 
 def marked(pages: Pages, *uids: str) -> int:
