@@ -196,7 +196,7 @@
     } catch { say('The node does not answer: nothing was changed.', true); }
   };
   const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, back, ...more,
-    ...(what === 'read' ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
+    ...(/^(read|agree|disagree)/.test(what) ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
   const leaving = row => { // what was read goes down or out of the list: on to the next, by its name, for rows are made anew
     const next = (row.nextElementSibling ?? row.previousElementSibling)?.id;
     return () => { if (here()?.id === row.id) arrive(document.getElementById(next)); };
@@ -223,7 +223,6 @@
     } else if (address === '/hilum/mark') {
       event.preventDefault();
       const fields = [...new FormData(form, button)];
-      if (button.value === 'read' && form.id === 'bulk') fields.push(['seen', '']);
       const row = form.closest('tbody.study'), leave = button.value === 'read' && row ? leaving(row) : null;
       send(address, fields, () => {
         leave?.();
