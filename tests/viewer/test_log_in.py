@@ -167,11 +167,15 @@ def test_a_screen_that_somebody_left_is_cleared_when_the_session_ends(
         reading.wait_for_function("window.hilum?.status() && !window.hilum.status().busy", timeout=90_000)
         accounts.remove_user(guarded.settings.users, "leaving")
         page.bring_to_front()
-        expect(page).to_have_title("Log in - Hilum", timeout=60_000)
+        expect(page).to_have_title("Logged out - Hilum", timeout=60_000)
+        expect(page.get_by_role("alert")).to_contain_text("nothing is announced any more")
+        expect(page.locator(f'[id="study-{study}"] .name')).to_be_hidden()
         reading.evaluate(f"() => {{ const x = new XMLHttpRequest(); x.open('GET', '/dicom-web/studies/{study}/series');"
                          " x.send(); }")  # fmt: skip
         expect(reading).to_have_title("Log in - Hilum", timeout=60_000)
         assert f"StudyInstanceUIDs%3D{study}" in reading.url
+        page.get_by_role("link", name="Log in again").click()
+        expect(page).to_have_title("Log in - Hilum")
 
 
 ATTACKS = """<!doctype html><title>other</title>
