@@ -528,7 +528,9 @@ def test_a_filter_is_in_sight_with_its_count_and_can_be_saved_and_forgotten(page
     expect(page.get_by_role("link", name="opacities <i>")).to_have_attribute("aria-current", "true")
     require_accessible(page)
     page.get_by_role("link", name="All", exact=True).click()
+    expect(page.locator(f'[id="study-{CRITICAL}"]')).to_be_visible()
     page.get_by_role("link", name="opacities <i>").click()
+    expect(page.locator("#count")).to_contain_text("1 study Filter: lung opacity present")
     assert listed(page) == [URGENT]
     page.get_by_role("button", name="Forget the filter opacities <i>").click()
     expect(page.get_by_role("link", name="opacities <i>")).to_have_count(0)
