@@ -157,7 +157,9 @@ class Listing:
     asked
         Fields of the filter in force.
     critical
-        Study Instance UIDs of critical studies that nobody has read, whatever the filter.
+        Study Instance UIDs of critical studies that nobody has read, whatever the filter: those that came last.
+    critical_number
+        How many there are.
     opinions
         What people said, by study.
     people
@@ -174,6 +176,7 @@ class Listing:
     sort: str = ""
     searchable: bool = True
     critical: tuple[str, ...] = ()
+    critical_number: int = 0
     choices: tuple[Choice, ...] = ()
     opinions: Mapping[str, tuple[Opinion, ...]] = field(default_factory=dict)
     visitor: tuple[str, str] = ("", "")

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
@@ -216,20 +216,54 @@ def fill(ledger: Ledger, studies: int, console: Console) -> None:
     """Put so many studies into an empty ledger: three years of a hospital, of which the latest are unread."""
     made = _studies(studies, random.Random(1))  # noqa: S311
     batches = range(0, studies, _BATCH)
+    with ledger.write() as db:
+        indexes = _indexes(db)  # made once all is there: ten times as fast
+        for name in indexes:
+            db.exec_driver_sql(f"DROP INDEX {name}")
+        for table, columns in _SORTED.items():
+            db.exec_driver_sql(f"CREATE TABLE staged_{table} AS SELECT {columns} FROM {table} WHERE 1 = 0")  # noqa: S608
     for _ in track(batches, description="making the ledger", console=console, transient=True):
         some = list(islice(made, _BATCH))
+        words = [
+            {**{name: row[name] for name in ("study_instance_uid", "search_words")}, "term": term}
+            for row, _ in some
+            for term in row["search_words"].split()
+        ]
         with ledger.write() as db:
             for table, given in (
                 ("tasks", [row for row, _ in some]),
-                ("search_terms", [{"study_instance_uid": row["study_instance_uid"], "term": term}
-                                  for row, _ in some for term in row["search_words"].split()]),
-                ("study_findings", [found for _, each in some for found in each]),
-            ):  # fmt: skip
+                ("staged_search_terms", words),
+                ("staged_study_findings", [found for _, each in some for found in each]),
+            ):
                 names = list(given[0])
                 sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{n}' for n in names)})"  # noqa: S608
                 db.execute(text(sql), given)
     with ledger.write() as db:
+        db.exec_driver_sql("SET LOCAL statement_timeout = 0" if ledger.path is None else "PRAGMA cache_size = -262144")
+        for table, columns in _SORTED.items():
+            sql = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM staged_{table} ORDER BY 1, 2, 3"  # noqa: S608
+            db.exec_driver_sql(sql)
+            db.exec_driver_sql(f"DROP TABLE staged_{table}")
+        for statement in indexes.values():
+            db.exec_driver_sql(statement)
         db.exec_driver_sql("ANALYZE")
+
+
+# What is derived from tasks, in the order of its keys: into a table in their order rows go fast only so.
+_SORTED = {
+    "search_terms": "term, study_instance_uid, search_words",
+    "study_findings": "key, state, study_instance_uid, probability",
+}
+
+
+def _indexes(db: Connection) -> dict[str, str]:
+    """How each index is made, but for those of keys."""
+    sql = (
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        if db.dialect.name == "sqlite"
+        else "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '%pkey'"
+    )
+    return {name: made for name, made in db.execute(text(sql))}
 
 
 def _studies(number: int, chance: random.Random) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
