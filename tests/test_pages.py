@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import Ledger
+from orthanc_plugin.ledger.database import Ledger, migrate
 from orthanc_plugin.ledger.derived import asked_words, derive_missing, words_of
 from orthanc_plugin.ledger.filters import (
     NAMED,
@@ -28,6 +28,7 @@ from orthanc_plugin.ledger.pages import SORTS, Page, page
 from orthanc_plugin.ledger.question import Count, Effort
 from orthanc_plugin.ledger.reading_order import Group, WaitingLimits, place_of
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
+from orthanc_plugin.ledger.views import Alarm, after, unread_critical
 
 NOW = 100_000.0
 LIMITS = WaitingLimits()
@@ -214,7 +215,7 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
 @given(one=STUDIES, now=st.floats(NOW - 50_000, NOW + 50_000))
 def test_the_order_is_as_it_is_documented(one: list[Study], now: float) -> None:
     """The four sentences of the module, said without its arithmetic."""
-    limit = {0: 900, 1: 3600, 2: 28_800, 3: 28_800}
+    limit = {0: 900, 1: 3600, 2: 14_400, 3: 14_400}
     places = [(place_of(s.rank, s.received_at, s.read_at, now=now, limits=LIMITS), s) for s in one]
     for place, s in places:
         overdue = s.rank > 0 and s.received_at + limit[s.rank] <= now
@@ -269,8 +270,8 @@ def test_groups_and_limits_are_told_with_each_row(ledger: Ledger) -> None:
     told = [(row["study_instance_uid"], row["group"], row["due_at"], row["changed"]) for row in rows]
     assert told == [
         ("1.1", "overdue", NOW, False),
-        ("1.2", "routine", NOW - 60 + 28_800, False),
-        ("1.3", "read", NOW - 60 + 28_800, True),
+        ("1.2", "routine", NOW - 60 + 14_400, False),
+        ("1.3", "read", NOW - 60 + 14_400, True),
     ]
 
 
@@ -432,6 +433,56 @@ def test_studies_of_an_earlier_ledger_are_made_to_be_found(ledger: Ledger) -> No
     with ledger.read() as db:
         found = page(db, Filter(text="doe", present=("edema",)), now=NOW)
     assert (len(found.rows), found.searchable, found.rows[0]["answer_version"]) == (25, True, 1)
+
+
+def test_the_latest_critical_studies_are_told_with_the_number_of_all(ledger: Ledger) -> None:
+    fill(
+        ledger,
+        [
+            *(Study(f"1.2.{n}", rank=0, received_at=NOW - n) for n in range(100, 110)),
+            Study("1.3.1", rank=0, read_at=NOW),
+            Study("1.3.2", rank=0, status="removed"),
+            Study("1.3.3", rank=1, received_at=NOW),
+        ],
+    )
+    with ledger.read() as db:
+        assert unread_critical(db, 3) == Alarm(10, ("1.2.100", "1.2.101", "1.2.102"))
+
+
+def test_no_name_stands_over_the_findings_of_several_patients(ledger: Ledger) -> None:
+    fill(ledger, [Study("1.1", name="Doe^Jane", reason="several_patients"), Study("1.2", name="Doe^Jane")])
+    with ledger.read() as db:
+        one, other = page(db, now=NOW).rows
+    assert (one["patient_name"], one["patient_id"], one["accession_number"]) == ("Several patients", "", "")
+    assert (other["patient_name"], other["patient_id"]) == ("Doe^Jane", "ID-1.2")
+
+
+def test_the_way_through_all_studies_tells_which_answers_cannot_be_read(ledger: Ledger) -> None:
+    fill(ledger, [Study(f"1.{n}") for n in range(5)])
+    with ledger.write() as db:
+        db.execute(text("UPDATE tasks SET result = '{\"images\": [' WHERE study_instance_uid = '1.3'"))
+    with ledger.read() as db:
+        passed = after(db, "1.0", 3)
+    assert [(p.study_instance_uid, p.is_damaged) for p in passed] == [("1.1", False), ("1.2", False), ("1.3", True)]
+    assert all(p.standing.status is TaskStatus.DONE for p in passed)
+
+
+def test_what_a_study_is_found_by_comes_through_an_older_schema_and_back(ledger: Ledger) -> None:
+    findings = {"edema": "present", "mass": "undetermined"}
+    fill(ledger, [Study(f"1.2.{n}", name="Müller^Jörg", findings=findings) for n in range(100, 110)])
+    for schema in (4, 5, 3, 5):  # schema 3 has neither words nor findings: they are made anew
+        migrate(ledger, schema)
+        if schema == 4:
+            with ledger.read() as db:
+                assert db.execute(text("SELECT count(*) FROM search_terms WHERE term = 'muller'")).scalar() == 10
+                assert db.execute(text("SELECT count(*) FROM study_findings WHERE key = 'edema'")).scalar() == 10
+        if schema == 5:
+            with ledger.write() as db:
+                derive_missing(db, 100)
+            with ledger.read() as db:
+                found = page(db, Filter(text="jorg mull", present=("edema",), undetermined=("mass",)), now=NOW)
+                assert len(found.rows) == 10
+                assert not page(db, Filter(undetermined=("edema",)), now=NOW).rows
 
 
 # --- filters that are kept

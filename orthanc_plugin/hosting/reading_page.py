@@ -108,6 +108,7 @@ def listing(
         asked=Filter.from_fields(asked).to_fields(),
         sort=sort,
         searchable=found.searchable,
+        complete=found.complete,
         critical=critical.latest,
         critical_number=critical.number,
         choices=_choices(db, user, Filter.from_fields(asked), sort),

@@ -178,6 +178,7 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
             "count_is_exact": found.count.exact,
             "next": found.next or None,
             "searchable": found.searchable,
+            "complete": found.complete,
             "research_only": rows.DISCLAIMER,
         }
     )

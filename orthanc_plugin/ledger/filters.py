@@ -202,7 +202,7 @@ def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
         found.append(_one_of("priority_rank", ranks, "3 - "))
     if wanted.read is not None:
         is_read = f"read_at IS {'NOT ' if wanted.read else ''}NULL"
-        along = "read_at DESC" if wanted.read else "priority_rank, received_at"
+        along = f"priority_rank, {'read_at DESC' if wanted.read else 'received_at'}"
         found.append(Condition(is_read, "read_at", (_of_tasks(f"{is_read} AND status <> 'removed'", along),), {}))
     if wanted.assigned_to:
         found.append(

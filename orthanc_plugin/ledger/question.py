@@ -43,7 +43,7 @@ class Effort:
         The same where each study's row has to be read.
     """
 
-    gathered: int = 5000
+    gathered: int = 3000
     gathered_of_several: int = 25_000
     tried: int = 2000
     walked: int = 20_000

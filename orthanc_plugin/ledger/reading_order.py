@@ -39,11 +39,11 @@ class Group(IntEnum):
 
 @dataclass(frozen=True)
 class WaitingLimits:
-    """Seconds that a study of each priority may wait for a person."""
+    """Seconds that a study of each priority may wait for a person; why these: ``docs/triage.md``."""
 
     critical: float = 900.0
     urgent: float = 3600.0
-    routine: float = 28_800.0
+    routine: float = 14_400.0
 
     @classmethod
     def of_minutes(cls, minutes: Sequence[float]) -> WaitingLimits:

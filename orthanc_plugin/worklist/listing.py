@@ -154,6 +154,8 @@ class Listing:
         Of the studies that fit, e.g. ``142`` or ``1000+``.
     next, after
         Cursors of the next page, and of this one; empty on the last, and on the first.
+    complete
+        False where the search ended before the page was full: there may be more that fit on the next page.
     asked
         Fields of the filter in force.
     critical
@@ -175,6 +177,7 @@ class Listing:
     asked: Mapping[str, str] = field(default_factory=dict, repr=False)
     sort: str = ""
     searchable: bool = True
+    complete: bool = True
     critical: tuple[str, ...] = ()
     critical_number: int = 0
     choices: tuple[Choice, ...] = ()
