@@ -166,7 +166,7 @@ class Question:
         """How many studies the order has."""
         number = 0
         for stream in (stream for segment in self.order.segments for stream in segment):
-            ranged = f"SELECT 1 FROM tasks WHERE {stream.where} LIMIT :most"
+            ranged = f"SELECT 1 FROM tasks WHERE {stream.where} ORDER BY {', '.join(stream.order)} LIMIT :most"
             values = {**self.order.values, **stream.values, "most": _COUNTED + 1 - number}
             number += int(run(self.db, f"SELECT count(*) FROM ({ranged}) AS c", **values).scalar_one())
             if number > _COUNTED:
