@@ -45,7 +45,7 @@ class Effort:
 
     gathered: int = 3000
     gathered_of_several: int = 25_000
-    tried: int = 2000
+    tried: int = 1000
     walked: int = 20_000
     walked_by_row: int = 5000
 
