@@ -2,8 +2,9 @@
 
 Its numbers are the contract of a bundle without a network, ``covid_appearance``; a site that leaves that out has none.
 
-The rule: every criterion is given with what was measured, the threshold and the outcome; what nobody looked for is a
-limitation of the appearance, never a criterion that is not met; and no probability is made up for a class.
+The rule: every criterion is given with what was measured, the threshold and the outcome; what nobody looked for, and
+what lies between its operating points, is a limitation of the appearance, never a criterion that is not met; and no
+probability is made up for a class.
 
 The criteria are those of Litmanovich et al. (J Thorac Imaging 2020;35:354-360, table 1):
 
@@ -48,7 +49,7 @@ class AppearanceClass(StrEnum):
     INDETERMINATE = "covid_indeterminate"
     ATYPICAL = "covid_atypical"
     NEGATIVE = "covid_negative"
-    UNDETERMINED = "undetermined"  # something that decides lies between its operating points, or models disagree
+    UNDETERMINED = "undetermined"  # whether there is an opacity is left open, or models disagree
     NOT_EVALUATED = "not_evaluated"  # something that decides was not looked for
 
 
@@ -113,14 +114,15 @@ class Appearance:
     Parameters
     ----------
     reason
-        Why there is no class, as a code: ``opacity_undetermined``, ``atypical_undetermined``, ``findings_disagree``,
-        ``no_lungs``, ``no_regions``, or the reason for which opacity was not evaluated. None when there is one.
+        Why there is no class, as a code: ``opacity_undetermined``, ``findings_disagree``, ``no_lungs``, ``no_regions``,
+        or the reason for which opacity was not evaluated. None when there is one.
     possible
-        The classes that remain, when undetermined.
+        The classes that are not ruled out: several when undetermined; beside a class, atypical, where a finding that
+        would make it so lies between its operating points.
     criteria
         Every line of the table, met or not.
     limitations
-        Keys of the criteria that were not evaluated and could have made it another class.
+        Keys of the criteria that were left open or not evaluated and could have made it another class.
     opacities
         As measured; empty where there is none or they could not be measured.
     opacity_probability
@@ -144,7 +146,9 @@ class Appearance:
         model
             Name of the bundle whose criteria were applied.
         """
-        unseen = {c.speaks_for: c.reason for c in reversed(self.criteria) if c.key in self.limitations}
+        unseen = {
+            c.speaks_for: c.reason for c in reversed(self.criteria) if c.key in self.limitations and c.state is _UNSEEN
+        }
         return tuple(self._finding(label, unseen, model) for label in CLASSES)
 
     def _finding(self, label: AppearanceClass, unseen: Mapping[str, str | None], model: str) -> Finding:
@@ -194,15 +198,14 @@ def derive(
     possible, reason = _by_opacity(opacity, unmeasured, distribution, absence)
     if not possible:
         return replace(appearance, reason=reason)
-    if any(criterion.state is _OPEN for criterion in atypical):
-        possible, reason = (*possible, AppearanceClass.ATYPICAL), reason or "atypical_undetermined"
-    limitations = tuple(criterion.key for criterion in atypical if criterion.state is _UNSEEN)
+    limitations = tuple(criterion.key for criterion in atypical if criterion.state in (_OPEN, _UNSEEN))
     if possible == (AppearanceClass.INDETERMINATE,) and _may_be_rounded(distribution):
         limitations = ("rounded", *limitations)
-    if len(possible) > 1:
-        undetermined = AppearanceClass.UNDETERMINED
-        return replace(appearance, label=undetermined, reason=reason, possible=possible, limitations=limitations)
-    return replace(appearance, label=possible[0], limitations=limitations)
+    label = possible[0] if len(possible) == 1 else AppearanceClass.UNDETERMINED
+    if any(criterion.state is _OPEN for criterion in atypical):
+        possible = (*possible, AppearanceClass.ATYPICAL)
+    left = tuple(other for other in possible if other is not label)
+    return replace(appearance, label=label, reason=reason, possible=left, limitations=limitations)
 
 
 def _measured(

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from pydoc import locate
@@ -27,6 +29,7 @@ from torch import nn
 from models.appearance import CriteriaContract
 from models.contracts import SECTIONS, BoxContract, ClassContract, MaskContract, read_section
 from models.findings import ModelIdentity
+from models.outputs import declared
 from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
 from models.preprocessing import Preprocessing
@@ -38,6 +41,7 @@ INTERPRETERS = ("gate", "structures", "scores", *SECTIONS, CRITERIA)
 # The files that decide on the answers; of a bundle of criteria there are no others than its contract.
 DECISIVE = ("models/model.pt", "configs/metadata.json", "configs/inference.json")
 DECISIVE_OF_CRITERIA = ("configs/metadata.json",)
+_TOLD = 200  # characters of what torch says of weights
 _NO_WEIGHTS = hashlib.sha256(b"").hexdigest()
 
 
@@ -55,10 +59,14 @@ class FindingContract:
         Whether the held-out evidence carries this finding; if not it is reported as not evaluated.
     slope, intercept
         Calibration: probability = sigmoid(slope * logit + intercept).
+    isotonic
+        Calibration by a table in their place: pairs of logit and probability, straight between them, level beyond.
     threshold_absent, threshold_present
         Probabilities: below the first absent, from the second present, between them undetermined.
     localises
         Whether boxes drawn from this output's map were shown to lie on the finding.
+    within_lungs
+        Whether boxes are cut to the lung on which they lie, and dropped where they lie on none.
     outline_from
         Value of the map from which what lies in a lung belongs to the finding's outline; None where none is shown.
     """
@@ -68,9 +76,11 @@ class FindingContract:
     evaluated: bool
     slope: float = 1.0
     intercept: float = 0.0
+    isotonic: tuple[tuple[float, float], ...] = ()
     threshold_absent: float = 0.5
     threshold_present: float = 0.5
     localises: bool = False
+    within_lungs: bool = False
     outline_from: float | None = None
 
 
@@ -142,6 +152,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
         if metadata["hilum"]["interpreter"] == CRITERIA:
             return _bundle_of_criteria(name, metadata)
+        if lacking := [file for file in DECISIVE if not (path / file).is_file()]:
+            raise BundleInvalid(f"bundle {name}: {' and '.join(lacking)} missing; restore its folder")
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
         content = (path / "models" / "model.pt").read_bytes()
         section, network_def = metadata["hilum"], inference["network_def"]
@@ -160,7 +172,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (RuntimeError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
-        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def; restore its folder") from error
+        why = " ".join(str(error).split())[:_TOLD]
+        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def ({why}); restore its folder") from error
     identity = ModelIdentity(name, version, digest, config_digest(section, inference))
     return Bundle(identity, contract, network.eval())
 
@@ -169,6 +182,8 @@ def write_bundle(
     path: Path, network: nn.Module, inference: dict[str, Any], metadata: dict[str, Any], *, half: bool = True
 ) -> None:
     """Write weights and both configurations; pins the digest of the weights in the metadata.
+
+    What the metadata says of the outputs is asked of the network; `metadata` says what the channels of the first tell.
 
     Parameters
     ----------
@@ -180,6 +195,10 @@ def write_bundle(
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in network.state_dict().items()}
     torch.save(state, path / "models" / "model.pt")
     metadata["hilum"]["weights_sha256"] = hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
+    section, described = metadata["hilum"], metadata.setdefault("network_data_format", {})
+    tells: dict[str, str] = next((output["channel_def"] for output in described.get("outputs", {}).values()), {})
+    channels = len(section["preprocessing"]["mean"]) if "preprocessing" in section else 1
+    described["outputs"] = declared(network, section["input_size"], channels, tells=tells)
     for name, content in (("metadata.json", metadata), ("inference.json", inference)):
         (path / "configs" / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
@@ -202,10 +221,7 @@ def _bundle_of_criteria(name: str, metadata: dict[str, Any]) -> Bundle:
 
 
 def _contract(section: dict[str, Any]) -> Contract:
-    findings = tuple(
-        FindingContract(key=key, **{n: v for n, v in entry.items() if n in FindingContract.__dataclass_fields__})
-        for key, entry in section.get("findings", {}).items()
-    )
+    findings = tuple(_finding(key, entry) for key, entry in section.get("findings", {}).items())
     for f in findings:
         if not 0.0 <= f.threshold_absent <= f.threshold_present <= 1.0:
             raise ValueError(f"the thresholds of {f.key} are not in order between 0 and 1")
@@ -229,6 +245,28 @@ def _contract(section: dict[str, Any]) -> Contract:
     if interpreter == "classes" and sorted(f.output for f in findings) != list(range(len(findings))):
         raise ValueError("exclusive classes take the first outputs, each finding one of its own")
     return Contract(interpreter, size, segments, findings, _plausibility(section), gate, preprocessing, reading=reading)
+
+
+def _finding(key: str, entry: dict[str, Any]) -> FindingContract:
+    known = {name: value for name, value in entry.items() if name in FindingContract.__dataclass_fields__}
+    if "isotonic" in known:
+        known["isotonic"] = tuple((float(logit), float(probability)) for logit, probability in known["isotonic"])
+        if not _rises(known["isotonic"]) or {"slope", "intercept"} & set(known):
+            raise ValueError(
+                f"the table of {key} has two pairs at least, with rising logits and with probabilities from 0 to 1 "
+                "that do not fall, and stands in the place of slope and intercept"
+            )
+    return FindingContract(key=key, **known)
+
+
+def _rises(table: tuple[tuple[float, float], ...]) -> bool:
+    logits, probabilities = ([pair[i] for pair in table] for i in (0, 1))
+    return (
+        len(table) > 1
+        and all(math.isfinite(logit) for logit in logits)
+        and all(a < b for a, b in pairwise(logits))
+        and all(a <= b for a, b in pairwise([0.0, *probabilities, 1.0]))
+    )
 
 
 def _gate(section: dict[str, Any]) -> GateContract:

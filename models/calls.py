@@ -6,6 +6,7 @@ these functions (``training.judging``), so that what was judged is what the node
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,21 @@ def sigmoid(scores: npt.ArrayLike) -> npt.NDArray[Any]:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scores, -_WIDEST, _WIDEST))))
 
 
+def probabilities(
+    logits: npt.ArrayLike, *, slope: float, intercept: float, isotonic: Sequence[tuple[float, float]]
+) -> npt.NDArray[Any]:
+    """Calibrated probabilities of logits of any shape: by the table where there is one, by the line where not."""
+    if isotonic:
+        points, shares = zip(*isotonic, strict=True)
+        return np.asarray(np.interp(np.asarray(logits, np.float64), points, shares))
+    return sigmoid(slope * np.asarray(logits) + intercept)
+
+
 def calibrate(logit: float, contract: FindingContract) -> float:
-    """From a logit to a probability (Platt scaling), as finely as findings give it."""
-    return round(float(sigmoid(contract.slope * logit + contract.intercept)), 6)
+    """From a logit to a probability, as finely as findings give it."""
+    c = contract
+    found = probabilities(logit, slope=c.slope, intercept=c.intercept, isotonic=c.isotonic)
+    return round(float(found), 6)
 
 
 def state_of(probability: float, contract: FindingContract) -> FindingState:

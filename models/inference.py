@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from models import appearance, boxes, classes, masks, pixel_gate, scores, structures
-from models.bundle import CRITERIA, Bundle, BundleInvalid, Contract, load_bundle
+from models.bundle import CRITERIA, Bundle, BundleInvalid, Contract
 from models.calls import sigmoid
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import (
@@ -66,7 +65,7 @@ class ImageIdentity:
 
 @dataclass(frozen=True)
 class Models:
-    """The active bundles in the order in which they run; use ``load_models``.
+    """The active bundles in the order in which they run; use `assemble`.
 
     Parameters
     ----------
@@ -153,28 +152,13 @@ class Models:
         )
 
 
-def load_models(root: Path, names: Sequence[str], *, threads: int) -> Models:
-    """Load and verify bundles, the lungs first: the others need them to tell sides.
+def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
+    """Make bundles ready to run, the lungs first: the others need them to tell sides.
 
     Parameters
     ----------
-    root
-        Folder that holds a folder for each bundle.
     threads
         Threads that one inference may use.
-
-    Raises
-    ------
-    BundleInvalid
-    """
-    for name in names:
-        if not (root / name / "configs").is_dir():
-            raise BundleInvalid(f"there is no bundle {name!r} in {root.name}/: correct the setting `bundles`")
-    return assemble([load_bundle(root / name) for name in names], threads=threads)
-
-
-def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
-    """Make bundles ready to run; as `load_models`.
 
     Raises
     ------

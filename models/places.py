@@ -7,15 +7,18 @@ the patient's: on a frontal radiograph hung normally the patient's right is on t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from models.findings import BoolMask, Laterality, Region, SegmentMask
 from models.rendering import Frame, on_grid
 
-_LUNGS = ("lung_right", "lung_left")
+_LUNGS, _SIDES = ("lung_right", "lung_left"), (Laterality.RIGHT, Laterality.LEFT)
 # What reaches less of itself than this onto the other side only touches it.
 _TOUCHES = 0.1
+# A box of which less than this lies on a lung is dropped.
+_LEAST_KEPT = 0.1
 
 
 def midline(segments: Sequence[SegmentMask], frame: Frame) -> float:
@@ -58,6 +61,41 @@ def region_of(
     if middle is not None:
         side = Laterality.RIGHT if box[0] + box[2] / 2 < middle else Laterality.LEFT
     return Region(left, top, right - left, bottom - top, round(score, 6), side)
+
+
+def cut_to_lungs(region: Region, lungs: Sequence[SegmentMask]) -> Region | None:
+    """What of a box lies within the extent of the lung that holds most of it, on the side of that lung.
+
+    RSNA's readers drew opacities within the lungs; a coarse map reaches beyond them.
+
+    Parameters
+    ----------
+    lungs
+        Segments of which ``lung_right`` and ``lung_left`` are used; where one is missing, nothing is cut.
+
+    Returns
+    -------
+    Region or None
+        None when hardly any of it lies on either lung.
+    """
+    masks = {segment.key: segment.mask for segment in lungs if segment.key in _LUNGS and segment.mask.any()}
+    if len(masks) < len(_LUNGS):
+        return region
+    cut = [_common(region, masks[key], side) for key, side in zip(_LUNGS, _SIDES, strict=True)]
+    best = max(cut, key=lambda part: part.width * part.height)
+    return best if best.width * best.height >= _LEAST_KEPT * region.width * region.height else None
+
+
+def _common(region: Region, lung: BoolMask, side: Laterality) -> Region:
+    """The part of a box within the extent of a lung; without an area where they do not meet."""
+    rows, columns = np.flatnonzero(lung.any(axis=1)), np.flatnonzero(lung.any(axis=0))
+    left, top = max(region.x, float(columns[0])), max(region.y, float(rows[0]))
+    right = min(region.x + region.width, float(columns[-1] + 1))
+    bottom = min(region.y + region.height, float(rows[-1] + 1))
+    return replace(
+        region, x=left, y=top, width=max(0.0, right - left), height=max(0.0, bottom - top),
+        laterality=region.laterality and side,
+    )  # fmt: skip
 
 
 def side_of_mask(mask: BoolMask, middle: float) -> Laterality | None:

@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import DECISIVE, DECISIVE_OF_CRITERIA, Bundle, BundleInvalid, load_bundle
+from models.trial import require_answer
 
 RECORDS = "registry.toml"
+CARD = "docs/README.md"
 # They become folders, keys of TOML, and values of DICOM (LO: at most 64 characters).
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}", re.ASCII)
@@ -166,7 +168,8 @@ class Registry:
         Raises
         ------
         BundleInvalid
-            When it cannot be loaded, or its version is taken by another.
+            When a file or the card is missing, it cannot be loaded, does not answer as its contract says, or its
+            version is taken by another.
         """
         name = name or source.resolve().name
         version = _version_of(source)
@@ -175,7 +178,11 @@ class Registry:
                 f"bundle {name!r}, version {version!r}: a name is of a-z, 0-9 and _, a version of letters, digits and "
                 ".+_-; name it with --name"
             )
-        digests = {file: _digest(source / file) for file in load_bundle(source, name).decisive}
+        bundle = load_bundle(source, name)
+        if not (source / CARD).is_file():
+            raise BundleInvalid(f"bundle {name}: {CARD} is missing: no model without its card")
+        require_answer(bundle)
+        digests = {file: _digest(source / file) for file in bundle.decisive}
         for other in self.bundles():
             if (other.name, other.version) == (name, version):
                 if dict(other.digests) != digests:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from models.bundle import FindingContract
 from models.calls import calibrate, called
 from models.findings import MIDLINE, BoolMask, Finding, FindingState, Region, SaliencyMap, SegmentMask
-from models.places import midline, region_of, together
+from models.places import cut_to_lungs, midline, region_of, together
 from models.rendering import Frame, resize
 
 FloatArray = npt.NDArray[np.float32]
@@ -47,7 +47,7 @@ def interpret(
     logits, maps
         Shapes (outputs,) and (outputs, h, w); None where the network has no maps.
     segments
-        Lungs of the same image, in stored pixels, to tell sides; may be empty.
+        Lungs of the same image, in stored pixels, to tell sides and to cut boxes; may be empty.
 
     Returns
     -------
@@ -65,6 +65,9 @@ def interpret(
             # four times finer, the contours of a map stop being stairs
             heat = resize(maps[c.output], maps.shape[1] * 4, maps.shape[2] * 4)
             regions = _regions(heat, probability, frame, None if c.key in MIDLINE else middle)
+            if c.within_lungs:
+                cut = (cut_to_lungs(region, segments) for region in regions)
+                regions = tuple(region for region in cut if region is not None)
             finding = replace(finding, regions=regions, laterality=together(r.laterality for r in regions))
             if regions:
                 saliency.append(SaliencyMap(c.key, _saliency(heat, frame), model))

@@ -185,11 +185,6 @@ def test_a_card_is_read_at_any_depth_and_what_is_no_figure_is_left_out() -> None
     first, second = bundles.of_card(card)
     assert (first.figure, first.images, first.shortcut, first.value) == ("a.auroc", 9, 0.6, 0.8)
     assert (second.figure, second.images, second.shortcut, second.low) == ("auroc.findings.b", None, None, 0.7)
-    eight = {key: {"positives": 10 + n, "auroc": {**interval, "value": 0.7 + n / 100}}
-             for n, key in enumerate(("mass", "nodule", "edema", "hernia", "fibrosis", "effusion", "emphysema",
-                                      "pneumonia", "atelectasis"))}  # fmt: skip
-    mean = list(bundles.of_card(eight))[-1]
-    assert mean.value == pytest.approx(np.mean([0.7 + n / 100 for n in range(1, 9)]))
 
 
 def test_groups_have_their_own_means_and_a_kind_of_one_group_is_left_out() -> None:

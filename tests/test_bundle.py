@@ -14,7 +14,17 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from models.bundle import INTERPRETERS, BundleInvalid, FindingContract, _contract, load_bundle, write_bundle
+from models.bundle import (
+    INTERPRETERS,
+    BundleInvalid,
+    FindingContract,
+    _contract,
+    config_digest,
+    load_bundle,
+    write_bundle,
+)
+from models.outputs import ask
+from models.trial import require_answer
 from orthanc_plugin.settings import REPOSITORY
 
 SHIPPED = sorted(path.parent.parent for path in (REPOSITORY / "models").glob("*/configs/metadata.json"))
@@ -29,8 +39,10 @@ def small_bundle(path: Path, **section: Any) -> Path:
     torch.manual_seed(1)
     contract = {"interpreter": "structures", "input_size": 64, "segments": ["lung_right", "lung_left", "heart"]}
     network_def = {"_target_": "monai.networks.nets.UNet", **NETWORK}
-    metadata = {"version": "1.2.3", "hilum": {**contract, **section}}
+    metadata = {"version": "1.2.3", "hilum": contract}
     write_bundle(path, UNet(**NETWORK), {"network_def": network_def}, metadata)
+    rewrite(path / "configs" / "metadata.json", lambda content: content["hilum"].update(section))
+    (path / "docs" / "README.md").write_text("# A card\n")
     return path
 
 
@@ -54,6 +66,28 @@ def test_a_finding_that_cannot_be_called_makes_its_contract_invalid(change: dict
     finding = {"output": 0, "evaluated": True, "threshold_absent": 0.1, "threshold_present": 0.9, **change}
     with pytest.raises(ValueError, match=why):
         _contract({"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [], [[0.0, 0.5]], [[0.0, 0.5], [0.0, 0.6]], [[1.0, 0.1], [0.0, 0.6]], [[0.0, 0.6], [1.0, 0.5]],
+        [[0.0, -0.1], [1.0, 0.5]], [[0.0, 0.1], [1.0, 1.1]], [[0.0, 0.1], [float("inf"), 0.5]],
+        [[0.0, float("nan")], [1.0, 0.5]],
+    ],
+)  # fmt: skip
+def test_a_table_that_does_not_rise_from_logits_to_probabilities_makes_its_contract_invalid(table: Any) -> None:
+    finding = {"output": 0, "evaluated": True, "isotonic": table}
+    section = {"interpreter": "scores", "input_size": 64, "findings": {"mass": finding}}
+    with pytest.raises(ValueError, match="the table of mass"):
+        _contract(section)
+    finding["isotonic"] = [[-1.0, 0.0], [0.0, 0.25], [1.5, 0.25], [2.0, 1.0]]
+    assert _contract(section).findings[0].isotonic == ((-1.0, 0.0), (0.0, 0.25), (1.5, 0.25), (2.0, 1.0))
+    before, finding["isotonic"] = config_digest(section, {"network_def": {}}), [[-1.0, 0.0], [0.0, 0.25]]
+    assert config_digest(section, {"network_def": {}}) != before
+    finding["slope"] = 1.0
+    with pytest.raises(ValueError, match="in the place of slope and intercept"):
+        _contract(section)
 
 
 def test_what_its_own_figures_do_not_carry_is_not_evaluated() -> None:
@@ -96,6 +130,25 @@ def test_a_shipped_bundle_says_what_monai_s_schema_asks_for(path: Path) -> None:
         assert picture["spatial_shape"] == [metadata["hilum"]["input_size"]] * 2
     else:
         assert metadata["network_data_format"] == {"inputs": {}, "outputs": {}}
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.name)
+def test_a_shipped_bundle_declares_the_outputs_that_its_network_gives(path: Path) -> None:
+    declared = json.loads((path / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]
+    bundle = load_bundle(path)
+    network, contract = bundle.network, bundle.contract
+    assert network is not None
+    answer = ask(network, contract.input_size)
+    assert list(declared) == (["pred"] if list(answer) == ["logits"] else list(answer))
+    for output, values in zip(declared.values(), answer.values(), strict=True):
+        assert [output["num_channels"], *output["spatial_shape"]] == list(values.shape)
+        assert output["dtype"] == str(values.dtype) == "float32"
+        assert (output["type"] == "probabilities") == (values.min() >= 0 and values.max() <= 1)
+        assert output["format"] == ("segmentation" if values.ndim == 3 else "classes")
+        tells = [output["channel_def"][str(i)] for i in range(len(values))]
+        told = contract.segments or (contract.gate and contract.gate.classes) or [f.key for f in contract.findings]
+        assert tells[: len(told)] == list(told)
+    require_answer(bundle)
 
 
 def test_a_bundle_of_criteria_has_no_network_and_its_identity_is_that_of_its_numbers(tmp_path: Path) -> None:

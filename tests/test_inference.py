@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loaded_models import load_models
 from pydicom import dcmread
 from scipy import ndimage
 from shipped_criteria import BUNDLE
 
 from models import appearance, inference
-from models.bundle import BundleInvalid
 from models.findings import Finding, FindingState, ImageFindings, SaliencyMap, SegmentMask, View
 from models.findings_json import findings_json
-from models.inference import NIH_FINDINGS, ImageIdentity, Models, load_models
+from models.inference import NIH_FINDINGS, ImageIdentity, Models
 from models.phantom import chest
 from models.refusal import ImageRefused, Refusal
 from models.rendering import RenderedImage, network_input, render, render_picture
@@ -222,11 +222,6 @@ def test_findings_that_no_active_model_knows_are_not_evaluated() -> None:
     assert {f.key for f in found.findings} == set(NIH_FINDINGS)
     assert {(f.state, f.reason) for f in found.findings} == {(FindingState.NOT_EVALUATED, "no_model")}
     assert found.present == ()
-
-
-def test_a_bundle_that_is_not_there_stops_the_start() -> None:
-    with pytest.raises(BundleInvalid, match="lung_feilds"):
-        load_models(BUNDLES, ["lung_feilds"], threads=1)
 
 
 def test_noise_clouds_slopes_and_bare_shapes_are_refused(models: Models) -> None:

@@ -92,14 +92,14 @@ def test_a_bundle_that_fails_on_a_phantom_is_not_activated(run: Run, tmp_path: P
     run("add", small_bundle(tmp_path / "noise"))  # random weights find no lungs
     assert "on trial a normal chest made in code is refused" in run("activate", "noise", fails=True)
 
-    def ask_for_too_many(metadata: dict[str, Any]) -> None:
-        metadata["hilum"]["findings"]["effusion"]["output"] = 99
+    def rename(metadata: dict[str, Any]) -> None:
+        metadata["hilum"]["segments"] = ["this", "that", "heart"]
 
-    run("add", other_version(tmp_path, "chest_findings", "0.3.0", ask_for_too_many))
-    refused = run("activate", "chest_findings", "0.3.0", fails=True)
-    assert "on trial chest_findings failed" in refused
-    assert "IndexError" in refused
-    assert "IndexError" in run("activate", "chest_findings", "0.3.0", "--shadow", fails=True)
+    run("add", other_version(tmp_path, "lung_fields", "0.3.0", rename))
+    refused = run("activate", "lung_fields", "0.3.0", fails=True)
+    assert "on trial lung_fields failed" in refused
+    assert "lung_right" in refused
+    assert "lung_right" in run("activate", "lung_fields", "0.3.0", "--shadow", fails=True)
     run("add", other_version(tmp_path, "pixel_gate", "0.4.0"), "--name", "second_gate")
     assert "two pixel gates" in run("activate", "second_gate", fails=True)
     assert not settings.active_models.exists()

@@ -5,17 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import shutil
-import socket
-import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from notice_servers import MailServer, Receiver, made_certificate, receiving
 
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
@@ -29,36 +23,15 @@ from orthanc_plugin.working.notifying import tell
 SECRET = "sixteen characters"
 
 
-@dataclass
-class Receiver:
-    """A web server, and what it was sent; it answers `status`."""
-
-    url: str = ""
-    status: int = 204
-    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    it = Receiver()
+    with receiving() as it:
+        yield it
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            it.got.append((dict(self.headers), body))
-            self.send_response(it.status)
-            self.send_header("Location", it.url)
-            self.end_headers()
 
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    it.url = f"http://127.0.0.1:{server.server_port}/hook"
-    yield it
-    server.shutdown()
-    server.server_close()
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -213,56 +186,6 @@ def test_a_file_that_cannot_be_used_is_named_without_its_secrets(tmp_path: Path,
     assert "hidden" not in str(told.value)
 
 
-class MailServer(threading.Thread):
-    """As much of RFC 5321 and RFC 3207 as one message needs."""
-
-    def __init__(self, certificate: Path | None) -> None:
-        super().__init__(daemon=True)
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        self.certificate, self.message = certificate, b""
-        self.commands: list[str] = []
-        self.start()
-
-    def run(self) -> None:
-        connection, _ = self.listening.accept()
-        file = connection.makefile("rwb", buffering=0)
-        file.write(b"220 here\r\n")
-        while line := file.readline():
-            word = line.split()[0].upper().decode()
-            self.commands.append(word)
-            if word == "STARTTLS" and self.certificate:
-                file.write(b"220 go\r\n")
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(self.certificate)
-                try:
-                    connection = context.wrap_socket(connection, server_side=True)
-                except ssl.SSLError:
-                    return
-                file = connection.makefile("rwb", buffering=0)
-            elif word == "DATA":
-                file.write(b"354 go\r\n")
-                while (part := file.readline()) != b".\r\n":
-                    self.message += part
-                file.write(b"250 ok\r\n")
-            elif word == "EHLO":
-                file.write(b"250-here\r\n250 STARTTLS\r\n" if self.certificate else b"250 here\r\n")
-            else:
-                file.write(b"250 ok\r\n" if word != "QUIT" else b"221 bye\r\n")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl here")
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
-    subprocess.run([*made, "-keyout", file.with_suffix(".key"), "-out", file], check=True, capture_output=True)
-    file.write_bytes(file.read_bytes() + file.with_suffix(".key").read_bytes())
-    return file
-
-
 def mailed(server: MailServer) -> NoticeSettings:
     return NoticeSettings(
         email_to=("on.call@hospital.example",), email_from="hilum@hospital.example", smtp_host="localhost",
@@ -276,7 +199,8 @@ def test_an_e_mail_goes_encrypted_and_without_the_patient(certificate: Path, mon
     wanted = mailed(server)
     send(a_notice("email"), content_of(a_notice("email"), TASK, wanted), wanted, 1.0)
     assert "STARTTLS" in server.commands[:2]
-    text = server.message.decode()
+    (message,) = server.messages
+    text = message.decode()
     assert "Pneumothorax 91 %" in text
     assert "abc@hilum.invalid" in text
     assert "not a medical device" in text
@@ -290,4 +214,4 @@ def test_no_e_mail_goes_where_the_server_cannot_be_trusted(certificate: Path, sp
     with pytest.raises(NotTaken):
         send(a_notice("email"), content_of(a_notice("email"), TASK, wanted), wanted, 1.0)
     assert "MAIL" not in server.commands
-    assert server.message == b""
+    assert server.messages == []

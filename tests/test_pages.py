@@ -193,10 +193,12 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
             whole = expected(studies, wanted, "ada", sort)
             for way, effort in EFFORTS.items():
                 asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada", "limit": size, "effort": effort}
-                found, after = [], ""
+                found, after, parts, back_from = [], "", [], None
                 while True:
                     part = page(db, wanted, after=after, **asked)
+                    back_from = part if part.rows or not back_from or not part.complete else back_from
                     found += uids(part)
+                    parts.append(uids(part))
                     assert part.complete or (part.next and way == "ended")
                     assert part.searchable
                     if part.count.exact:
@@ -209,6 +211,28 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
                 assert third.complete or way == "ended"
                 expected_there = whole[2 * size : 3 * size]
                 assert uids(third) == (expected_there if third.complete else expected_there[: len(third.rows)]), way
+                part = back_from  # a search that ended early may go on to nothing
+                back, begins = [uids(part)], len(whole) - len(part.rows)
+                while part.previous:
+                    part = page(db, wanted, before=part.previous, **asked)
+                    back.append(uids(part))
+                    assert part.complete or way == "ended"
+                    if part.previous:
+                        ends, begins = begins, begins - len(part.rows)
+                    else:  # the first page, which has what is left and may have some of the one before as well
+                        assert begins <= size
+                        ends, begins = len(part.rows), 0
+                    assert back[-1] == whole[begins:ends], (way, wanted, sort)
+                    assert len(part.rows) in (size, len(whole)) or not part.complete
+                    assert part.next or not part.previous
+                    if part.count.exact:
+                        assert part.count.number == len(whole), way
+                    if part.next:  # and forward again from there
+                        ahead = page(db, wanted, after=part.next, **asked)
+                        assert uids(ahead) == whole[ends : ends + (size if ahead.complete else len(ahead.rows))]
+                        assert not ahead.count.exact or ahead.count.number == len(whole), way
+                assert begins == 0
+                assert way == "ended" or back == parts[::-1], (way, wanted, sort)
 
 
 @settings(max_examples=200, deadline=None)
@@ -260,7 +284,10 @@ def test_pages_go_on_where_they_were_while_the_list_changes(ledger: Ledger) -> N
         tasks.enqueue(db, Arrival("1.9"), now=NOW + 1)
     with ledger.read() as db:  # an hour later
         second = page(db, now=NOW + 36_000, limits=LIMITS, limit=10, after=first.next)
+        back = page(db, now=NOW + 36_000, limits=LIMITS, limit=10, before=second.previous)
     assert uids(second) == whole[10:20]
+    assert uids(back)[0] == "1.2.127", "too few are left before it: the first page"
+    assert (len(back.rows), back.previous) == (10, "")
 
 
 def test_groups_and_limits_are_told_with_each_row(ledger: Ledger) -> None:
@@ -319,6 +346,9 @@ def test_a_cursor_of_something_else_is_refused(ledger: Ledger, token: str) -> No
         other = page(db, now=NOW, limit=3, sort="received").next
         with pytest.raises(FilterInvalid, match="another order"):
             page(db, now=NOW, limit=3, after=other)
+        for edges in ({"before": token}, {"before": other, "after": other}, {"before": other, "offset": 3}):
+            with pytest.raises(FilterInvalid):
+                page(db, now=NOW, **edges)  # type: ignore[arg-type]
         for wrong in ({"limit": 0}, {"limit": 501}, {"offset": -1}, {"offset": 10_001}, {"sort": "colour"}):
             with pytest.raises(FilterInvalid):
                 page(db, now=NOW, **wrong)  # type: ignore[arg-type]

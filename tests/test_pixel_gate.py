@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from loaded_models import load_models
 
 from models.bundle import BundleInvalid, load_bundle
-from models.inference import Models, load_models
+from models.inference import Models
 from models.networks import GateNet
 from models.phantom import Pathology, chest
 from models.pixel_gate import CLASSES, MIRRORED, GateContract, interpret

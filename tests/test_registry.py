@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from other_versions import SHIPPED, edit, other_version
@@ -154,6 +156,57 @@ def test_what_cannot_be_loaded_is_not_added(registry: Registry, tmp_path: Path) 
     assert not (tmp_path / "own").exists()
 
 
+def _remove(*files: str) -> Callable[[Path], None]:
+    return lambda source: [(source / file).unlink() for file in files]  # type: ignore[return-value]
+
+
+def _of_the_network(**change: Any) -> Callable[[Path], None]:
+    def apply(source: Path) -> None:
+        file = source / "configs" / "inference.json"
+        content = json.loads(file.read_text())
+        content["network_def"].update(change)
+        file.write_text(json.dumps(content))
+
+    return apply
+
+
+def _of_the_contract(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    return lambda source: edit(source, lambda metadata: change(metadata["hilum"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "why"),
+    [
+        ("lung_fields", _remove("models/model.pt"), r"models/model\.pt missing"),
+        ("lung_fields", _remove("models/model.pt", "configs/inference.json"), r"model\.pt and configs/inference\.json"),
+        ("lung_fields", _remove("docs/README.md"), r"docs/README\.md is missing: no model without its card"),
+        ("lung_fields", _of_the_network(out_channels=5), r"weights do not fit network_def \(.*size mismatch"),
+        ("lung_fields", _of_the_network(norm="instance"), r"weights do not fit network_def \(.*Unexpected key"),
+        (
+            "lung_fields", _of_the_contract(lambda c: c["segments"].append("aorta")),
+            "gives logits of 3 x 256 x 256 numbers, and the contract wants 4 x 256 x 256",
+        ),
+        (
+            "chest_findings", _of_the_contract(lambda c: c["findings"]["effusion"].update(output=15)),
+            "gives logits of 15 numbers, and the contract wants 16 or more",
+        ),
+        (
+            "pneumothorax", _of_the_contract(lambda c: c["masks"].update(score="empty")),
+            "gives masks, and the contract wants empty",
+        ),
+        ("lung_opacity", _of_the_contract(lambda c: c.update(input_size=100)), "cannot take a picture of 100 pixels"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_is_half_packaged_is_not_added_and_what_it_lacks_is_told(
+    registry: Registry, tmp_path: Path, name: str, half: Callable[[Path], None], why: str
+) -> None:
+    source = other_version(tmp_path, name, "0.2.0")
+    half(source)
+    with pytest.raises(BundleInvalid, match=f"bundle {name}: .*{why}"):
+        registry.add(source)
+    assert not (tmp_path / "own").exists()
+
+
 def test_a_bundle_that_is_trained_anew_runs_when_it_was_recorded(tmp_path: Path) -> None:
     shipped = tmp_path / "models"
     shutil.copytree(SHIPPED / "lung_fields", shipped / "lung_fields")
@@ -235,3 +288,8 @@ def test_a_choice_that_cannot_be_written_leaves_the_one_before(
         activation.choose(Choice())
     assert activation.choice == Choice().watch(own)
     assert json.loads((own.folder.parent.parent / "active.json").read_text())["shadow"] == [["lung_fields", "0.2.0"]]
+
+
+def test_a_name_in_the_settings_that_is_no_bundle_is_told(registry: Registry) -> None:
+    with pytest.raises(BundleInvalid, match=r"there is no bundle 'lung_feilds' .*correct the setting `bundles`"):
+        registry.shipped("lung_feilds")

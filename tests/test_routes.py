@@ -315,6 +315,32 @@ def test_without_its_ledger_the_node_still_says_how_it_is(site: Site) -> None:
     assert routes.respond(asked("/hilum/api/worklist"), site).status == 503
     assert retry(site, "all=yes").status == 503
     assert thumbnail(site, "2.25.7", "1.2.3").status == 503
+    for path, role in (("/hilum/admin", Role.ADMIN), ("/hilum/studies/1.2.3", Role.RADIOLOGIST)):
+        page = routes.respond(asked(path, role=role, headers={"accept": "text/html"}), site)
+        assert (page.status, page.mime) == (503, "text/html; charset=utf-8")
+        for words in (b"cannot be shown without the ledger", b"problem-ledger_unusable", b"not a medical device"):
+            assert words in page.body
+        assert f'href="{path}">Load this page again'.encode() in page.body
+
+
+def test_what_there_is_not_is_told_by_a_page_or_in_a_line(site: Site) -> None:
+    for path in ("/hilum/nothing", "/hilum/studies/9.9"):
+        person = routes.respond(asked(path, headers={"accept": "text/html"}), site)
+        assert (person.status, person.mime.partition(";")[0]) == (404, "text/html")
+        assert b"not a medical device" in person.body
+        assert routes.respond(asked(path), site).mime.startswith("text/plain")
+
+
+def test_priorities_are_told_for_named_studies_alone(site: Site) -> None:
+    def told(body: str, **changes: Any) -> Response:
+        return routes.respond(asked("/hilum/api/priorities", "POST", body=body.encode(), **changes), site)
+
+    known = json.loads(told("study_instance_uid=1.2.3&study_instance_uid=9.9").body)["studies"]
+    assert known == {"1.2.3": {"priority": "urgent", "status": "done", "is_read": False}}
+    assert told("study_instance_uid=%27").status == 400
+    assert told("study_instance_uid=1&" * 501).status == 200, "the same one is one"
+    assert told("&".join(f"study_instance_uid=1.{n}" for n in range(501))).status == 400
+    assert told("study_instance_uid=1.2.3", role=Role.WORKER).status == 403
 
 
 def test_a_plugin_that_cannot_write_says_so_even_when_the_ledger_can_be_read(site: Site) -> None:

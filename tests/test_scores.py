@@ -60,6 +60,45 @@ def test_probabilities_follow_platt_and_never_overflow() -> None:
     assert 1 - 1e-9 < calibrate(1e9, CONTRACT) <= 1
 
 
+def lung(key: str, rows: slice, columns: slice) -> SegmentMask:
+    mask = np.zeros((400, 300), np.bool_)
+    mask[rows, columns] = True
+    return SegmentMask(key, mask, "lung_fields")
+
+
+LUNGS = (
+    lung("lung_right", slice(100, 300), slice(40, 130)),
+    lung("lung_left", slice(100, 300), slice(170, 260)),
+)
+
+
+def test_boxes_are_cut_to_the_lung_on_which_they_lie() -> None:
+    within = replace(CONTRACT, within_lungs=True)
+    spots = heat((5, 10))  # above, and between the lungs, nearer to the left one in the picture
+    ((whole,), _) = interpret(np.array([3.0]), spots, FRAME, contract=[CONTRACT], segments=LUNGS, model="m")
+    ((cut,), maps) = interpret(np.array([3.0]), spots, FRAME, contract=[within], segments=LUNGS, model="m")
+    ((box,), (part,)) = whole.regions, cut.regions
+    assert box.y < 100 < box.y + box.height
+    assert box.x < 170 < box.x + box.width
+    assert (part.x, part.y) in ((170, 100), (box.x, 100))
+    assert part.y + part.height == box.y + box.height
+    assert part.laterality is cut.laterality
+    assert part.score == box.score
+    assert maps
+    # without both lungs there is nothing to cut to
+    ((alone,), _) = interpret(np.array([3.0]), spots, FRAME, contract=[within], segments=LUNGS[:1], model="m")
+    assert alone.regions[0].height == box.height
+
+
+def test_a_box_on_neither_lung_is_dropped_and_the_finding_stays() -> None:
+    within = replace(CONTRACT, within_lungs=True)
+    spots = heat((2, 10))
+    ((whole,), _) = interpret(np.array([3.0]), spots, FRAME, contract=[CONTRACT], segments=LUNGS, model="m")
+    ((found,), maps) = interpret(np.array([3.0]), spots, FRAME, contract=[within], segments=LUNGS, model="m")
+    assert whole.regions
+    assert (found.state, found.regions, found.laterality, maps) == (FindingState.PRESENT, (), None, ())
+
+
 def test_a_finding_that_the_evidence_does_not_carry_has_no_number() -> None:
     unproven = FindingContract("mass", 0, evaluated=False)
     ((found,), _) = interpret(np.array([9.0]), heat((5, 5)), FRAME, contract=[unproven], segments=(), model="m")

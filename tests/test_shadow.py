@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded_models import load_models
 from other_versions import SHIPPED, other_version
 
 from models.bundle import load_bundle
 from models.findings import ImageFindings, View
-from models.inference import ImageIdentity, Models, load_models
+from models.inference import ImageIdentity, Models
 from models.phantom import Pathology, chest
 from models.rendering import RenderedImage
 from orthanc_plugin.commands.shadow_report import Agreement, compare

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from orthanc_plugin.access import audit_files
 from orthanc_plugin.access.audit import Audit, Who
-from orthanc_plugin.access.audit_reading import latest
+from orthanc_plugin.access.audit_reading import last_log_ins, latest
 from orthanc_plugin.access.roles import Action, Role, may
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, routes
@@ -182,6 +183,51 @@ def test_an_image_that_was_not_read_is_rendered_by_orthanc_or_not_at_all(site: S
     assert "No picture is kept of this image" in shown
 
 
+# as the first versions kept an image that was read
+BEFORE = {
+    "sop_instance_uid": "1.2.6.1", "rows": 512, "columns": 400, "view": "PA", "models": {"chest_findings": "0.0.1"},
+    "failures": {}, "segments": [], "measurements": [], "priority": "urgent", "priority_reason": "Lung opacity 59 %",
+    "cautions": [], "status": "done", "reason": None, "evidence": "ViewPosition is PA", "pixel_gate": None,
+    "segmentation": None, "measurement_report": "2.25.8",
+    "findings": [{"key": "lung_opacity", "state": "present", "probability": 0.59, "threshold": 0.5, "laterality": None,
+                  "regions": [[96.0, 115.0, 140.8, 195.0, "lung_opacity", 0.6]], "reason": None}],
+}  # fmt: skip
+
+
+def test_a_result_of_an_earlier_version_shows_what_there_is_says_what_is_not_and_can_be_made_again(
+    site: Site, held: HeldInMemory
+) -> None:
+    with site.ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.2.6"), now=0.5)
+    answer(site.ledger, [BEFORE], preliminary_report=None)
+    shown = page(site, "1.2.6", role=Role.TECHNOLOGIST)
+    assert "/hilum/studies/1.2.6/rendered/1.2.6.1" in shown
+    for words in ("kept no picture, outlines or heat map", "Read it again", "Lung opacity", "59 %", "There is none."):
+        assert words in shown
+    held.can_render = False
+    assert "No picture of it can be shown here." in page(site, "1.2.6")
+    assert "Read it again" not in page(site, "1.2.3"), "it has its picture; the other image was not read"
+    assert reread(site, "1.2.6").headers["Location"] == "/hilum/studies/1.2.6"
+    with site.ledger.read() as db:
+        assert [task["status"] for task in tasks.of_study(db, "1.2.6")] == ["queued"]
+    assert "It is being read again." in page(site, "1.2.6")
+    assert "Read it again" not in page(site, "1.2.6")
+    assert reread(site, "9.9", accept="application/json").body == b'{"queued": 0}'
+    assert reread(site, "1.2.6", sec_fetch_site="cross-site").status == 403
+    site.audit.stop()
+    told = [(e["study"], e["outcome"]) for e in audit_files.read(site.settings.audit) if e["action"] == "reread"]
+    assert told == [("1.2.6", "done"), ("9.9", "nothing to do")]
+
+
+def reread(site: Site, study: str, **headers: str) -> Response:
+    sent = {"sec-fetch-site": "same-origin", "accept": "text/html"} | {
+        n.replace("_", "-"): v for n, v in headers.items()
+    }
+    visitor = Visitor(Role.TECHNOLOGIST, Who("tom", "technologist", "127.0.0.1"))
+    body = f"page=study&study_instance_uid={study}".encode()
+    return routes.respond(Request("/hilum/api/reread", "POST", headers=sent, body=body, visitor=visitor), site)
+
+
 def test_a_hostile_name_stays_text(site: Site) -> None:
     shown = page(site)
     assert "<script>alert" not in shown
@@ -268,13 +314,32 @@ def test_the_latest_of_the_audit_log_goes_over_several_files(tmp_path: Path) -> 
     assert [entry["at"] for entry in latest(tmp_path, most=4, study="1.2")] == [20, 23, 26, 29]
 
 
+def test_the_last_log_in_of_everybody_is_found_as_far_back_as_the_log_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entry(second: int, who: str, action: str = "log_in", outcome: str = "done") -> dict[str, Any]:
+        at = datetime.fromtimestamp(second, UTC).isoformat()
+        return {"time": at, "who": who, "action": action, "outcome": outcome, "study": ""}
+
+    entries = [entry(100, "ann"), entry(200, "ben"), entry(300, "ann"), entry(400, "ben", outcome="refused")]
+    audit_files.append(tmp_path, entries + [entry(500 + n, "ann", "view_worklist") for n in range(900)], longest=9e6)
+    assert last_log_ins(tmp_path) == ({"ann": 300.0, "ben": 200.0}, None)
+    monkeypatch.setattr("orthanc_plugin.access.audit_reading._BYTES", 20_000)
+    seen, since = last_log_ins(tmp_path)
+    assert seen == {}
+    assert since is not None
+    assert since > 500
+
+
 def test_a_study_that_waits_has_a_page(site: Site) -> None:
     assert "Not read yet" in page(site, "1.2.4")
 
 
 def test_the_page_is_for_who_may_see_studies(site: Site) -> None:
     assert action_of("GET", "/hilum/studies/1.2.3/images/2.25.7/picture") is Action.VIEW_STUDY
-    assert action_of("GET", "/hilum/admin") is action_of("GET", "/hilum/admin/models/x") is Action.ADMINISTER
+    assert (
+        action_of("GET", "/hilum/admin") is action_of("GET", "/hilum/admin/models/x/1/card.html") is Action.ADMINISTER
+    )
     assert not may(Role.RADIOLOGIST, Action.ADMINISTER)
     nobody = routes.respond(Request("/hilum/studies/1.2.3"), site)
     assert nobody.status == 403

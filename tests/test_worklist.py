@@ -14,6 +14,10 @@ READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "
          "problems": []}  # fmt: skip
 
 
+# as a chip: however narrow it becomes, probability and side are not cut off
+LUNG_OPACITY = '<span class="of">Lung opacity</span><span class="how"> 87 %, left'
+
+
 def shown(listed: list[rows.WorklistRow], status: dict[str, Any] = READY, now: float = 200.0, **more: Any) -> str:
     """The rows as a radiologist sees them."""
     given = {"visitor": ("ann", "radiologist"), "may_mark": True, **more}
@@ -93,7 +97,7 @@ def test_the_interface_keeps_its_names() -> None:
 def test_the_page_says_what_it_is_and_shows_why() -> None:
     listed = [rows.worklist_row(task(image(finding("lung_opacity", "present", 0.87, "left"))))]
     html = whole(listed)
-    for text in ("not a medical device", "AI result, not verified", "Doe, Jane", "Lung opacity 87 %, left",
+    for text in ("not a medical device", "AI result, not verified", "Doe, Jane", LUNG_OPACITY,
                  "2026-01-02 03:04",
 "AP view", "Urgent", "why"):  # fmt: skip
         assert text in html, text
@@ -238,8 +242,9 @@ def test_a_class_without_findings_is_no_finding_and_what_has_no_probability_is_s
     assert rows.to_json(calm)["findings"][0]["state"] == "present"
     seen = finding("lung_opacity", "present", 0.8), finding("covid_typical", "present", None)
     html = shown([rows.worklist_row(task(image(*seen, finding("edema", "absent", None))))])
-    assert 'title="Typical appearance for COVID-19 pneumonia">COVID-19: typical</a>' in html
-    assert 'title="Lung opacity">Lung opacity 80 %</a>' in html
+    assert 'title="Typical appearance for COVID-19 pneumonia"><span class="of">COVID-19: typical</span>' in html
+    assert 'COVID-19: typical</span><span class="how"></span></a>' in html
+    assert '<span class="of">Lung opacity</span><span class="how"> 80 %</span></a>' in html
     assert "Absent:</b> Edema</p>" in html
     html = shown([rows.worklist_row(task(image(finding("covid_typical", "absent", None))))])
     assert "Absent:</b> COVID-19: typical</p>" in html
@@ -293,7 +298,7 @@ def test_an_answered_study_shows_its_findings_and_that_it_waits() -> None:
     row = rows.worklist_row(task(image(finding("lung_opacity", "present", 0.87)), status="answered"))
     html = shown([row])
     assert "Answered, waits for further images" in html
-    assert "Lung opacity 87 %" in html
+    assert LUNG_OPACITY.removesuffix(", left") in html
 
 
 def test_every_state_of_a_task_has_words() -> None:
@@ -325,6 +330,9 @@ def test_a_search_that_ended_early_says_so_and_goes_on() -> None:
     for html in (some, none):
         assert "these are the first that fit" in html
         assert 'value="abc" id="next"' in html
+    back = shown([], complete=False, next="abc", previous="xyz", before="uvw", asked={"text": "m"})
+    assert "these are the last that fit before" in back
+    assert 'value="xyz" id="previous"' in back
     assert "No study so far fits" in none
     assert "No study fits" not in none
     assert 'id="ended"' not in shown([], asked={"text": "m"})

@@ -18,7 +18,7 @@ import torch
 
 from training.data import DataMissing
 from training.export.equality import ExportDiffers
-from training.export.onnx import ExporterMissing
+from training.export.program import ExporterMissing
 from training.loop import TrainingStopped
 from training.lung_evidence import TrainingFailed
 from training.metrics.submission import SubmissionInvalid
@@ -45,6 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.list:
         print(listing())
+        return 0
+    if options.help_recipe:
+        from training.recipe_keys import reference
+
+        print(reference(), end="")
         return 0
     if not options.name:
         parser.error("name a bundle or a recipe; --list tells them")
@@ -86,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="?", help="a default bundle, a recipe, or a .toml file")
     parser.add_argument("--list", action="store_true", help="tell bundles and recipes")
+    parser.add_argument("--help-recipe", action="store_true", help="tell every key of a recipe, as docs/recipes.md")
     parser.add_argument("--data", type=Path, help="folder of the data set (default bundles: ../shared/data)")
     parser.add_argument("--weights", type=Path, help="folder of the weights that recipes start from; random ones if "
                         "not given (default bundles: the file of a network trained on ImageNet)")  # fmt: skip
@@ -115,7 +121,7 @@ def _follow(options: argparse.Namespace) -> str:
 
     recipe = _recipe(options)
     check_report(recipe)
-    check_packaging(recipe)
+    check_packaging(recipe, options.export)
     if options.data is None:
         raise DataMissing(f"{recipe.name} learns from {recipe.data.set}: name the folder of that data set with --data")
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -16,14 +16,18 @@ class Augmentation:
 
     Parameters
     ----------
-    degrees, log_scale, shift
-        Largest rotation, natural logarithm of the largest zoom, and shift as a share of the picture.
+    degrees
+        Largest rotation.
+    log_scale
+        Natural logarithm of the largest zoom.
+    shift
+        Largest shift, as a share of the picture.
     log_aspect
         Natural logarithm of the largest change of proportions; a third of `log_scale` if not given.
     flip
         Share of pictures mirrored; 0 where sides are learnt.
     log_gamma, contrast, brightness, noise
-        Of gray values 0 to 1.
+        Largest change of that kind of gray values 0 to 1; of noise, its standard deviation.
     border
         Share of pictures with a collimator edge or white border on one side.
     elastic

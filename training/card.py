@@ -114,11 +114,7 @@ def metadata(
         "data_type": "DICOM, PNG, JPEG",
         "network_data_format": {
             "inputs": {"image": picture},
-            "outputs": {
-                "pred": {"type": "probabilities", "format": "logits", "num_channels": len(outputs),
-                         "spatial_shape": [size, size], "dtype": "float32", "value_range": [],
-                         "is_patch_data": False, "channel_def": dict(outputs)},
-            },
+            "outputs": {"pred": {"channel_def": dict(outputs)}},  # `write_bundle` asks the network for the rest
         },
     }  # fmt: skip
 

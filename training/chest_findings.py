@@ -162,7 +162,18 @@ def look(
     truth = np.array([[r.labels.get(key, np.nan) for key in OUTPUTS] for r in records], np.float32)
     teacher = np.array([[r.teacher.get(key, np.nan) for key in OUTPUTS] for r in records], np.float32)
     fold = np.array([dealt[r.patient] for r in records])
-    return lows, Samples(records, fold, truth, teacher, opaque)
+    return lows, Samples(records, fold, truth, teacher, opaque, frozen_features(trunk, lows))
+
+
+def frozen_features(trunk: EfficientNetLite, lows: Lows) -> FloatArray:
+    """Mean and spread of what the published trunk gives of each picture, low and in its middle: (n, features)."""
+    features = []
+    with torch.inference_mode():
+        for start in range(0, lows.shape[1], BATCH):
+            near = torch.from_numpy(lows[0, start : start + BATCH].astype(np.float32))
+            maps = (near, trunk.high(near)[0])
+            features.append(torch.cat([of(part, (2, 3)) for part in maps for of in (torch.mean, torch.std)], 1))
+    return torch.cat(features).double().numpy()
 
 
 def draw_opacities(

@@ -23,6 +23,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from models.bundle import write_bundle
+from models.calls import sigmoid
 from models.pixel_gate import CLASSES, GateContract, interpret, margin
 from models.refusal import ImageRefused
 from models.rendering import network_input, render
@@ -39,7 +40,7 @@ from training.gate_samples import (
     natural_pictures,
 )
 from training.metrics.calibration import platt
-from training.metrics.intervals import FloatArray, Interval, mean_interval
+from training.metrics.intervals import BoolArray, FloatArray, Interval, share_interval
 from training.metrics.scores import auroc
 from training.turning import turn
 
@@ -108,7 +109,7 @@ def _settle(groups: Sequence[Group]) -> GateContract:
     truth = np.concatenate((np.ones(len(wanted)), np.zeros(len(unwanted))))
     slope, intercept = platt(truth, np.concatenate((wanted, unwanted)))
     least = float(np.quantile(wanted, REFUSED_ADULTS))
-    threshold = float(1 / (1 + np.exp(-(slope * least + intercept))))
+    threshold = float(sigmoid(slope * least + intercept))
     return GateContract(tuple(CLASSES), round(slope, 4), round(intercept, 4), round(threshold, 4))
 
 
@@ -210,7 +211,7 @@ def _baseline(
 
 def refused_share(group: Group, contract: GateContract) -> Interval:
     """Share of a group that the gate refuses, with its interval by patient."""
-    return mean_interval(_refused(group, contract), group.patients)
+    return share_interval(_refused(group, contract), group.patients)
 
 
 def write(
@@ -237,7 +238,7 @@ def write(
                      str(len(group.margins))))  # fmt: skip
     for name, counted in (("as the collections label them", [*adults, wrong]), ("all collections", adults)):
         refused = np.concatenate([_refused(g, contract) for g in counted])
-        share = mean_interval(refused, [p for g in counted for p in g.patients])
+        share = share_interval(refused, [p for g in counted for p in g.patients])
         shares[f"held-out adults, {name}"] = share
         rows.insert(0, (f"held-out adults, {name}", "pass", str(share), "-", str(len(refused))))
     plots = [
@@ -258,8 +259,8 @@ def write(
     write_card(bundle, _card(rows, evidence, plots, provenance))
 
 
-def _refused(group: Group, contract: GateContract) -> FloatArray:
-    return np.array([float(not interpret(row, contract).accepted) for row in group.logits])
+def _refused(group: Group, contract: GateContract) -> BoolArray:
+    return np.array([not interpret(row, contract).accepted for row in group.logits], np.bool_)
 
 
 def _card(rows: list[tuple[str, ...]], evidence: GateEvidence, plots: list[Path], provenance: dict[str, Any]) -> Card:

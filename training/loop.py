@@ -15,7 +15,6 @@ What a run leaves in its folder::
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 from training.averaging import MovingAverage
 from training.recipe import SchedulePart
-from training.run_log import RunLog
+from training.run_log import FACTS, RunLog, write_json
 from training.sampling import IntArray, batches, epoch_rng
 from training.spread import Spread
 
@@ -184,7 +183,7 @@ class _Trainer:
         if self.spread.first:
             self.run.folder.mkdir(parents=True, exist_ok=True)
             told = {"seed": self.run.seed, "workers": self.workers, "notes": self.task.notes}
-            _write_json(self.run.folder / "run.json", {**self.run.facts, **told})
+            write_json(self.run.folder / FACTS, {**self.run.facts, **told})
         written = self.run.folder if self.spread.first else None
         with RunLog(written, len(self.history)) as log, ThreadPoolExecutor(1) as reader:
             while len(self.history) < until and not self._has_ended():
@@ -389,7 +388,3 @@ def _replace(path: Path, state: Any) -> None:
     """Write whole or not at all."""
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, default=list) + "\n", "utf-8")

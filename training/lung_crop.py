@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models.bundle import load_bundle
-from models.findings import BoolMask
+from models.findings import BoolMask, SegmentMask
 from models.refusal import ImageRefused
 from models.rendering import FloatImage, Frame, RenderedImage, network_input, resize
 from models.structures import check_lungs, clean
@@ -35,6 +35,11 @@ class LungFinder:
         """Both lungs in one, shape (rows, columns) of the stored image; None where no two plausible ones are found."""
         outlines, frame = self._ask(image)
         return frame.mask_to_stored(np.maximum(*(outlines[key] for key in _LUNGS))) if outlines else None
+
+    def segments(self, image: RenderedImage) -> tuple[SegmentMask, ...]:
+        """Right and left lung as the node has them; none where no two plausible ones are found."""
+        outlines, frame = self._ask(image)
+        return tuple(SegmentMask(key, frame.mask_to_stored(outlines[key]), "") for key in _LUNGS if outlines)
 
     def aired(self, image: RenderedImage, size: int) -> tuple[BoolMask, ...]:
         """The patient's right and left lung without the heart before them, on the picture of a network of input `size`.

@@ -7,17 +7,22 @@ that the weights behind them have not seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from models.bundle import write_bundle
+from models.calls import sigmoid
+from models.findings import Region, SegmentMask
 from models.networks import OpacityNet
-from models.rendering import resize
+from models.places import cut_to_lungs
+from models.rendering import render_picture, resize
 from models.scores import boxes_of
 from training.card import Card, Table, metadata, plot_intervals, plot_reliability, write_card
 from training.data import BOXED_SIDE
@@ -39,43 +44,59 @@ from training.evidence import (
 )
 from training.lung_crop import LungFinder
 from training.metrics.detection import Detections, average_precision
-from training.metrics.intervals import Figure, Interval, attempt, mean_interval
+from training.metrics.intervals import Figure, Interval, attempt
+from training.metrics.localisation import Pointing, pointing
 from training.metrics.overlap import as_boxes
 from training.metrics.scores import auroc
 from training.opacity_outlines import OUTLINE_FROM, OutlineFigures, outline_figures
 
 KEY = "lung_opacity"
 VERSION = "0.1.0"
+Lungs = tuple[SegmentMask, ...]
 
 
-def pointing(samples: Samples, maps: FloatArray) -> tuple[Interval, Interval]:
-    """Share of boxed pictures with the hottest cell in a box (Zhang et al., 2018); and that of the best fixed cell."""
-    opaque = samples.opaque[0].numpy()
-    boxed = np.flatnonzero((samples.truth[:, -1] == 1) & (opaque.sum((1, 2)) > 0))
-    inside = opaque[boxed] >= 0.5
-    hits = np.array([cells.ravel()[maps[i].argmax()] for i, cells in zip(boxed, inside, strict=True)], float)
-    fixed = inside.reshape(len(boxed), -1)
-    best = fixed[:, fixed.mean(0).argmax()].astype(float)
-    patients = [samples.patients[i] for i in boxed]
-    return mean_interval(hits, patients), mean_interval(best, patients)
+def points(samples: Samples, maps: FloatArray) -> Pointing:
+    """The pointing game on the opaque pictures with boxes; a cell lies in a box that covers half of it."""
+    inside = samples.opaque[0].numpy() >= 0.5
+    boxed = np.flatnonzero((samples.truth[:, -1] == 1) & inside.any((1, 2)))
+    return pointing(maps[boxed], inside[boxed], [samples.patients[i] for i in boxed])
 
 
-def precision(samples: Samples, held_out: HeldOut) -> Interval:
-    """Average precision of the boxes at an overlap of one half (PASCAL VOC 2010), over the labelled pictures."""
-    labelled = np.flatnonzero(~np.isnan(samples.truth[:, -1]))
-    found = [_boxes(held_out.maps[i], float(held_out.logits[i, -1])) for i in labelled]
+def precision(samples: Samples, held_out: HeldOut, lungs: Mapping[int, Lungs] = MappingProxyType({})) -> Interval:
+    """Average precision of the boxes at an overlap of one half (PASCAL VOC 2010), over the labelled pictures.
+
+    Parameters
+    ----------
+    lungs
+        Of the pictures, by number, from `lungs_of`: boxes are cut to them, as the node does.
+    """
+    labelled = np.flatnonzero(~np.isnan(samples.truth[:, -1])).tolist()
+    found = [_boxes(held_out.maps[i], float(held_out.logits[i, -1]), lungs.get(i, ())) for i in labelled]
     drawn = [_drawn(samples.records[i].boxes.get(KEY, ())) for i in labelled]
     return average_precision(found, drawn, [samples.patients[i] for i in labelled])
 
 
-def _boxes(heat: FloatArray, logit: float) -> Detections:
+def lungs_of(samples: Samples, finder: LungFinder) -> dict[int, Lungs]:
+    """The lungs of the labelled pictures, on the squares in which boxes are told."""
+    labelled = np.flatnonzero(~np.isnan(samples.truth[:, -1])).tolist()
+    return {
+        i: tuple(
+            replace(lung, mask=resize(lung.mask.astype(np.float32), BOXED_SIDE, BOXED_SIDE) >= 0.5)
+            for lung in finder.segments(render_picture(samples.records[i].image))
+        )
+        for i in tqdm(labelled, desc="lungs", unit="image")
+    }
+
+
+def _boxes(heat: FloatArray, logit: float, lungs: Lungs) -> Detections:
     """As the node draws them, surer where the image is; in pixels of the files, which are square."""
     fine = resize(heat.astype(np.float32), 4 * CELLS, 4 * CELLS)
-    boxes = boxes_of(fine, 1.0)
     scale = BOXED_SIDE / (4 * CELLS)
-    corners = as_boxes([[x * scale, y * scale, (x + w) * scale, (y + h) * scale] for x, y, w, h, _ in boxes])
-    likely = 1 / (1 + np.exp(-logit))
-    return Detections(corners, np.array([likely * score for *_, score in boxes]))
+    told = (Region(x * scale, y * scale, w * scale, h * scale, score) for x, y, w, h, score in boxes_of(fine, 1.0))
+    drawn = [region for box in told if (region := cut_to_lungs(box, lungs))]
+    likely = float(sigmoid(logit))
+    corners = as_boxes([[r.x, r.y, r.x + r.width, r.y + r.height] for r in drawn])
+    return Detections(corners, np.array([likely * region.score for region in drawn]))
 
 
 def _drawn(boxes: Iterable[tuple[float, float, float, float]]) -> FloatArray:
@@ -104,13 +125,18 @@ def write_opacity(
     command = provenance["command"].replace("chest_findings", KEY)  # either writes both
     provenance = {**provenance, "command": command, "lungs_sha256": finder.digest}
     evidence, truth, probabilities = weigh(samples, held_out.logits, OUTPUTS.index(KEY))
-    hit, fixed = pointing(samples, held_out.maps)
-    ap = precision(samples, held_out)
+    where = points(samples, held_out.maps)
+    hit, fixed = where.hit, where.fixed
+    lungs = lungs_of(samples, finder)
+    uncut, cut = precision(samples, held_out), precision(samples, held_out, lungs)
+    ap = max(uncut, cut, key=lambda figure: figure.value)
     outlines = outline_figures(samples.records, held_out.maps, finder)
     finding = contract_of(evidence, 0, localises=hit.low > LEAST_POINTING)
+    finding["within_lungs"] = cut.value >= uncut.value
     finding["outline_from"] = OUTLINE_FROM if outlines.carries else None
     figures = {KEY: {**asdict(evidence), "evaluated": evidence.carries}, "pointing": asdict(hit),
                "pointing_best_fixed_cell": asdict(fixed), "average_precision": asdict(ap),
+               "average_precision_without_cutting_to_lungs": asdict(uncut),
                "outlines": asdict(outlines)}  # fmt: skip
     section = {
         "interpreter": "scores", "input_size": INPUT_SIZE,
@@ -129,7 +155,12 @@ def write_opacity(
         plot_reliability(bundle / "docs" / "reliability.png", {KEY: (truth, probabilities)}),
     )
     groups = by_group(samples, held_out.logits)
-    write_card(bundle, replace(_card(evidence, (hit, fixed, ap), outlines, groups, provenance), plots=plots))
+    write_card(
+        bundle,
+        replace(
+            _card(evidence, (hit, fixed, ap), outlines, groups, provenance, cut=finding["within_lungs"]), plots=plots
+        ),
+    )
 
 
 def _card(
@@ -138,6 +169,8 @@ def _card(
     outlines: OutlineFigures,
     groups: Sequence[tuple[str, str, Figure]],
     provenance: dict[str, Any],
+    *,
+    cut: bool,
 ) -> Card:
     hit, fixed, ap = places
     where = Table(
@@ -176,7 +209,8 @@ def _card(
         rows=[row_of(evidence)],
         notes=(
             f"Boxes are {'drawn' if hit.low > LEAST_POINTING else 'not drawn'}, for which the lower bound of pointing "
-            f"must exceed {LEAST_POINTING}. They enclose where the map reaches half-way from its median to its peak: "
+            f"must exceed {LEAST_POINTING}. They enclose where the map reaches half-way from its median to its peak"
+            f"{', within the extent of the lung on which they lie' if cut else ''}: "
             "they show where to look, and not how far an opacity reaches. Much of the hit rate is where opacities "
             "usually lie.",
             f"The outline is {'shown' if outlines.carries else 'not shown'}, for which it must lie on people's "

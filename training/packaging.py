@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleInvalid, load_bundle, write_bundle
+from models.trial import require_answer
 from training.card import Card, metadata, write_card
 from training.export import onnx, openvino
 from training.export.equality import samples
+from training.export.program import require
 from training.judging.case import words
 from training.judging.classification import columns
 from training.judging.judgement import UNLABELLED, Judgement
@@ -32,7 +34,8 @@ from training.run import Trained
 from training.tasks.common import build_network, named
 from training.tasks.retina import SHAPES
 
-EXPORTS = ("onnx", "openvino")
+# Packages that each export takes; what is exported is compared by OpenVINO where ONNX Runtime is not installed.
+EXPORTS = {"onnx": onnx.PACKAGES, "openvino": openvino.PACKAGES}
 # What half precision may change of a probability.
 MOST_CHANGED = 0.02
 _ASKED = 4  # pictures that the packaged network is asked about
@@ -114,15 +117,18 @@ def package(
     return Packaged(folder / "docs" / "card.html", folder)
 
 
-def check_packaging(recipe: Recipe) -> None:
-    """Refuse, before anything is trained, what could not be packaged after it.
+def check_packaging(recipe: Recipe, exports: Sequence[str] = ()) -> None:
+    """Refuse, before anything is trained, what could not be packaged or exported after it.
 
     Raises
     ------
-    PackagingRefused
+    PackagingRefused, ExporterMissing
     """
     if recipe.task.kind in UNLABELLED:
+        if exports:
+            raise PackagingRefused(f"{recipe.name} makes weights to start from, no bundle: leave out --export")
         return
+    require(*(package for name in exports for package in EXPORTS[name]))
     if recipe.picture.lungs != "whole":
         raise PackagingRefused(
             f"[picture] lungs = {recipe.picture.lungs!r}: the node shows models whole radiographs; train with 'whole'"
@@ -205,6 +211,7 @@ def _ask_again(folder: Path, network: nn.Module, trained: Trained) -> float:
     """Load the bundle and ask it what the judged network was asked: the greatest change of a probability."""
     try:
         bundle = load_bundle(folder)
+        require_answer(bundle)
     except BundleInvalid as error:
         raise PackagingRefused(f"the node would refuse it: {error}") from error
     packaged = bundle.network
@@ -252,8 +259,9 @@ def _rewrite(folder: Path, provenance: Mapping[str, Any]) -> None:
 def _provenance(run: Path, recipe: Recipe, trained: Trained, command: str) -> dict[str, Any]:
     facts = json.loads((run / "run.json").read_text("utf-8"))
     kept = ("seed", "recipe_sha256", "data_sha256", "revision", "versions", "device", "workers", "records", "notes")
+    made_by = {name: facts[name] for name in (*kept, *(["teachers"] if recipe.teachers.count else []))}
     return {
-        "command": command, "recipe": recipe.name, "data": recipe.data.set, **{name: facts[name] for name in kept},
+        "command": command, "recipe": recipe.name, "data": recipe.data.set, **made_by,
         "left_out": len(facts["left_out"]), "epochs": len(trained.outcome.history),
         "best_epoch": trained.outcome.best + 1,
         "best": {k: v for k, v in trained.outcome.history[trained.outcome.best].items() if np.isfinite(v)},

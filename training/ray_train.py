@@ -42,6 +42,8 @@ def check_workers(recipe: Recipe, places: Places, workers: int) -> None:
     if importlib.util.find_spec("ray") is None:
         raise TrainingStopped("the package ray[train] is not installed: install it, or leave out --ray-workers")
     check_shares(recipe.schedule.batch, workers)
+    if recipe.teachers.count:
+        raise TrainingStopped("[teachers] are trained by one process: leave out --ray-workers")
     if places.pictures is None:
         raise TrainingStopped("several workers share rendered pictures: name a folder for them with --pictures")
 

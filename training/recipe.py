@@ -23,11 +23,24 @@ from training.tables import RecipeInvalid, check_options, choose, fill
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 TASKS = ("classification", "segmentation", "detection", "appearance", "mae", "dino")
-SAMPLERS = ("shuffled", "oversampled", "falling_share")
+CALIBRATIONS = ("platt", "temperature", "isotonic")
 FIGURES = (
     "auroc", "auprc", "f1", "operating_points", "calibration", "confusion", "accuracy", "voc_map", "competition",
     "dice", "iou", "iobb", "pointing", "subgroups", "shortcuts",
 )  # fmt: skip
+SAMPLER_OPTIONS = {"shuffled": (), "oversampled": ("power",), "falling_share": ("first", "last")}
+# Table and key to the values that are known; what only a task knows is checked there.
+CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("data", "set"): tuple(READERS),
+    ("data", "unmentioned"): ("ignore", "zeros"),
+    ("picture", "lungs"): LUNGS,
+    ("task", "kind"): TASKS,
+    ("sampler", "kind"): tuple(SAMPLER_OPTIONS),
+    ("evaluation", "calibration"): CALIBRATIONS,
+    ("schedule", "optimiser"): ("adamw", "adam", "sgd"),
+    ("schedule", "shape"): ("constant", "cosine", "one_cycle", "plateau"),
+    ("schedule", "precision"): ("single", "bfloat16", "float16"),
+}
 # Networks come from these packages; an expression of the configuration language is never evaluated.
 TARGETS = ("monai.networks.", "monai.apps.detection.", "models.", "training.")
 
@@ -44,13 +57,14 @@ class DataPart:
         What the network tells, in the order of its outputs; classes of a study for ``appearance``, structures or
         findings with masks for ``segmentation``, with boxes for ``detection``.
     options
-        For the reader's ``read``.
+        Of the reader, see below.
     views
         Records of these views are used, with an empty string for those without one; all of them if empty.
     uncertain
-        Finding, or ``others``, to what an uncertain label becomes: see `Policy`; it is ignored if nothing is said.
+        Finding, or ``others``, to what an uncertain label becomes: ``ones``, ``zeros``, ``ignore``, ``multiclass``,
+        ``smooth_ones`` or ``smooth_zeros``; it is ignored if nothing is said.
     unmentioned
-        What a label becomes that the data set leaves blank: ``ignore`` or ``zeros``.
+        What a label becomes that the data set leaves blank.
     merged
         A finding of our own to those of the set of which any makes it present.
     """
@@ -72,8 +86,10 @@ class SplitPart:
     ----------
     official
         Whether splits that the data set itself fixes are kept; what it leaves open is dealt.
-    val, test
-        Shares of the images.
+    val
+        Share of the images by which epochs, thresholds and calibration are chosen.
+    test
+        Share of the images by which the result is judged.
     """
 
     official: bool = True
@@ -104,6 +120,26 @@ class StartPart:
 
 
 @dataclass(frozen=True)
+class TeachersPart:
+    """Networks of cross-validation over the training patients that teach the recipe's network (loss ``distilled``).
+
+    Parameters
+    ----------
+    count
+        How many, each of which learns from all folds but one and tells of that one; 0 for none. Their loss is ``bce``,
+        and all else is as for the network that is taught.
+    network
+        As ``[network]``, where theirs is another one.
+    start
+        As ``[start]``, for a network of their own.
+    """
+
+    count: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    start: StartPart = field(default_factory=StartPart)
+
+
+@dataclass(frozen=True)
 class KindPart:
     """A loss, a sampler or a task by its name, with options."""
 
@@ -117,21 +153,25 @@ class SchedulePart:
 
     Parameters
     ----------
-    epochs, batch
-        Batch in images, or studies for ``appearance``.
+    epochs
+        Times that all that is trained on is seen.
+    batch
+        Images, or studies for ``appearance``, of one step.
     optimiser
-        ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
+        ``sgd`` has a momentum of 0.9.
+    weight_decay
+        Decoupled from the gradient for ``adamw``, as PyTorch has it.
     rate
         Learning rate; its greatest value for ``one_cycle``, ``cosine``.
     shape
-        ``constant``, ``cosine`` (to zero), ``one_cycle`` (Smith, 2018) or ``plateau`` (a tenth when the validation
-        loss has not fallen for one epoch).
+        Of the rate: ``cosine`` falls to zero, ``one_cycle`` is Smith's (2018), ``plateau`` takes a tenth when the
+        validation loss has not fallen for one epoch.
     warm_up
         Share of the steps in which the rate rises (``cosine``, ``one_cycle``).
     clip
         Greatest norm of the gradient; 0 for none.
     precision
-        ``single``, ``bfloat16`` or ``float16``: of the forward pass on a GPU; a CPU always computes in single.
+        Of the forward pass on a GPU; a CPU always computes in ``single``.
     average
         Decay of the moving average of the weights, which is then what is judged and kept; 0 for none.
     patience
@@ -179,11 +219,15 @@ class EvaluationPart:
         Figures of the card, on the test patients.
     mirror
         Whether answers are averaged with those of the mirrored picture; never where sides are told.
+    calibration
+        What makes probabilities of scores, fitted on the validation patients: ``isotonic`` takes some hundred positives
+        of each finding to be trusted. ``appearance`` has one temperature for all of its classes, whatever stands here.
     """
 
     watch: str
     report: tuple[str, ...] = ()
     mirror: bool = False
+    calibration: str = "platt"
 
 
 @dataclass(frozen=True)
@@ -192,6 +236,8 @@ class PublishedPart:
 
     Parameters
     ----------
+    source
+        Paper, table and on which patients.
     figures
         Name to number, or to a table of them.
     differences
@@ -209,8 +255,18 @@ class Recipe:
 
     Parameters
     ----------
+    name
+        Of the run and of the bundle: a-z, 0-9 and _.
+    about
+        What it makes, in one line, for list and card.
     network
         Class and arguments as in MONAI bundles: ``_target_`` and the rest.
+    task
+        What the network learns.
+    loss
+        What is made small; the known ones depend on the task, and ``mae``, ``dino`` and detection have their own.
+    sampler
+        In which order images are shown.
     """
 
     name: str
@@ -226,6 +282,7 @@ class Recipe:
     sampler: KindPart = KindPart("shuffled")
     split: SplitPart = field(default_factory=SplitPart)
     start: StartPart = field(default_factory=StartPart)
+    teachers: TeachersPart = field(default_factory=TeachersPart)
     published: PublishedPart | None = None
 
     @property
@@ -275,6 +332,7 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
     recipe = fill(Recipe, {**table, **split}, "the recipe")
     _check_choices(recipe)
     _check_network(recipe.network)
+    _check_network(recipe.teachers.network)
     from training.tasks import check_task
 
     check_task(recipe)
@@ -283,9 +341,9 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
 
 def _check_choices(recipe: Recipe) -> None:
     data, schedule = recipe.data, recipe.schedule
-    choose(data.set, READERS, "[data] set")
+    for (part, key), known in CHOICES.items():
+        choose(getattr(getattr(recipe, part), key), known, f"[{part}] {key}")
     check_options(data.options, list(inspect.signature(READERS[data.set]).parameters)[1:], "[data.options]")
-    choose(data.unmentioned, ("ignore", "zeros"), "[data] unmentioned")
     for finding, policy in data.uncertain.items():
         choose(finding, (*data.findings, "others"), "[data.uncertain] finding")
         choose(policy, tuple(Policy), f"[data.uncertain] {finding}")
@@ -293,14 +351,7 @@ def _check_choices(recipe: Recipe) -> None:
             raise RecipeInvalid(f"[data.uncertain] {finding} is merged: say it of {', '.join(data.merged[finding])}")
     for finding in data.merged:
         choose(finding, data.findings, "[data.merged] finding")
-    choose(recipe.picture.lungs, LUNGS, "[picture] lungs")
-    choose(recipe.task.kind, TASKS, "[task] kind")
-    choose(recipe.sampler.kind, SAMPLERS, "[sampler] kind")
-    known = {"shuffled": (), "oversampled": ("power",), "falling_share": ("first", "last")}[recipe.sampler.kind]
-    check_options(recipe.sampler.options, known, "[sampler]")
-    choose(schedule.optimiser, ("adamw", "adam", "sgd"), "[schedule] optimiser")
-    choose(schedule.shape, ("constant", "cosine", "one_cycle", "plateau"), "[schedule] shape")
-    choose(schedule.precision, ("single", "bfloat16", "float16"), "[schedule] precision")
+    check_options(recipe.sampler.options, SAMPLER_OPTIONS[recipe.sampler.kind], "[sampler]")
     for figure in recipe.evaluation.report:
         choose(figure, FIGURES, "[evaluation] report")
     for where, value, low, high in (

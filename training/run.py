@@ -22,9 +22,11 @@ from training.readers.catalogue import READERS
 from training.readers.records import DataSet, Record
 from training.readers.splits import split
 from training.recipe import Recipe
+from training.run_log import tell_left_out
 from training.spread import Spread
 from training.tasks import build_task
 from training.tasks.common import Material, PictureTask, build_network, load_start
+from training.teachers import ask_teachers
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -78,12 +80,15 @@ class Trained:
         With the best weights.
     test
         Records on which nothing was trained and nothing chosen.
+    folder
+        Of the run.
     """
 
     task: PictureTask
     outcome: Outcome
     pictures: Pictures
     test: tuple[Record, ...]
+    folder: Path
 
 
 def read(recipe: Recipe, folder: Path) -> DataSet:
@@ -121,7 +126,7 @@ def train(
     data
         Records read already; those that the recipe names if not given.
     until
-        Stop after so many epochs, to go on later.
+        Stop after so many epochs, to go on later; teachers go through all of theirs.
     spread
         Which of several workers this is; alone if not given.
 
@@ -130,6 +135,8 @@ def train(
     DataMissing, RecipeInvalid, TrainingStopped
     """
     ready = make_ready(recipe, places, seed=seed, device=device, threads=threads, data=data, spread=spread)
+    if recipe.teachers.count:
+        ready = _taught(ready, places, resume=resume)
     return follow(ready, resume=resume, until=until)
 
 
@@ -158,13 +165,13 @@ def make_ready(
         )
     masks = recipe.data.findings if recipe.task.kind == "segmentation" else ()
     pictures = prepare(records, recipe.picture, masks=masks, folder=places.pictures, threads=threads)
-    first = {(r.image, r.row) for r in parts["train"]}
-    trained_on = np.array([(r.image, r.row) in first for r in pictures.records], np.bool_)
+    to_train = {(r.image, r.row) for r in parts["train"]}
+    trained_on = np.array([(r.image, r.row) in to_train for r in pictures.records], np.bool_)
     if trained_on.all() or not trained_on.any():
-        left_out = "; ".join(f"{one.row}: {one.reason}" for one in pictures.left_out[:3])
+        first = "; ".join(f"{one.row}: {one.reason}" for one in pictures.left_out[:3])
         raise TrainingStopped(
             f"{int(trained_on.sum())} pictures to train on and {int((~trained_on).sum())} to choose by could be read: "
-            f"none of one ({left_out})"
+            f"none of one ({first})"
         )
     network = build_network(recipe.network, seed)
     started = load_start(network, recipe.start, places.weights)
@@ -172,6 +179,9 @@ def make_ready(
     task = build_task(material, network)
     task.notes = (started, *_shown(pictures), *task.notes)
     digest = records_digest(records)
+    left_out = (*given.left_out, *pictures.left_out)
+    if spread is None:  # of several workers, the process that starts them says it
+        tell_left_out(left_out, places.out)
     run = Run(
         places.out, recipe.schedule, seed, recipe.evaluation.watch,
         digest=hashlib.sha256((recipe.digest + digest).encode()).hexdigest(), device=torch.device(device),
@@ -180,7 +190,7 @@ def make_ready(
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "monai", "numpy")},
             "device": device, "threads": torch.get_num_threads(),
             "records": {name: len(part) for name, part in parts.items()},
-            "left_out": [asdict(one) for one in (*given.left_out, *pictures.left_out)],
+            "left_out": [asdict(one) for one in left_out],
         },
         spread=spread or Spread(),
     )  # fmt: skip
@@ -197,7 +207,16 @@ def follow(ready: Ready, *, resume: bool = False, until: int | None = None) -> T
     outcome = fit(ready.task, ready.run, resume=resume, until=until)
     if ready.run.spread.first:
         torch.save(ready.task.shipped.state_dict(), ready.run.folder / "weights.pt")
-    return Trained(ready.task, outcome, ready.pictures, ready.test)
+    return Trained(ready.task, outcome, ready.pictures, ready.test, ready.run.folder)
+
+
+def _taught(ready: Ready, places: Places, *, resume: bool) -> Ready:
+    """The same with what teachers say of the pictures that are trained on."""
+    lessons = ask_teachers(ready.task.material, ready.run, places.weights, resume=resume)
+    task = build_task(replace(ready.task.material, pictures=lessons.pictures), ready.task.module)
+    task.notes = (*ready.task.notes, *lessons.notes)
+    run = replace(ready.run, facts={**ready.run.facts, "teachers": lessons.facts})
+    return replace(ready, task=task, run=run, pictures=lessons.pictures)
 
 
 def divide(data: DataSet, recipe: Recipe, seed: int) -> dict[str, tuple[Record, ...]]:

@@ -1,17 +1,24 @@
 """What a run tells while it goes on.
 
-The rule: the log of a run that was stopped and went on is that of one that was not.
+The rule: the log of a run that was stopped and went on is that of one that was not, and what was left out is said.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from training.readers.records import LeftOut
+
+FACTS = "run.json"
+_FIRST = 5  # of what was left out, on the terminal
 
 
 class RunLog:
@@ -62,3 +69,30 @@ class RunLog:
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write facts for people and programs."""
+    path.write_text(json.dumps(content, indent=1, default=list) + "\n", "utf-8")
+
+
+def tell_left_out(left_out: Sequence[LeftOut], folder: Path) -> None:
+    """Say on the terminal how much was left out, the first of it, and where the whole list is."""
+    if not left_out:
+        return
+    first = "".join(f"\n  {one.row}: {one.reason}" for one in left_out[:_FIRST])
+    tqdm.write(
+        f"hilum: {len(left_out):,} rows, images or parts of them were left out; {folder / FACTS} names each. "
+        f"The first:{first}",
+        file=sys.stderr,
+    )
+
+
+def add_left_out(left_out: Sequence[LeftOut], folder: Path) -> None:
+    """Add to the facts of a run what was left out after it had begun, and say it."""
+    if not left_out:
+        return
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
+    facts["left_out"] += [asdict(one) for one in left_out]
+    write_json(folder / FACTS, facts)
+    tell_left_out(left_out, folder)

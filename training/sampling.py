@@ -92,6 +92,9 @@ class FallingShare:
         return rng.permutation(np.concatenate(chosen))
 
 
+SAMPLERS = {"shuffled": Shuffled, "oversampled": Oversampled, "falling_share": FallingShare}
+
+
 Sampler = Shuffled | Oversampled | FallingShare
 
 

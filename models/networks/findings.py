@@ -41,6 +41,8 @@ class OpacityNet(nn.Module):
         Of the side of a map: a 16th of the picture's.
     """
 
+    PROBABILITIES = ("maps",)  # the other outputs are logits
+
     def __init__(self, cells: int = 20, hidden: int = 64) -> None:
         super().__init__()
         self.trunk = EfficientNetLite()

@@ -30,6 +30,7 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 _PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+_CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
 
@@ -110,25 +111,27 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
-    """Yield the node's state about five times a second until it is ready.
+    """Yield the node's state until it is ready: about five times a second while it starts, and calmly once it answers.
+
+    Whether it refuses a stranger is asked once, when it answers.
 
     Raises
     ------
     NodeFailed
         When Orthanc ends, or no worker is ready within `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    deadline, is_guarded = time.monotonic() + seconds, False
     while time.monotonic() < deadline:
         if process.poll() is not None:
             (settings.home / "node.json").unlink(missing_ok=True)
             raise NodeFailed(f"Orthanc ended with code {process.returncode}: see {settings.logs / 'orthanc.log'}")
         state = status(settings).state
         yield state
-        if state != "starting":
-            _require_guarded(settings)
-        if state == "ready":
+        if state != "starting" and not is_guarded:
+            is_guarded = _refuses_strangers(settings)
+        if state == "ready" and is_guarded:
             return
-        time.sleep(0.2)
+        time.sleep(_CALM_SECONDS if state == "impaired" else 0.2)
     found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
     raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{found}")
 
@@ -263,15 +266,22 @@ def _environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _require_guarded(settings: Settings) -> None:
-    """A stranger must be refused: the plugin is the only one who does."""
+def _refuses_strangers(settings: Settings) -> bool:
+    """Whether a stranger is refused, which only the plugin does; False when that could not be asked.
+
+    Raises
+    ------
+    NodeFailed
+        When one is let in.
+    """
     for path in ("/instances", "/dicom-web/studies"):
         try:
             answer = httpx.get(f"{settings.http_url}{path}", timeout=5.0, trust_env=False)
         except httpx.TransportError:
-            continue
+            return False
         if answer.status_code not in (401, 403):
             raise NodeFailed(f"Orthanc answers {path} without a log-in (HTTP {answer.status_code}); it was not started")
+    return True
 
 
 def _require_free(name: str, port: int) -> None:

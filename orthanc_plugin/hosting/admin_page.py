@@ -10,17 +10,18 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
-from orthanc_plugin.access.audit_reading import latest
+from orthanc_plugin.access.audit_reading import last_log_ins, latest
 from orthanc_plugin.hosting.bundle_files import BundleFiles, find, recorded
+from orthanc_plugin.hosting.elsewhere import asked_for
 from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
-from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response
+from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Response
 from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
+from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger.figures import last_day, quarantined, refused_by_reason
 from orthanc_plugin.ledger.notes import LAST_BACKUP, get_fact, workers_seen
 from orthanc_plugin.outbox import Notice, Outbox
@@ -29,7 +30,6 @@ from orthanc_plugin.worklist.admin_view import AdminPage, Model, User
 
 _MOST_QUARANTINED = 50
 _AUDIT_LINES = 20
-_LOG_INS = 500
 # A card brings its own style and plots, and may run nothing.
 _CARD_HEADERS = PAGE_HEADERS | {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; "
@@ -53,14 +53,14 @@ def respond(name: str, request: Request, site: Site, db: Connection, status: Cal
     bundle = find(site.settings, parts[1], parts[2]) if len(parts) == 4 and parts[0] == "models" else None
     found = bundle.page(parts[3]) if bundle else None
     if found is None:
-        return Response(404, TEXT, b"There is no such page. The admin page is at /hilum/admin\n", NOT_STORED)
+        return told(request, 404, "There is no such card.", "The admin page at /hilum/admin lists the models.")
     return Response(200, found[0], found[1], dict(_CARD_HEADERS))
 
 
 def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) -> AdminPage:
     now = time.time()
     backup = get_fact(db, LAST_BACKUP)
-    log_ins = latest(site.settings.audit, most=_LOG_INS)
+    log_ins, since = last_log_ins(site.settings.audit)
     return AdminPage(
         visitor=(request.visitor.who.name, request.visitor.who.role),
         status=status,
@@ -71,8 +71,10 @@ def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) 
         models=tuple(_models(site, status)),
         users=tuple(_users(site, log_ins)),
         last_backup=float(backup) if backup else None,
-        audit=tuple(log_ins[: -_AUDIT_LINES - 1 : -1]),
+        log_ins_since=since,
+        audit=tuple(reversed(latest(site.settings.audit, most=_AUDIT_LINES))),
         untold=tuple(_untold(site)),
+        elsewhere=asked_for(request, db, now),
         reserve_mb=site.free_space.reserve_mb,
     )
 
@@ -111,10 +113,5 @@ def _shadows(site: Site) -> list[tuple[str, str]]:
         return []
 
 
-def _users(site: Site, entries: list[dict[str, Any]]) -> list[User]:
-    seen = {
-        entry["who"]: datetime.fromisoformat(entry["time"]).timestamp()
-        for entry in entries
-        if entry.get("action") == "log_in" and entry.get("outcome") == "done"
-    }
-    return [User(name, str(account.role), seen.get(name)) for name, account in sorted(site.users().items())]
+def _users(site: Site, log_ins: dict[str, float]) -> list[User]:
+    return [User(name, str(account.role), log_ins.get(name)) for name, account in sorted(site.users().items())]

@@ -33,13 +33,13 @@ from orthanc_plugin.access.accounts import Account
 from orthanc_plugin.access.audit import Who
 from orthanc_plugin.access.logins import Logins, Refused
 from orthanc_plugin.access.roles import Action, Role, may
+from orthanc_plugin.hosting.addresses import address_of
 from orthanc_plugin.hosting.messages import Request, Visitor, cookie_of, is_ours
 
 _STUDIES = re.compile(r"/dicom-web/(studies|series|instances)(/.*)?", re.DOTALL)
-_OF_HILUM = {"api/status": Action.VIEW_STATUS, "api/retry": Action.RETRY, "mark": Action.MARK}
 _REFRESHED = "/hilum/rows"  # by the page itself: nobody need be there
-# "/" only leads to the worklist
-_OPEN = ("/", "/hilum/login", "/hilum/logout")
+# only leads to the worklist
+_ROOT = "/"
 _CHANGING = ("POST", "PUT", "DELETE")
 
 
@@ -79,13 +79,11 @@ class Visit:
 def action_of(method: str, path: str) -> Action | None:
     """What a request is about; None for what everybody may have."""
     first = path.split("/")[1] if path.startswith("/") else ""
-    if path in _OPEN or path.startswith("/hilum/static/"):
+    if path == _ROOT:
         return None
-    if first == "hilum":
-        name = path.removeprefix("/hilum").strip("/")
-        if name.split("/")[0] == "admin":
-            return Action.ADMINISTER
-        return Action.VIEW_STUDY if name.startswith("studies/") else _OF_HILUM.get(name, Action.VIEW_WORKLIST)
+    if first == "hilum":  # who asks for what there is not is told so once they are logged in
+        address = address_of(path)
+        return address.action if address else Action.VIEW_WORKLIST
     if first == "ohif":
         return Action.VIEW_STUDY
     if _STUDIES.fullmatch(path) or path == "/wado":

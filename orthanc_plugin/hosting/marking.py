@@ -129,7 +129,7 @@ def change_filters(request: Request, site: Site) -> Done:
             return Done("The filter is forgotten." if delete_filter(db, user, name) else "There is no such filter.")
         asked = back_of(request)
         sort = asked.pop("sort", "")
-        asked.pop("after", None)
+        asked = {name: value for name, value in asked.items() if name not in ("after", "before")}
         try:
             save_filter(db, user, NamedFilter(name, Filter.from_fields(asked), sort))
         except FilterInvalid as error:

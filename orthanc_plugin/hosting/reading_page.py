@@ -26,7 +26,7 @@ from orthanc_plugin.worklist import page, rows
 from orthanc_plugin.worklist.listing import NAMED_WORDS, Choice, Listing, Look, Opinion
 
 LOOK_COOKIE = "hilum_look"
-_PAGING = ("sort", "after", "limit", "page")
+_PAGING = ("sort", "after", "before", "limit", "page")
 _MOST_CRITICAL = 100  # of the latest, by which a browser tells what is new
 
 
@@ -48,7 +48,7 @@ def address(fields: Mapping[str, str], study: str = "") -> str:
 def ledger_page_of(
     site: Site, db: Connection, now: float, given: Mapping[str, str], *, user: str, most: int = MOST_ROWS
 ) -> Page:
-    """The page that `sort`, `limit`, `page`, `after` and the fields of a filter ask for.
+    """The page that `sort`, `limit`, `page`, `after`, `before` and the fields of a filter ask for.
 
     Raises
     ------
@@ -68,6 +68,7 @@ def ledger_page_of(
         sort=paging["sort"],
         user=user,
         after=paging["after"],
+        before=paging["before"],
         offset=(int(numbers["page"]) - 1) * limit,
         limit=limit,
     )
@@ -97,14 +98,21 @@ def listing(
         fields, said = {}, (f"{error}. No filter is in force: this is the whole list.", True)
         found = ledger_page_of(site, db, now, fields, user=user, most=PAGE)
     asked = {name: value for name, value in fields.items() if name not in _PAGING}
-    sort, after = fields.get("sort", ""), fields.get("after", "")
+    edges = fields.keys() & {"after", "before"}
+    if edges and not found.rows and found.complete:  # all of it was read meanwhile, or a search went on to nothing
+        said = said if said[0] else ("Nothing further fits: this is the first page.", False)
+        fields = {name: value for name, value in fields.items() if name not in edges}
+        found = ledger_page_of(site, db, now, fields, user=user, most=PAGE)
+    sort = fields.get("sort", "")
     critical = unread_critical(db, _MOST_CRITICAL)
     listed = tuple(rows.worklist_row(task) for task in found.rows)
     return Listing(
         rows=listed,
         count=str(found.count),
         next=found.next,
-        after=after,
+        previous=found.previous,
+        after=fields.get("after", ""),
+        before=fields.get("before", "") if found.previous else "",
         asked=Filter.from_fields(asked).to_fields(),
         sort=sort,
         searchable=found.searchable,

@@ -1,4 +1,4 @@
-"""Having quarantined studies tried again: one, those that were selected, or all.
+"""Having studies in quarantine tried again, one, those that were selected, or all; and having one read once more.
 
 The rule: asked for by a form of ours or by a program that says so, and in the audit log before it is answered.
 """
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote
 from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, UID, Request, Response
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.views import of_study
 
 # a change waits so long for the disk to have its entry in the audit log
 _AUDIT_SECONDS = 1.0
@@ -43,6 +44,24 @@ def retry(request: Request, site: Site, now: float) -> Response:
     # a person is told by the page that they come back to
     told = {"retried": sum(retried)} | ({} if written else {"problem": "not in the audit log yet"})
     return Response(200, "application/json", json.dumps(told).encode(), NOT_STORED)
+
+
+def reread(request: Request, site: Site, now: float) -> Response:
+    """Have a study read once more with the models that are active now; what differs supersedes the earlier result."""
+    fields = parse_qs(request.body.decode("utf-8", "replace"))
+    studies = fields.get("study_instance_uid", [])
+    if len(studies) != 1 or not UID.fullmatch(studies[0]):
+        return Response(400, TEXT, b"Give study_instance_uid=<UID>.\n", NOT_STORED)
+    with site.ledger.write() as db:
+        known = any(task["status"] != "removed" for task in of_study(db, studies[0]))
+        queued = known and tasks.request_again(db, studies[0], now=now)
+    if queued:
+        site.wake()
+    outcome = "done" if queued else "nothing to do"
+    site.audit.record("reread", request.visitor.who, studies[0], outcome=outcome, wait_seconds=_AUDIT_SECONDS)
+    if "text/html" in request.headers.get("accept", ""):
+        return Response(303, TEXT, b"", {**NOT_STORED, "Location": _place(fields, studies)})
+    return Response(200, "application/json", json.dumps({"queued": int(queued)}).encode(), NOT_STORED)
 
 
 def _place(fields: dict[str, list[str]], studies: list[str]) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from sqlalchemy import Connection
 
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.hosting import admin_page, health, marking, reading_page, retrying, study_page
+from orthanc_plugin.hosting import admin_page, elsewhere, health, marking, reading_page, retrying, study_page
+from orthanc_plugin.hosting.addresses import address_of
 from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import (
     HTML,
@@ -31,6 +32,7 @@ from orthanc_plugin.hosting.messages import (
     picture,
 )
 from orthanc_plugin.hosting.site import Site
+from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger import tasks, views
 from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.ledger.filters import FilterInvalid
@@ -44,18 +46,23 @@ from orthanc_plugin.worklist import page, rows
 _STATIC = Path(page.__file__).with_name("static")
 _MIME = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 _NO_PICTURE = Response(404, TEXT, b"There is no picture of this result.\n", NOT_STORED)
-_NO_PAGE = b"There is no such page. The worklist is at /hilum/\n"
+_MOST_PRIORITIES = 500  # at once
 _NO_TEXT = b"Send what you search for as POST: an address is kept in logs.\n"
 _NOT_OURS = b"Only the worklist itself may ask for this, or a program that sends the header X-Requested-With.\n"
 
 
 def respond(request: Request, site: Site) -> Response:
     """Answer a request below ``/hilum``; when the ledger cannot be asked, with what is wrong."""
-    name = request.path.removeprefix("/hilum").strip("/")
+    name, address = request.path.removeprefix("/hilum").strip("/"), address_of(request.path)
     if name.startswith("static/"):
         return _static(name.removeprefix("static/"))
     if (action := action_of(request.method, request.path)) is None or not request.visitor.may(action):
         return Response(403, TEXT, b"Your role does not allow this.\n", NOT_STORED)
+    if address is None:
+        return told(request, 404, "There is no such page.", "The worklist is at /hilum/.")
+    if request.method not in address.methods:
+        methods = ", ".join(address.methods)
+        return Response(405, TEXT, f"Only {methods} is understood here.\n".encode(), {**NOT_STORED, "Allow": methods})
     if name == "api/visitor":
         allowed = [action for action in Action if request.visitor.may(action)]
         return _json({"name": request.visitor.who.name, "role": request.visitor.role, "may": allowed})
@@ -67,14 +74,11 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
     if isinstance(blocked, LedgerOfAnotherArchive):  # its studies are nobody's here to see or to change
         return _without_ledger(name, request, site, blocked, now)
     try:
-        if name in ("api/retry", "mark", "filters", "look"):
+        if name in ("api/retry", "api/reread", "admin/elsewhere", "mark", "filters", "look"):
             return _change(name, request, site, now)
         if name in ("", "rows"):
             _record_view_of_list(name, request, site)
             return _worklist_page(name, request, site, now)
-        searches = name == "api/worklist" and request.method == "POST"
-        if request.method != "GET" and not searches:
-            return Response(405, TEXT, b"Only GET is understood here.\n", {**NOT_STORED, "Allow": "GET"})
         with site.ledger.read() as db:
             return _answer(name, request, site, db, now)
     except LedgerError as error:
@@ -91,21 +95,21 @@ def _answer(name: str, request: Request, site: Site, db: Connection, now: float)
         report, study = name.removeprefix("thumbnails/"), request.query.get("study_instance_uid", "")
         content = site.fetch_thumbnail(report) if _is_report_of(db, report, study) else None
         return _NO_PICTURE if content is None else picture(request, content, report)
-    if name.startswith(("studies/", "admin")):
-        return _page_of_its_own(name, request, site, db, now)
-    if name == "api/worklist":
-        _record_view_of_list(name, request, site)
-        return _worklist(request, site, db, now)
-    return Response(404, TEXT, _NO_PAGE, NOT_STORED)
-
-
-def _page_of_its_own(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
-    first, _, below = name.partition("/")
-    if first == "studies":
-        return study_page.respond(below, request, site, db, now)
-    if first == "admin":
+    if name.startswith("studies/"):
+        return study_page.respond(name.removeprefix("studies/"), request, site, db, now)
+    if name.startswith("admin"):
+        below = name.removeprefix("admin").strip("/")
         return admin_page.respond(below, request, site, db, lambda: _status(site, db, now))
-    return Response(404, TEXT, _NO_PAGE, NOT_STORED)
+    _record_view_of_list(name, request, site)
+    return _priorities(request, db) if name == "api/priorities" else _worklist(request, site, db, now)
+
+
+def _priorities(request: Request, db: Connection) -> Response:
+    """Priority, status and whether it was read, of the studies that a form names; those that there are."""
+    wanted = list(dict.fromkeys(parse_qs(request.body.decode("utf-8", "replace")).get("study_instance_uid", ())))
+    if len(wanted) > _MOST_PRIORITIES or not all(map(UID.fullmatch, wanted)):
+        return Response(400, TEXT, f"Give {_MOST_PRIORITIES} UIDs at most.\n".encode(), NOT_STORED)
+    return _json({"studies": views.priorities(db, wanted), "research_only": rows.DISCLAIMER})
 
 
 def _worklist_page(
@@ -130,12 +134,12 @@ def _worklist_page(
 
 def _change(name: str, request: Request, site: Site, now: float) -> Response:
     """What people do with studies, saved filters and the look of the page, in forms of ours."""
-    if request.method != "POST":
-        return Response(405, TEXT, b"Send this as POST.\n", {**NOT_STORED, "Allow": "POST"})
     if not is_ours(request.headers):
         return Response(403, TEXT, _NOT_OURS, NOT_STORED)
-    if name == "api/retry":
-        return retrying.retry(request, site, now)
+    if name in ("api/retry", "api/reread"):
+        return (retrying.retry if name == "api/retry" else retrying.reread)(request, site, now)
+    if name == "admin/elsewhere":
+        return elsewhere.change(request, site, now)
     if name == "look":
         return marking.keep_look(request)
     return _mark(name, request, site, now)
@@ -177,6 +181,7 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
             "count": found.count.number,
             "count_is_exact": found.count.exact,
             "next": found.next or None,
+            "previous": found.previous or None,
             "searchable": found.searchable,
             "complete": found.complete,
             "research_only": rows.DISCLAIMER,
@@ -194,7 +199,9 @@ def _without_ledger(name: str, request: Request, site: Site, error: LedgerError,
         return Response(503, HTML, page.render_problems(status).encode(), dict(PAGE_HEADERS))
     if name.startswith("api/"):
         return _json({"problems": status["problems"]}, 503)
-    return Response(503, TEXT, b"The ledger does not answer; try again.\n", NOT_STORED)
+    known = [f"{status['disk_free_mb']} MB are free on the disk."] if name == "admin" else []
+    what = "This page cannot be shown without the ledger, which does not answer."
+    return told(request, 503, what, *known, "Images are kept meanwhile; try again.", problems=status["problems"])
 
 
 def _status(

@@ -19,6 +19,7 @@ from orthanc_plugin.hosting.bundle_files import BundleFiles, recorded
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, picture
 from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
+from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger.mark_history import history, judgements
 from orthanc_plugin.ledger.marks import MarkKind
 from orthanc_plugin.ledger.pages import listed
@@ -38,7 +39,6 @@ from orthanc_plugin.worklist.detail import (
 from orthanc_plugin.worklist.rows import WorklistRow, worklist_row
 
 _MOST_SEEN = 50  # entries of the audit log in a timeline
-_GONE = b"There is no such study on the worklist. It may have been deleted; the worklist is at /hilum/\n"
 
 
 def respond(name: str, request: Request, site: Site, db: Connection, now: float, *, said: str = "") -> Response:
@@ -52,7 +52,9 @@ def respond(name: str, request: Request, site: Site, db: Connection, now: float,
     study, _, rest = name.partition("/")
     task = next((t for t in of_study(db, study) if t["status"] != "removed"), None)
     if task is None:
-        return Response(404, TEXT, _GONE, NOT_STORED)
+        return told(
+            request, 404, "There is no such study on the worklist.", "It may have been deleted from the archive."
+        )
     if not rest:
         return _page(task, request, site, db, now, said=said)
     kind, _, wanted = rest.partition("/")

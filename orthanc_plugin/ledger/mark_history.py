@@ -19,7 +19,7 @@ from orthanc_plugin.ledger.statements import run
 _UNDO_READ = """
     UPDATE tasks SET read_at = NULL, read_by = :read_by, read_rank = :read_rank, read_version = :read_version,
                      reopened_at = :reopened_at, marks = marks + 1
-    WHERE study_instance_uid = :uid AND read_at = :made_at AND read_by = :user RETURNING marks
+    WHERE study_instance_uid = :uid AND read_at = :made_at RETURNING marks
 """
 # not where the priority has risen since it was read: that would hide it
 _UNDO_UNREAD = """
@@ -72,12 +72,22 @@ def undo(db: Connection, user: str, *, now: float, claim_seconds: float, study_i
     ).one_or_none()
     if last is None:
         raise NothingToUndo(study_instance_uid, "there is no mark of yours to take back")
+    return take_back(db, last, user, now=now, claim_seconds=claim_seconds)
+
+
+def take_back(db: Connection, last: Row[Any], user: str, *, now: float, claim_seconds: float) -> Mark:
+    """Take back a mark, given as its row; `user` is who does so.
+
+    Raises
+    ------
+    UndoOutdated, StudyUnknown
+    """
     row = study_to_mark(db, last.study_instance_uid)
     kind = MarkKind(last.kind)
     if kind in _UNDOES:
         values = {"made_at": last.made_at, "note": last.note, "now": now, "until": now + claim_seconds}
         values |= json.loads(last.before)
-        number = run(db, _UNDOES[kind], uid=row.study_instance_uid, user=user, **values).scalar()
+        number = run(db, _UNDOES[kind], uid=row.study_instance_uid, user=last.made_by, **values).scalar()
     else:
         number = count_mark(db, row.study_instance_uid)
     if number is None:

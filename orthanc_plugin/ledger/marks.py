@@ -30,6 +30,7 @@ from orthanc_plugin.ledger.mark_refusals import (
 from orthanc_plugin.ledger.statements import result_of, run
 
 LONGEST_NOTE = 4000  # characters
+ELSEWHERE = "elsewhere"  # in another system
 NODE = "hilum"  # who makes the marks that nobody made
 
 
@@ -144,7 +145,13 @@ def release(db: Connection, study_instance_uid: str, user: str, *, now: float) -
 
 
 def mark_read(
-    db: Connection, study_instance_uid: str, user: str, *, now: float, seen_version: int | None = None
+    db: Connection,
+    study_instance_uid: str,
+    user: str,
+    *,
+    now: float,
+    seen_version: int | None = None,
+    elsewhere: bool = False,
 ) -> Mark:
     """Note that a study was read, and give it back.
 
@@ -152,6 +159,8 @@ def mark_read(
     ----------
     seen_version
         `answer_version` of the row that was looked at; None: whichever it is.
+    elsewhere
+        Whether not this person read it, but somebody in another system.
 
     Raises
     ------
@@ -161,7 +170,7 @@ def mark_read(
     number = _change(
         db,
         """
-        UPDATE tasks SET read_at = :now, read_by = :user, read_rank = priority_rank, read_version = answer_version,
+        UPDATE tasks SET read_at = :now, read_by = :reader, read_rank = priority_rank, read_version = answer_version,
                          reopened_at = NULL, claimed_by = '', marks = marks + 1
         WHERE study_instance_uid = :uid AND status <> 'removed' AND read_at IS NULL
             AND (claimed_by IN ('', :user) OR claimed_until <= :now) AND answer_version = :version
@@ -169,6 +178,7 @@ def mark_read(
         """,
         uid=study_instance_uid,
         user=user,
+        reader=f"{user} ({ELSEWHERE})" if elsewhere else user,
         now=now,
         version=row.answer_version if seen_version is None else seen_version,
     )
@@ -178,7 +188,8 @@ def mark_read(
         _require_not_with_another(row, user, now)
         raise AnswerChanged(study_instance_uid, "the AI has answered anew since you looked: look at the study again")
     before = {name: getattr(row, name) for name in ("read_by", "read_rank", "read_version", "reopened_at")}
-    return add_mark(db, row, number, MarkKind.READ, user, now=now, before=before)
+    note = ELSEWHERE if elsewhere else ""
+    return add_mark(db, row, number, MarkKind.READ, user, now=now, note=note, before=before)
 
 
 def mark_unread(db: Connection, study_instance_uid: str, user: str, *, now: float) -> Mark:

@@ -9,20 +9,19 @@ happens to others. A cursor names the moment of the first page, so that nothing 
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from orthanc_plugin.ledger.cursors import READING_KEYS, Cursor, read_cursor, token
 from orthanc_plugin.ledger.derived import is_complete
 from orthanc_plugin.ledger.filters import PRIORITIES, Filter, FilterInvalid, conditions
 from orthanc_plugin.ledger.patients import named
-from orthanc_plugin.ledger.question import Count, Cursor, Effort, Found, Question
+from orthanc_plugin.ledger.question import Count, Effort, Question
 from orthanc_plugin.ledger.reading_order import Order, Stream, WaitingLimits, order_at, place_of
-from orthanc_plugin.ledger.statements import result_of, run
+from orthanc_plugin.ledger.statements import result_of
 
 PAGE = 50
 MOST_ROWS = 500  # of one page
@@ -41,11 +40,13 @@ class Page:
         out is left out.
     count
         On all pages.
-    next
-        Cursor of the next page; empty on the last.
+    next, previous
+        Cursors of the next page, to be asked for by `after`, and of the one before, by `before`; empty on the last and
+        on the first, and both where nothing fits any more.
     complete
-        False where the search ended before the page was full, for it had passed very many studies: these are the first
-        that fit, there may be more, and the next page goes on from there.
+        False where the search ended before the page was full, for it had passed very many studies: these are the
+        nearest that fit, there may be more, and the next page (or the one before, where that was asked for) goes on
+        from there.
     searchable
         Whether every study is found by its words and findings; False for some minutes after an update or a restore.
     """
@@ -53,6 +54,7 @@ class Page:
     rows: list[dict[str, Any]]
     count: Count
     next: str
+    previous: str
     searchable: bool
     complete: bool = True
 
@@ -73,7 +75,6 @@ SORTS = {
     "status": _column("status", "received_at", holds=("status",)),
     "priority": _column("3 - priority_rank", "received_at"),
 }
-_NAMES_PATIENTS = "patient"  # the sort whose keys are in no cursor, for cursors stand in addresses
 
 
 def page(
@@ -85,6 +86,7 @@ def page(
     sort: str = "",
     user: str = "",
     after: str = "",
+    before: str = "",
     offset: int = 0,
     limit: int = PAGE,
     effort: Effort = Effort(),  # noqa: B008
@@ -101,6 +103,8 @@ def page(
         Who asks: whose list ``mine`` is.
     after
         `Page.next` of the page before, with the same filter and sort; empty: the first.
+    before
+        `Page.previous` of the page after, instead; where no whole page lies before it, this is the first page.
     offset
         Studies to pass over from there: for a page that is asked for by its number.
 
@@ -114,17 +118,32 @@ def page(
         raise FilterInvalid(
             f"page numbers lead to the first {_FURTHEST} studies: go on from the page before, or filter"
         )
-    cursor = _cursor(db, after, sort) if after else None
+    if before and (after or offset):
+        raise FilterInvalid("ask for a page by one of before, after and its number")
+    width = len(SORTS[sort.removeprefix("-")].keys) if sort.removeprefix("-") in SORTS else READING_KEYS
+    cursor = read_cursor(db, after or before, sort, width) if after or before else None
     at = cursor.now if cursor else now
-    asked = conditions(wanted.checked(), user, now)
-    answer = Question(db, asked, _order(sort, wanted, at, limits), cursor, offset, limit).answer(effort)
+    back = bool(before)
+    asked, order = conditions(wanted.checked(), user, now), _order(sort, wanted, at, limits)
+    answer = Question(db, asked, order.turned() if back else order, cursor, offset, limit, back).answer(effort)
     shown = answer.found[:limit]
-    rows = _rows(db, [f.uid for f in shown])
-    last = shown[-1] if len(answer.found) > limit else answer.ended_at
-    passed = answer.count.number if answer.ended_at else offset + len(shown) + (cursor.passed if cursor else 0)
-    more = "" if last is None else _token(Cursor(at, last, passed), sort)
-    listing = [listed(row, now, limits) for row in rows]
-    return Page(listing, answer.count, more, is_complete(db), answer.ended_at is None)
+    onward = shown[-1] if len(answer.found) > limit else answer.ended_at
+    if back and onward is None:  # fewer than a page: the first one, with what came after them
+        return page(db, wanted, now=now, limits=limits, sort=sort, user=user, limit=limit, effort=effort)
+    behind = (shown[0] if shown else answer.ended_at) if cursor or offset else None
+    first, last = (onward, behind) if back else (behind, onward)
+    passed = cursor.passed if cursor else 0
+    if not back:
+        passed = answer.count.number if answer.ended_at else passed + offset + len(shown)
+    listing = [listed(row, now, limits) for row in _rows(db, [f.uid for f in (shown[::-1] if back else shown)])]
+    return Page(
+        listing,
+        answer.count,
+        token(sort, Cursor(at, last, passed)) if last else "",
+        token(sort, Cursor(at, first, max(0, passed - len(shown)))) if first else "",
+        is_complete(db),
+        answer.ended_at is None,
+    )
 
 
 def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Order:
@@ -134,36 +153,7 @@ def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Orde
     order = SORTS.get(sort.removeprefix("-"))
     if order is None:
         raise FilterInvalid(f"sort is one of {', '.join(SORTS)}, with - before it the other way round")
-    if not sort.startswith("-"):
-        return order
-    ((stream,),) = order.segments
-    turned = replace(stream, order=tuple(f"{c} DESC" for c in stream.order), beyond=stream.beyond.replace(">=", "<="))
-    return replace(order, segments=((turned,),), descending=True)
-
-
-def _token(cursor: Cursor, sort: str) -> str:
-    keys = [] if sort.endswith(_NAMES_PATIENTS) else cursor.last.keys
-    told = json.dumps([sort, cursor.now, keys, cursor.last.uid, cursor.passed], separators=(",", ":"))
-    return base64.urlsafe_b64encode(told.encode()).decode().rstrip("=")
-
-
-def _cursor(db: Connection, token: str, sort: str) -> Cursor:
-    try:
-        told = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        named, now, keys, uid, passed = told
-        cursor = Cursor(float(now), Found(str(uid), tuple(keys)), int(passed))
-    except (ValueError, TypeError):
-        raise FilterInvalid("this is no cursor of a page: begin with the first page") from None
-    if named != sort:
-        raise FilterInvalid("the cursor belongs to another order: begin with the first page")
-    if sort.endswith(_NAMES_PATIENTS):
-        sql = "SELECT coalesce(search_words, '') FROM tasks WHERE study_instance_uid = :uid"
-        cursor = replace(cursor, last=Found(uid, (run(db, sql, uid=uid).scalar() or "",)))
-    elif len(keys) != (len(SORTS[sort.removeprefix("-")].keys) if sort else 3) or not all(
-        isinstance(key, str | int | float) for key in keys
-    ):
-        raise FilterInvalid("this is no cursor of a page: begin with the first page")
-    return cursor
+    return order.turned() if sort.startswith("-") else order
 
 
 def _rows(db: Connection, uids: list[str]) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ The rule: a page costs the same however many studies there are, and never lacks 
 - What few studies meet is asked for those, which are then put in order (gathered).
 - What many meet is looked for along the order (walked), in indexes that hold what most conditions look at. Which way is
   decided by counting up to a limit, not by a planner's guess.
-- A walk that has passed very many studies ends there. What it found stands first in the order; the answer says that it
-  is not complete, and goes on from that place when it is asked to.
+- A walk that has passed very many studies ends there. What it found is the nearest to where it began; the answer says
+  that it is not complete, and goes on from that place when it is asked to.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
+from orthanc_plugin.ledger.cursors import Cursor, Found
 from orthanc_plugin.ledger.filters import Condition, Range
 from orthanc_plugin.ledger.reading_order import Order, Stream
 from orthanc_plugin.ledger.statements import run
@@ -62,31 +63,6 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A study and what it is ordered by."""
-
-    uid: str
-    keys: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """After which study a page begins.
-
-    Parameters
-    ----------
-    now
-        The moment of the first page.
-    passed
-        Studies on the pages before.
-    """
-
-    now: float
-    last: Found
-    passed: int
-
-
-@dataclass(frozen=True)
 class Answer:
     """What was found.
 
@@ -111,6 +87,8 @@ class Question:
         Studies to pass over.
     limit
         Studies that a page has.
+    back
+        Whether the order was turned: the cursor is where the page ends, and the nearest before it are looked for.
     """
 
     db: Connection
@@ -119,6 +97,7 @@ class Question:
     cursor: Cursor | None
     offset: int
     limit: int
+    back: bool = False
 
     def answer(self, effort: Effort) -> Answer:
         """The studies of the page and one more, if there is one."""
@@ -189,20 +168,21 @@ class Question:
         wanted = self.offset + self.limit + 1
         found: list[Found] = []
         end: Found | None = None
+        nearest = max if self.order.descending else min
         for segment in self.order.segments:
             merged: list[Found] = []
             missing = wanted - len(found)
             for stream in segment:
-                if self.cursor and stream.group is not None and stream.group < self.cursor.last.keys[0]:
+                if self.cursor and self.order.is_before(stream.group, self.cursor.place.keys[0]):
                     continue
                 # what comes after those that are already enough, or after the end, is not looked for
                 edge = merged[missing - 1] if len(merged) >= missing else end
                 part, its_end = self._follow(stream, missing, most, edge)
                 # no two ranges of a segment have equal keys; within one the database's order of UIDs holds
-                merged = sorted(merged + part, key=lambda f: f.keys) if merged else part
-                end = min((e for e in (end, its_end) if e), key=lambda f: f.keys, default=None)
+                merged = sorted(merged + part, key=_by_keys, reverse=self.order.descending) if merged else part
+                end = nearest((e for e in (end, its_end) if e), key=_by_keys, default=None)
             if end is not None and len(segment) > 1:
-                merged = [f for f in merged if f.keys <= end.keys]
+                merged = [f for f in merged if nearest(f.keys, end.keys) == f.keys]
             found += merged[:missing]
             if len(found) >= wanted or end is not None:
                 break
@@ -210,7 +190,7 @@ class Question:
             end = None
         before = self.cursor.passed if self.cursor else 0
         exact = end is None and len(found) < wanted
-        count = Count(before + min(len(found), wanted - 1), exact)
+        count = Count(before if self.back else before + min(len(found), wanted - 1), exact)
         return Answer(found[self.offset : wanted], count, end)
 
     def _follow(
@@ -218,7 +198,7 @@ class Question:
     ) -> tuple[list[Found], Found | None]:
         """What one range has; and where it was left, if that was before `wanted` were found and before its end."""
         where, values = stream.where, {**self._values(), **stream.values}
-        if self.cursor and stream.group in (None, self.cursor.last.keys[0]):
+        if self.cursor and stream.group in (None, self.cursor.place.keys[0]):
             where += f" AND {stream.beyond} AND {self._is_after(stream.keys)}"
             values |= self._place()
         if edge is not None:
@@ -295,8 +275,12 @@ class Question:
     def _place(self) -> dict[str, Any]:
         if self.cursor is None:
             return {}
-        last = self.cursor.last
-        return {**{f"key_{n}": key for n, key in enumerate(last.keys)}, "key_uid": last.uid}
+        place = self.cursor.place
+        return {**{f"key_{n}": key for n, key in enumerate(place.keys)}, "key_uid": place.uid}
+
+
+def _by_keys(found: Found) -> tuple[Any, ...]:
+    return found.keys
 
 
 def _where(asked: Sequence[Condition]) -> str:

@@ -18,8 +18,9 @@ changes with time alone, so that no column can hold it. A test holds them agains
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -117,6 +118,18 @@ class Stream:
     group: Group | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
+    def turned(self) -> Stream:
+        """The same studies the other way round."""
+        order = tuple(c.removesuffix(" DESC") if c.endswith(" DESC") else f"{c} DESC" for c in self.order)
+        return replace(self, order=order, beyond=_turned(self.beyond), until=_turned(self.until))
+
+
+_OPPOSITES = {">=": "<=", "<=": ">=", "- :slack": "+ :slack", "+ :slack": "- :slack"}
+
+
+def _turned(condition: str) -> str:
+    return re.sub("|".join(map(re.escape, _OPPOSITES)), lambda found: _OPPOSITES[found[0]], condition)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -140,6 +153,15 @@ class Order:
     sees_to: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
     values: dict[str, Any] = field(default_factory=dict)
+
+    def turned(self) -> Order:
+        """The other way round."""
+        segments = tuple(tuple(stream.turned() for stream in segment) for segment in reversed(self.segments))
+        return replace(self, segments=segments, descending=not self.descending)
+
+    def is_before(self, group: Group | None, place: Group) -> bool:
+        """Whether all of a group comes before a place in another one."""
+        return group is not None and (group > place if self.descending else group < place)
 
 
 _LIMIT = "CASE priority_rank WHEN 0 THEN :critical WHEN 1 THEN :urgent ELSE :routine END"

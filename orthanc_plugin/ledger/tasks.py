@@ -49,13 +49,7 @@ from orthanc_plugin.ledger.task_states import (
     TaskStatus,
     Urgency,
 )
-from orthanc_plugin.ledger.views import (
-    after,
-    count_by_status,
-    of_study,
-    oldest_waiting,
-    standing,
-)
+from orthanc_plugin.ledger.views import after, count_by_status, of_study, oldest_waiting, standing
 
 __all__ = [
     "TRANSITIONS",
@@ -162,13 +156,7 @@ def _find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
         write_words(db, uid, words, before=row.search_words)
 
 
-def request_again(
-    db: Connection,
-    study_instance_uid: str,
-    *,
-    now: float,
-    urgency: Urgency = Urgency.ROUTINE,
-) -> bool:
+def request_again(db: Connection, study_instance_uid: str, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> bool:
     """Have a known study read once more, as if an image had come; False when the ledger does not know it.
 
     A task that waits keeps its place in the queue and the more pressing of both urgencies; what failed before is
@@ -176,9 +164,7 @@ def request_again(
     """
     changed = run(
         db,
-        """
-        UPDATE tasks SET {again} WHERE study_instance_uid = :uid
-        """.replace("{again}", _AGAIN),
+        "UPDATE tasks SET {again} WHERE study_instance_uid = :uid".replace("{again}", _AGAIN),
         uid=study_instance_uid,
         now=now,
         urgency=int(urgency),

@@ -64,6 +64,21 @@ class Passed:
     is_damaged: bool
 
 
+def priorities(db: Connection, uids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``priority``, ``status`` and ``is_read`` of these studies; those that the ledger does not show are left out."""
+    question = text(
+        """
+        SELECT study_instance_uid, priority, status, read_at FROM tasks
+        WHERE study_instance_uid IN :uids AND status <> 'removed'
+        """
+    ).bindparams(bindparam("uids", expanding=True))
+    rows = db.execute(question, {"uids": list(uids)}) if uids else ()
+    return {
+        row.study_instance_uid: {"priority": row.priority, "status": row.status, "is_read": row.read_at is not None}
+        for row in rows
+    }
+
+
 def after(db: Connection, study_instance_uid: str, limit: int) -> list[Passed]:
     """The next `limit` studies in the ledger's order of UIDs, which walks through all of them; "" starts it."""
     rows = db.execute(

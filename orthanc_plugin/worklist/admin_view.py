@@ -52,7 +52,7 @@ class Model:
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who may log in, and when they did last, as far back as the page looks; None: not since then."""
+    """Somebody who may log in, and when they did last; None: not since `AdminPage.log_ins_since`."""
 
     name: str
     role: str
@@ -73,6 +73,8 @@ class AdminPage:
         The latest entries, the latest first.
     untold
         Notices that were not taken (``outbox.Notice``).
+    elsewhere
+        What can be marked as read elsewhere, and was (``hosting.elsewhere.Elsewhere``).
     """
 
     visitor: tuple[str, str]
@@ -83,9 +85,11 @@ class AdminPage:
     workers: tuple[dict[str, Any], ...]
     models: tuple[Model, ...]
     users: tuple[User, ...]
+    log_ins_since: float | None
     last_backup: float | None
     audit: tuple[dict[str, Any], ...]
     untold: tuple[Any, ...]
+    elsewhere: Any
     reserve_mb: int
 
 

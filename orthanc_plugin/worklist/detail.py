@@ -35,7 +35,12 @@ _SAID = {
     "reopened": "unread again: its priority rose", "assign": "assigned", "agree": "agreed with the AI",
     "disagree": "disagreed with the AI", "note": "left a note", "undo": "took a mark back",
 }  # fmt: skip
-_SEEN = {"view_study": "opened", "retry": "had it tried again", "store": "stored or deleted objects"}
+_SEEN = {
+    "view_study": "opened",
+    "retry": "had it tried again",
+    "reread": "had it read once more",
+    "store": "stored or deleted objects",
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class ImageDetail:
     priority: str
     priority_reason: str
     runs: tuple[Run, ...] = ()
+
+    @property
+    def is_of_before(self) -> bool:
+        """Whether it was read by a Hilum that kept no picture for this page."""
+        return self.line.status == "done" and "picture" not in self.layers
 
     def in_state(self, *states: str) -> tuple[Evidence, ...]:
         """The findings in one of these states, the most probable first."""
@@ -249,7 +259,7 @@ def timeline(
         moments.append(Moment(row.completed_at, "given up", note=row.message or ""))
     moments += [
         Moment(
-            m.made_at, _mark_words(m), "" if m.made_by == "hilum" else m.made_by, m.note if m.kind != "assign" else ""
+            m.made_at, _mark_words(m), "" if m.kind == "reopened" else m.made_by, m.note if m.kind != "assign" else ""
         )
         for m in marks
     ]

@@ -152,10 +152,12 @@ class Listing:
     ----------
     count
         Of the studies that fit, e.g. ``142`` or ``1000+``.
-    next, after
-        Cursors of the next page, and of this one; empty on the last, and on the first.
+    next, previous
+        Cursors of the next page and of the one before; empty on the last, and on the first.
+    after, before
+        The cursor that this page was asked for by, if any.
     complete
-        False where the search ended before the page was full: there may be more that fit on the next page.
+        False where the search ended before the page was full: there may be more that fit beyond it.
     asked
         Fields of the filter in force.
     critical
@@ -173,7 +175,9 @@ class Listing:
     rows: tuple[WorklistRow, ...]
     count: str
     next: str = ""
+    previous: str = ""
     after: str = ""
+    before: str = ""
     asked: Mapping[str, str] = field(default_factory=dict, repr=False)
     sort: str = ""
     searchable: bool = True
@@ -191,13 +195,13 @@ class Listing:
     @property
     def here(self) -> dict[str, str]:
         """The fields that lead to this page."""
-        own = {"sort": self.sort, "after": self.after}
+        own = {"sort": self.sort, "after": self.after, "before": self.before}
         return {**self.asked, **{name: value for name, value in own.items() if value}}
 
     @property
     def next_up(self) -> str:
         """The study to read next: the first that nobody has read, nor has in hand; only in the reading order."""
-        if self.sort or self.after:
+        if self.sort or self.previous:
             return ""
         unread = (row for row in self.rows if row.reading.read_at is None)
         return next((r.study_instance_uid for r in unread if r.reading.claimed_by in ("", self.visitor[0])), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from models.names import in_words
-from orthanc_plugin.worklist.listing import SORT_WORDS, STATUS_WORDS, Listing, Opinion, waiting
+from orthanc_plugin.worklist.listing import SORT_WORDS, STATUS_WORDS, Listing, Look, Opinion, minutes, waiting
 from orthanc_plugin.worklist.rows import DISCLAIMER, WorklistRow
 
 _CAUTIONS = {
@@ -48,11 +48,13 @@ KEYS = (
     (("\u2190", "\u2192"), "the finding before, the next one"),
     (("n",), "write a note"),
     (("u",), "undo my last mark"),
+    (("J", "K"), "the next page, the page before"),
     (("x",), "select it, to do something with several"),
     (("/",), "search"),
     (("g",), "then a: all, u: unread, c: unread critical, m: my list, f: failed, n: not processed"),
     (("?",), "these keys"),
 )
+_BACKLOG_SECONDS = 7 * 86_400.0  # unread for longer: perhaps it was read elsewhere
 # Findings offered where one is asked for; any other key can be written.
 _OFFERED = (
     "pneumothorax", "effusion", "lung_opacity", "consolidation", "pneumonia", "edema", "cardiomegaly", "nodule", "mass",
@@ -84,7 +86,7 @@ def seen_as(listing: Listing, status: dict[str, Any], now: float) -> str:
     A cursor names the moment at which it was made, so that only its being there counts: the one that a browser has
     leads on from what it shows.
     """
-    shown = replace(listing, next="more" if listing.next else "")
+    shown = replace(listing, next="more" if listing.next else "", previous="more" if listing.previous else "")
     over = [now >= row.reading.due_at for row in listing.rows]
     known = [status[name] for name in ("version", "state", "problems", "ae_title", "dicom_port")]
     return hashlib.sha256(pickle.dumps((shown, known, over, now // 60))).hexdigest()[:24]
@@ -108,10 +110,29 @@ def render_login(way: str, said: str) -> str:
     return environment().get_template("login.html").render(way=way, said=said, disclaimer=DISCLAIMER)
 
 
+def render_message(
+    what: str, then: Sequence[str], problems: Sequence[Mapping[str, Any]], *, again: str, look: Look
+) -> str:
+    """A page in place of another.
+
+    Parameters
+    ----------
+    what, then
+        What happened; and sentences that say what to do.
+    problems
+        Of the node, as ``GET /hilum/api/status`` gives them.
+    again
+        Where to try once more; empty when that is no use.
+    """
+    template = environment().get_template("message.html")
+    return template.render(what=what, then=then, problems=problems, again=again, look=look, disclaimer=DISCLAIMER)
+
+
 def _context(listing: Listing, status: dict[str, Any], now: float, ledger: bool) -> dict[str, Any]:
     return {
         "it": listing,
         "next_up": listing.next_up,
+        "backlog": any(r.reading.read_at is None and now - r.received_at > _BACKLOG_SECONDS for r in listing.rows),
         "status": status,
         "now": now,
         "ledger": ledger,
@@ -155,9 +176,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["person"] = person_name
+    environment.filters["every_name"] = every_name
     environment.filters["dicom_time"] = dicom_time
     environment.filters["clock"] = clock
     environment.filters["age_sex"] = age_sex
+    environment.filters["waited"] = minutes
     environment.filters["query"] = urlencode
     environment.filters["without_text"] = _without_text
     environment.filters["status_words"] = lambda status: STATUS_WORDS.get(status, status)
@@ -171,6 +194,11 @@ def person_name(name: str) -> str:
     parts = [part.strip() for part in group.split("^")]
     given = " ".join(part for part in parts[1:3] if part)
     return f"{parts[0]}, {given}" if given else parts[0]
+
+
+def every_name(name: str) -> str:
+    """All groups of a PN value, alphabetic, ideographic and phonetic (PS3.5 6.2.1.2), as people read them."""
+    return " \u00b7 ".join(filter(None, map(person_name, name.split("="))))
 
 
 def dicom_time(date: str, time: str) -> str:
@@ -200,6 +228,5 @@ def age_sex(row: WorklistRow) -> str:
     return f"{told} {row.patient_sex}".strip()
 
 
-def _without_text(asked: Mapping[str, str], sort: str, after: str) -> str:
-    given = {**asked, "sort": sort, "after": after}
-    return urlencode({name: value for name, value in given.items() if value and name != "text"})
+def _without_text(fields: Mapping[str, str]) -> str:
+    return urlencode({name: value for name, value in fields.items() if name != "text"})

@@ -18,7 +18,8 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from dicom_sr.report.wording import load_wording
-from models.inference import load_models
+from models.bundle import load_bundle
+from models.inference import assemble
 from models.refusal import Refusal
 from orthanc_plugin.archive.client import OrthancClient, Series, StoredInstance
 from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus, Urgency
@@ -129,8 +130,7 @@ def runner() -> Iterator[Runner]:
     """The active bundles and an intake process."""
     settings = Settings(home=Path("unused"), outputs=())
     wording = load_wording(settings.report_language, None)
-    root = REPOSITORY / "models"
-    models = load_models(root, settings.bundles, threads=1)
+    models = assemble([load_bundle(REPOSITORY / "models" / name) for name in settings.bundles], threads=1)
     with IntakeProcess(settings.intake_seconds) as intake:
         yield Runner(settings, Reader(settings, cast("OrthancClient", None), models, intake, wording))
 

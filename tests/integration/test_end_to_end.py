@@ -107,9 +107,12 @@ def test_the_same_study_sent_three_times_has_one_report_and_one_segmentation(hil
 def test_storing_our_own_results_starts_no_new_task(hilum_node: Node) -> None:
     ds = phantom()
     send(hilum_node, ds)
-    first = hilum_node.wait_for(str(ds.StudyInstanceUID))["completed_at"]
-    time.sleep(1.0)
-    assert hilum_node.wait_for(str(ds.StudyInstanceUID))["completed_at"] == first
+    study = str(ds.StudyInstanceUID)
+    hilum_node.wait(lambda: hilum_node.preliminary_reports(study), "the report of the study: its last pass")
+    time.sleep(1.0)  # its last pass is noted
+    first = hilum_node.wait_for(study)["completed_at"]
+    time.sleep(2.0)
+    assert hilum_node.wait_for(study)["completed_at"] == first
 
 
 def test_each_frontal_of_a_study_gets_its_own_results_and_a_late_one_too(hilum_node: Node) -> None:

@@ -87,7 +87,7 @@ def test_an_answered_study_has_a_picture_in_its_row(hilum_node: Node) -> None:
     assert picture.width / picture.height == pytest.approx(ds.Columns / ds.Rows, rel=0.02)
     assert len(answer.content) < 40_000
     assert not picture.getexif()
-    assert image["thumbnail"] in hilum_node.http.get("/hilum/").text.replace("&amp;", "&")
+    assert image["thumbnail"] in hilum_node.http.get("/hilum/?sort=-received").text.replace("&amp;", "&")
     again = hilum_node.http.get(image["thumbnail"], headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
@@ -96,7 +96,7 @@ def test_a_radiograph_with_nothing_called_present_is_shown_in_gray(hilum_node: N
     row = read(hilum_node, phantom())
     assert not [f for f in row["findings"] if f["state"] == "present" and f["key"] not in OF_ABSENCE]
     assert colour_of(hilum_node, row["images"][0]).max() <= 3
-    assert "Radiograph; nothing called present" in hilum_node.http.get("/hilum/").text
+    assert "Radiograph; nothing called present" in hilum_node.http.get("/hilum/?sort=-received").text
 
 
 @pytest.mark.shared

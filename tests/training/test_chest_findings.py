@@ -167,7 +167,14 @@ def test_a_network_of_the_same_run_is_not_trained_again(tmp_path: Path) -> None:
 def _samples(truth: npt.NDArray[Any], teacher: npt.NDArray[Any]) -> Samples:
     records = [FindingRecord(Path(f"{i}.png"), f"p{i}", "s", "PA", {}, {}, {}) for i in range(len(truth))]
     boxes = torch.zeros(VIEWS, len(truth), CELLS, CELLS)
-    return Samples(records, np.zeros(len(truth), np.int_), truth.astype(np.float32), teacher.astype(np.float32), boxes)
+    return Samples(
+        records,
+        np.zeros(len(truth), np.int_),
+        truth.astype(np.float32),
+        teacher.astype(np.float32),
+        boxes,
+        np.zeros((len(truth), 1)),
+    )
 
 
 def _weight(trunk: EfficientNetLite, block: int) -> torch.Tensor:

@@ -124,7 +124,7 @@ def data(tmp_path: Path) -> DataSet:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(render(make(tmp_path_factory.mktemp("data")), SMALL))
+    return Page(render(make(tmp_path_factory.mktemp("data")), SMALL, {}))
 
 
 def test_labels_are_counted_by_what_they_say(page: Page) -> None:
@@ -198,14 +198,14 @@ def test_the_same_picture_twice_in_a_study_is_found(page: Page, data: DataSet) -
     assert "Opened: images 2, of studies with several images 1" in page.text
     brighter = data.records[1].image
     Image.fromarray((np.asarray(Image.open(brighter)) // 2 + 60).astype(np.uint8)).save(brighter)
-    (copy,) = files.find_copies(data.records, 20, seed=1).copies
+    (copy,) = files.find_copies(data.records, 20, 1, {}).copies
     assert copy.alike > 0.99
 
 
 def test_two_exposures_of_a_study_are_no_copies_and_one_picture_of_two_patients_is_told(data: DataSet) -> None:
     a, b, c, d, *_ = data.records
     search = files.find_copies(
-        [a, replace(c, study="s1"), replace(b, study="s9", patient="p9"), replace(d, study="s9")], 20, 1
+        [a, replace(c, study="s1"), replace(b, study="s9", patient="p9"), replace(d, study="s9")], 20, 1, {}
     )
     assert (search.studies, search.images, search.copies) == (2, 4, ())
     assert [{x.name for x in pair} for pair in search.across] == [{"a.png", "b.png"}]
@@ -215,11 +215,11 @@ def test_no_more_is_opened_than_the_limits_allow(data: DataSet, monkeypatch: pyt
     opened: list[Path] = []
     real = files.open_image
     monkeypatch.setattr(files, "open_image", lambda path: (opened.append(path), real(path))[1])
-    assert files.survey(data.records, 3, seed=1).looked == 3
-    assert files.find_copies(data.records, 1, seed=1).images == 0
+    assert files.survey(data.records, 3, 1, {}).looked == 3
+    assert files.find_copies(data.records, 1, 1, {}).images == 0
     assert not opened
     assert files.draw(data.records, 3, 1) == files.draw(data.records, 3, 1)
-    assert len(files.mask_shares(data.records, 1, 1)["lungs"]) == 1
+    assert len(files.mask_shares(data.records, 1, 1, {})["lungs"]) == 1
 
 
 def test_rows_left_out_are_grouped_by_their_reason(page: Page) -> None:
@@ -232,19 +232,18 @@ def test_rows_left_out_are_grouped_by_their_reason(page: Page) -> None:
 def test_boxes_and_masks_are_drawn_where_they_lie(data: DataSet) -> None:
     colours = montage.colours_of(data.records)
     boxed, masked = data.records[3], data.records[4]
-    assert {tile.caption for tile in montage.tiles([boxed, masked], colours)} == {
+    assert {tile.caption for tile in montage.tiles([boxed, masked], colours, {})} == {
         "Edema (uncertain), 2 x Mass box; AP, M, 60 years", "Edema (uncertain), Lungs mask; AP, M, 60 years",
     }  # fmt: skip
     wanted = np.array([int(colours["lungs"][i : i + 2], 16) for i in (1, 3, 5)])
-    shown = _pixels(montage.tiles([masked], colours)[0])
-    plain = _pixels(montage.tiles([replace(masked, masks={})], colours)[0])
+    shown = _pixels(montage.tiles([masked], colours, {})[0])
+    plain = _pixels(montage.tiles([replace(masked, masks={})], colours, {})[0])
     changed = np.abs(shown - plain).max(axis=2) > 40
     assert changed[:, 124:128].any()
     assert not changed[:, 136:].any()  # beyond the mask, as far as JPEG's blocks reach
     assert np.abs(shown[100:150, 126] - wanted).max() < 60
-    framed = np.abs(
-        _pixels(montage.tiles([boxed], colours)[0]) - _pixels(montage.tiles([replace(boxed, boxes={})], colours)[0])
-    )
+    unboxed = replace(boxed, boxes={})
+    framed = np.abs(_pixels(montage.tiles([boxed], colours, {})[0]) - _pixels(montage.tiles([unboxed], colours, {})[0]))
     assert framed[128:130, 140:180].max(axis=2).min() > 20
     assert not (framed[144:180, 144:176] > 40).any()
 
@@ -270,7 +269,7 @@ def test_hostile_text_does_not_become_markup(data: DataSet) -> None:
     )
     second = replace(record, image=rest[0].image)
     hostile = DataSet("plain", (record, second, *rest), (*FINDINGS, nasty), (LeftOut(nasty, nasty),))
-    text = render(hostile, SMALL)
+    text = render(hostile, SMALL, {})
     page = Page(text)
     assert not [tag for tag, _ in page.elements if tag == "script"]
     assert "<script" not in text
@@ -279,7 +278,7 @@ def test_hostile_text_does_not_become_markup(data: DataSet) -> None:
 
 
 def test_the_page_stands_alone_and_says_what_it_is(data: DataSet) -> None:
-    text = render(data, SMALL)
+    text = render(data, SMALL, {})
     page = Page(text)
     assert NOTICE in page.text
     for tag, attributes in page.elements:
@@ -300,26 +299,33 @@ def test_the_page_stands_alone_and_says_what_it_is(data: DataSet) -> None:
 
 
 def test_the_same_seed_makes_the_same_page(data: DataSet) -> None:
-    assert render(data, SMALL) == render(data, SMALL)
+    assert render(data, SMALL, {}) == render(data, SMALL, {})
 
 
 @pytest.mark.parametrize("records", ["none", "bare"])
 def test_a_data_set_without_anything_still_has_a_page(records: str, tmp_path: Path) -> None:
     bare = () if records == "none" else (Record(tmp_path / "x.png", "p", "s", ""),)
-    page = Page(render(DataSet("plain", bare, ()), SMALL))
+    page = Page(render(DataSet("plain", bare, ()), SMALL, {}))
     assert "The reader left nothing out." in page.text
 
 
-def test_a_file_that_is_no_image_is_counted_and_not_fatal(data: DataSet) -> None:
-    first, *rest = data.records
+def test_files_that_cannot_be_read_are_named_with_their_reasons(data: DataSet) -> None:
+    first, second, third, *rest = data.records
     first.image.write_bytes(b"no picture")
-    rest[1].image.write_bytes(b"no DICOM")
-    found = files.survey(data.records, 50, 1)
-    assert found.unreadable == {"UnidentifiedImageError": 1, "InvalidDicomError": 1}
-    broken = replace(rest[4], masks={"lungs": (RunLengths("1 2 3", 4, 4),)})
-    page = Page(render(replace(data, records=(first, *rest[:4], broken)), SMALL))
-    assert "Not readable (UnidentifiedImageError): 1." in page.text
-    assert page.rows("Area of a mask in % of its image")["Lungs"][0] == "1"  # the other is no mask
+    third.image.write_bytes(b"no DICOM")
+    cut = second.image.read_bytes()
+    second.image.write_bytes(cut[: len(cut) // 2])  # its header is whole
+    broken = replace(rest[2], image=rest[1].image, masks={"lungs": (RunLengths("1 2 3", 4, 4),)})
+    page = Page(render(replace(data, records=(first, second, third, *rest[:2], broken, rest[2])), SMALL, unread := {}))
+    named = page.rows("Files that could not be read")
+    assert {Path(file).name: reason.partition(":")[0] for file, (reason,) in named.items()} == {
+        "a.png": "UnidentifiedImageError", "b.png": "ImageRefused", "c.dcm": "InvalidDicomError",
+        "e.png": "RunLengthsInvalid", "absent.png": "it is not there",
+    }  # fmt: skip
+    assert len(unread) == 5
+    assert "5 files not read" in " ".join(page.text.split())
+    assert str(first.image.parent) not in page.text
+    assert page.rows("Area of a mask in % of its image")["Lungs"][0] == "2"  # the third is no mask
 
 
 def test_a_table_as_long_as_nih_without_images_takes_seconds(tmp_path: Path) -> None:
@@ -331,17 +337,22 @@ def test_a_table_as_long_as_nih_without_images_takes_seconds(tmp_path: Path) -> 
         for i, row in enumerate(answers.tolist())
     )
     start = time.process_time()
-    page = Page(render(DataSet("nih", records, keys), SMALL))
+    page = Page(render(DataSet("nih", records, keys), SMALL, {}))
     assert time.process_time() - start < 60
     assert page.rows("Images by finding")["Finding 3"][0] == f"{int(answers[:, 3].sum()):,}"
     assert "nothing here speaks of them: 50." in page.text
 
 
-def test_the_command_writes_the_page(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_page_and_names_what_it_could_not_read(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(catalogue, "READERS", {"plain": lambda folder: data})
     out = tmp_path / "page.html"
     assert main(["plain", str(tmp_path), "--out", str(out), "--images", "4"]) == 0
     assert "Data set plain" in out.read_text("utf-8")
+    said = capsys.readouterr().err
+    assert "hilum: 1 files could not be read, the first of them:" in said
+    assert "absent.png: it is not there" in said
     assert main(["plain", str(tmp_path / "nowhere"), "--out", str(out)]) == 1
 
 

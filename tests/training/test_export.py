@@ -15,6 +15,7 @@ from torch import nn
 from models.networks import EncoderUNet, FindingsNet, HeatDetector, TransformerClassifier
 from training.export import onnx, openvino
 from training.export.equality import ExportDiffers, check, samples, torch_answer
+from training.export.program import ExporterMissing
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "findings": (lambda: FindingsNet(3), 320),
@@ -68,10 +69,12 @@ def test_onnx_answers_as_torch_does(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(answers[output], values, atol=onnx.TOLERANCE)
 
 
-def test_without_its_packages_onnx_says_which_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_packages_an_export_says_which_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(onnx.ExporterMissing, match="onnx and onnxscript not installed"):
+    with pytest.raises(ExporterMissing, match="onnx and onnxscript not installed"):
         onnx.export(small(), tmp_path / "network.onnx", samples(32))
+    with pytest.raises(ExporterMissing, match="openvino not installed"):
+        openvino.export(small(), tmp_path / "network.xml", samples(32))
 
 
 def test_half_precision_halves_the_file_and_single_precision_is_closer(tmp_path: Path) -> None:

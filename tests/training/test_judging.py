@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from conftest import Finished
 from torch import Tensor, nn
 
-from models.calls import sigmoid
+from models.bundle import _contract
+from models.calls import calibrate, sigmoid
 from models.contracts import MaskContract
 from models.masks import image_logits, outlined
-from training.evidence import LEAST_POSITIVES
+from training.evidence import LEAST_AUROC, LEAST_POSITIVES
 from training.judging import competition
 from training.judging.asking import Asked
 from training.judging.case import COMMON, Case
@@ -34,7 +36,7 @@ from training.metrics.f1 import best_f1_threshold
 from training.metrics.intervals import TooFew
 from training.metrics.operating import operating_points, sensitivity_specificity
 from training.readers.records import Record
-from training.recipe import PublishedPart, load_recipe, recipe_names
+from training.recipe import CALIBRATIONS, PublishedPart, load_recipe, recipe_names
 from training.tables import RecipeInvalid
 
 Finish = Callable[[str], Finished]
@@ -57,14 +59,14 @@ def asked(logits: np.ndarray, truth: np.ndarray, part: str, line: Any = None) ->
     return Asked(records, ("effusion",), truth[:, None].astype(float), sigmoid(told), probabilities, thumbs)
 
 
-def case(separation: float, count: int = 240, seed: int = 1) -> Case:
+def case(separation: float, count: int = 240, seed: int = 1, calibration: str = "platt") -> Case:
     """A classifier whose positives score higher by `separation` standard deviations; 0 knows nothing."""
     rng = np.random.default_rng(seed)
     parts = []
     for _ in range(2):
         truth = (np.arange(count) % 4 == 0).astype(float)
         parts.append((rng.normal(size=count) + separation * truth, truth))
-    line = line_of(parts[0][1], parts[0][0])
+    line = line_of(parts[0][1], parts[0][0], calibration)
     val, test = (asked(z, t, part, line) for (z, t), part in zip(parts, ("val", "test"), strict=True))
     baselines = shortcuts(test, 0)
     return Case(0, val, test, weigh(val, test, [line], baselines, 0), baselines, np.empty((0, 1)), {})
@@ -73,6 +75,32 @@ def case(separation: float, count: int = 240, seed: int = 1) -> Case:
 @pytest.fixture(scope="module")
 def good() -> Case:
     return case(3.0)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_the_node_calibrates_by_the_contract_as_judging_did(calibration: str) -> None:
+    judged = case(3.0, calibration=calibration)
+    section = {"interpreter": "scores", "input_size": 64, "findings": {"effusion": judged.verdicts[0].contract}}
+    (contract,) = _contract(json.loads(json.dumps(section))).findings
+    assert contract.evaluated
+    assert bool(contract.isotonic) == (calibration == "isotonic")
+    logits, told = np.log(judged.test.raw[:, 0] / (1 - judged.test.raw[:, 0])), judged.test.probabilities[:, 0]
+    assert [calibrate(float(z), contract) for z in logits] == pytest.approx(told.tolist(), abs=1e-5)
+
+
+def test_what_is_crooked_is_calibrated_by_a_table_and_not_by_a_line() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=6000)
+    truth = (rng.random(6000) < np.where(logits < 0, 0.1, 0.6)).astype(float)
+    errors = {}
+    for kind in CALIBRATIONS:
+        line = line_of(truth[:3000], logits[:3000], kind)
+        assert line.reason == ""
+        errors[kind] = calibration_error(truth[3000:], line(logits[3000:]))
+    assert errors["isotonic"] < 0.03 < errors["platt"] < errors["temperature"]
+    for kind in CALIBRATIONS:
+        assert line_of((logits < 0).astype(float), logits, kind).reason
+        assert line_of(np.zeros(20), logits[:20], kind).reason
 
 
 def test_the_gate_lets_a_good_classifier_pass_and_keeps_out_a_random_one(good: Case) -> None:
@@ -86,7 +114,7 @@ def test_the_gate_lets_a_good_classifier_pass_and_keeps_out_a_random_one(good: C
 
 def test_the_gate_keeps_out_what_too_few_positives_carry() -> None:
     few = case(3.0, count=4 * (LEAST_POSITIVES - 1))
-    assert few.verdicts[0].auroc.low > 0.9  # type: ignore[union-attr]
+    assert few.verdicts[0].auroc.low > LEAST_AUROC  # type: ignore[union-attr]
     assert not few.verdicts[0].evaluated
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from training.metrics.answers import Answers, PatientsShared, keep_apart
+from training.metrics.detection import Detections, average_precision, mean_average_precision
+from training.metrics.f1 import f1_table
 from training.metrics.intervals import (
     BOOTSTRAP_SAMPLES,
+    Interval,
     TooFew,
     Undefined,
     attempt,
@@ -16,6 +20,7 @@ from training.metrics.intervals import (
     share_interval,
     wilson,
 )
+from training.metrics.scores import auprc, auroc, mean_auroc
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,43 @@ def test_draws_that_do_not_define_a_figure_are_drawn_anew_until_too_many_fail() 
     assert (rare.value, rare.low, rare.high) == (1.0, 1.0, 1.0)
     with pytest.raises(Undefined, match="draws of patients"):
         bootstrap(lambda w: np.where(w[:, :4].prod(1) * (w[:, 4:8].sum(1) == 4) > 0, 1.0, np.nan), patients)
+
+
+def test_a_perfect_figure_is_not_certain() -> None:
+    """Wilson's lower bound of k of k is 1 / (1 + 1.96^2 / k), here by hand for 4 and for 3 trials."""
+    patients = [str(i) for i in range(10)]
+    truth, scores = np.arange(10) >= 6, np.arange(10.0)
+    for figure in (auroc(truth, scores, patients), auprc(truth, scores, patients)):
+        assert (figure.value, figure.high) == (1.0, 1.0)
+        assert figure.low == pytest.approx(0.5101, abs=1e-4)  # four positives, six negatives: four pairs
+    wrong = auroc(truth, -scores, patients)
+    assert (wrong.value, wrong.low, wrong.high) == (0.0, 0.0, pytest.approx(0.4899, abs=1e-4))
+    shared = auroc(truth, scores, [*patients[:9], "8"])  # two of the positives are one patient's
+    assert shared.low == pytest.approx(0.4385, abs=1e-4)
+    assert mean_interval(np.ones(10), patients, shares=True) == wilson(1.0, 10)
+    answers = [Answers(("mass",), truth[:, None].astype(float), scores[:, None], [p + part for p in patients])
+               for part in "ab"]  # fmt: skip
+    table = f1_table(answers[0], answers[1])
+    assert table.findings["mass"] == table.macro == wilson(1.0, 4)
+    assert mean_auroc(answers[0]).low == pytest.approx(0.5101, abs=1e-4)
+    box = np.array([[0.0, 0, 10, 10]])
+    boxes = [box if i < 4 else np.zeros((0, 4)) for i in range(10)]
+    found = [Detections(each, np.full(len(each), 0.9)) for each in boxes]
+    assert average_precision(found, boxes, patients) == wilson(1.0, 4)
+    assert mean_average_precision({"mass": found}, {"mass": boxes}, patients).mean == wilson(1.0, 4)
+
+
+def test_a_figure_of_another_range_may_be_one_or_none() -> None:
+    assert mean_interval(np.ones(10), [str(i) for i in range(10)]) == Interval(1.0, 1.0, 1.0)
+
+
+def test_an_area_below_the_bound_of_a_perfect_one_hardly_ever_looks_perfect() -> None:
+    """Two normal distributions, eight against eight, as far apart as the lower bound says."""
+    low = auroc(np.arange(16) < 8, -np.arange(16.0), [str(i) for i in range(16)]).low
+    assert 0.6 < low < 0.8
+    scores = np.random.default_rng(5).normal(size=(20_000, 16))
+    scores[:, :8] += np.sqrt(2) * norm.ppf(low)
+    assert 0 < (scores[:, :8].min(1) > scores[:, 8:].max(1)).mean() < 0.025
 
 
 def test_what_the_data_do_not_define_is_said_and_never_nan() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import toys
 from conftest import Finished
 from torch import nn
 
@@ -20,15 +21,16 @@ from models.boxes import boxes_of
 from models.bundle import BundleInvalid, load_bundle
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import FindingState, View
-from models.inference import ImageIdentity, Models, torch_forward
+from models.inference import ImageIdentity, Models, assemble, torch_forward
 from models.phantom import chest
 from models.rendering import RenderedImage
 from training import packaging
 from training.judging.classification import columns
-from training.judging.judgement import UNLABELLED
+from training.judging.judgement import UNLABELLED, judge
 from training.labels import Outputs
-from training.packaging import PackagingRefused, check_packaging, export, shipped
+from training.packaging import PackagingRefused, check_packaging, export, package, shipped
 from training.recipe import load_recipe, recipe_names
+from training.run import Places, train
 from training.tasks.retina import turned
 
 Finish = Callable[[str], Finished]
@@ -204,6 +206,27 @@ def test_what_cannot_be_packaged_is_told_before_training() -> None:
         check_packaging(lungs)
     for name in recipe_names():
         check_packaging(load_recipe(name))
+
+
+def test_an_efficientnet_of_monai_is_trained_and_packaged_and_the_node_runs_it(tmp_path: Path) -> None:
+    network = {
+        "_target_": "monai.networks.nets.EfficientNetBN", "model_name": "efficientnet-b0", "pretrained": False,
+        "spatial_dims": 2, "in_channels": 1, "num_classes": 1,
+    }  # fmt: skip
+    recipe = toys.recipe(
+        "classification", network=network, split={"official": False, "val": 0.25, "test": 0.25},
+        schedule={"epochs": 1, "batch": 12},
+    )  # fmt: skip
+    trained = train(recipe, Places(tmp_path, tmp_path / "run"), data=toys.data_set(tmp_path / "toys"))
+    judgement = judge(trained, recipe, 3)
+    assert judgement.sanity is not None
+    assert judgement.sanity.method == "grad_cam"
+    package(trained, judgement, recipe, tmp_path / "toy", run=tmp_path / "run", command="./hilum train toy")
+    bundle = load_bundle(tmp_path / "toy")
+    identity = ImageIdentity("1.2.3", "1.2.3.4", "1.2.3.4.5", View.PA)
+    told = assemble([bundle], threads=1).predict(RenderedImage(chest(1, rows=512, columns=480).pixels), identity)
+    assert told.runs[0].failure is None
+    assert {finding.model for finding in told.findings if finding.key == "mass"} == {"toy"}
 
 
 def test_three_outputs_behind_a_smooth_maximum_cannot_be_made_one(finished: Finish) -> None:

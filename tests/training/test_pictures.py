@@ -1,4 +1,4 @@
-"""Pictures as networks see them: the way to the stored pixels and back, the cache, lungs; orders and ensembles."""
+"""Pictures as networks see them: the way to the stored pixels and back, the cache, lungs; orders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import torch
 import toys
 from PIL import Image
 from samples import write_dicom
-from torch import Tensor, nn
 
 from models.hanging import Hanging
 from models.phantom import chest
 from models.rendering import Frame, network_input, render_picture
 from training import pictures as module
-from training.ensembles import cross_validation, ensemble, is_sided, looks, taught
 from training.pictures import PictureOptions, Placement, prepare, read_image, records_digest
 from training.readers.records import Box, DataSet, Record
 from training.readers.run_lengths import encode
@@ -196,36 +194,3 @@ def test_mixup_blends_pictures_and_targets_by_one_share_and_keeps_the_unknown() 
     assert torch.allclose(mixed[:, 0, 0, 0], blended[:, 0])
     assert not torch.equal(mixed, pictures)
     assert 1 <= int(torch.isnan(blended[:, 1]).sum()) <= 2
-
-
-class Sum(nn.Module):
-    """A logit that is the brightness of the left half of the middle: not the same mirrored, nor enlarged."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, :, : x.shape[-1] // 2].mean((2, 3))
-
-
-def test_looks_are_averaged_and_sides_never_mirrored() -> None:
-    pictures = torch.rand(3, 1, 8, 8)
-    network = Sum().eval()
-    plain, mirrored = torch.sigmoid(network(pictures)), torch.sigmoid(network(pictures.flip(-1)))
-    assert torch.allclose(looks(network, pictures, findings=["mass"]), (plain + mirrored) / 2)
-    assert torch.allclose(ensemble([network, network], pictures, findings=["mass"]), plain)
-    assert not torch.allclose(looks(network, pictures, findings=["mass"], mirror=False, zooms=[1.3]), plain)
-    with pytest.raises(ValueError, match="lung_right"):
-        looks(network, pictures, findings=["lung_right"])
-    assert [is_sided(k) for k in ("effusion_left", "lung_right", "heart", "mass")] == [True, True, False, False]
-
-
-def test_a_teacher_s_probabilities_become_soft_labels_and_folds_hold_each_patient_once(data: DataSet) -> None:
-    scores = np.full((len(data.records), 1), 0.25, np.float32)
-    scores[0] = np.nan
-    soft = taught(data.records, scores, ["mass"])
-    assert "mass" not in soft[0].soft
-    assert soft[1].soft["mass"] == 0.25
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        taught(data.records, scores + 1, ["mass"])
-    parts = cross_validation(data.records, 4, seed=0)
-    held = [{r.patient for r in part if r.split == "val"} for part in parts]
-    assert sorted(p for fold in held for p in fold) == sorted(r.patient for r in data.records)
-    assert all(len(part) == len(data.records) for part in parts)

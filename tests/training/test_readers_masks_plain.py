@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import mask, write_picture
+from samples import mask, picture, write_picture
 from samples import masks as write_masks
 from samples import plain as write_plain
 
@@ -105,6 +105,32 @@ def test_bad_masks_are_named_and_the_others_are_read(copy: Path) -> None:
     assert len(data.records) == 6
 
 
+@pytest.mark.parametrize("name", ["images", "masks"])
+@pytest.mark.parametrize("lead", ["relative", "absolute"])
+def test_tables_of_masks_lead_out_of_no_folder(name: str, lead: str, tmp_path: Path) -> None:
+    """Else a table could have any file of the machine read as a picture."""
+    elsewhere = tmp_path / "elsewhere.png"
+    write_picture(elsewhere, picture("normal", 0, 128, 128))
+    led = str(elsewhere) if lead == "absolute" else "../../../elsewhere.png"
+    file, drawn = (led, "a.png") if name == "images" else ("a.png", led)
+    for home, table, header, row in (
+        ("chest_structures", "masks.csv", "file,mask,structure,patientid", "{},{},Left_Lung,{}"),
+        ("lung_masks", "labels.csv", "file,mask,patientid,view,sex,age", "{},{},{},PA,F,50"),
+    ):
+        folder = tmp_path / "data" / home
+        for part in ("images", "masks"):
+            for good in ("a.png", "b.png"):
+                write_picture(folder / part / good, picture("normal", 0, 128, 128))
+        rows = [header, row.format(file, drawn, "p1"), row.format("b.png", "b.png", "p2")]
+        (folder / table).write_text("\n".join(rows))
+    data = masks.read(tmp_path / "data")
+    assert [record.image.name for record in data.records] == ["b.png", "b.png"]
+    assert {one.row: one.reason for one in data.left_out} == {
+        row: f"{led!r} leads out of the folder of the data"
+        for row in ("chest_structures/masks.csv:2", "lung_masks/labels.csv:2")
+    }
+
+
 def test_raw_files_of_jsrt_become_pictures_with_bones_bright(copy: Path) -> None:
     home = copy / "JSRT" / "All247images"
     png = home / "JPCNN001.png"
@@ -169,11 +195,16 @@ def test_what_the_table_leaves_blank_comes_from_the_dicom_header(tmp_path: Path)
         ("2.png,p1,PA,F,50,train,0.5,0.9\n", "edema is '0.5', none of 1, 0, -1 and blank"),
         ("2.png,p1,PA,F,50,train,1,1.9\n", "soft_edema is '1.9', no probability"),
         ("1.png,p2,PA,F,50,train,1,0.9\n", "1.png stands in list.csv:2 already"),
+        ("../1.png,p2,PA,F,50,train,1,0.9\n", "'../1.png' leads out of the folder of the data"),
+        ("a/../../1.png,p2,PA,F,50,train,1,0.9\n", "leads out of the folder of the data"),
+        ("/1.png,p2,PA,F,50,train,1,0.9\n", "leads out of the folder of the data"),
         ("list.csv,p2,PA,F,50,train,1,0.9\n", "list.csv is not readable DICOM"),
     ],
 )
 def test_a_bad_row_of_a_plain_table_is_named_and_the_others_are_read(tmp_path: Path, row: str, reason: str) -> None:
-    records, left = read_table(tmp_path, GOOD + row + GOOD.replace("1.png", "3.png"))
+    write_picture(tmp_path / "1.png", mask("normal", "heart", 128, 128))  # beside the folder of the data
+    (tmp_path / "data").mkdir()
+    records, left = read_table(tmp_path / "data", GOOD + row + GOOD.replace("1.png", "3.png"))
     assert [record.image.name for record in records] == ["1.png", "3.png"]
     assert reason in left["list.csv:3"]
 

@@ -16,8 +16,9 @@ from samples import write_sample
 from training import run
 from training.data import DataMissing
 from training.labels import Outputs
+from training.readers.catalogue import READERS
 from training.readers.records import DataSet
-from training.recipe import FOLDER, Recipe, load_recipe, parse_recipe, recipe_names
+from training.recipe import FOLDER, DataPart, Recipe, load_recipe, parse_recipe, recipe_names
 from training.run import Places, divide, read, train
 from training.tables import RecipeInvalid
 from training.tasks.common import build_network, load_start
@@ -84,6 +85,33 @@ def test_every_recipe_trains_an_epoch_on_its_data_set(name: str, downloads: dict
     assert any("random weights" in note for note in said["notes"])
     chosen = {r.patient for r in done.pictures.records}
     assert not chosen & {r.patient for r in done.test}
+
+
+# Readers without a recipe of ours: one that fits, and what it is to find there.
+OTHERS = {
+    "rsna": ("covid19_detector", ("lung_opacity",), {}),
+    "masks": ("siim_acr_unet_resnet34", ("lung_right", "lung_left"), {"outputs": 2}),
+    "plain": ("nih_densenet121", ("pneumothorax",), {"outputs": 1}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_reader_trains_an_epoch_as_well(name: str, tmp_path: Path) -> None:
+    like, findings, network = OTHERS[name]
+    recipe = small(like)
+    recipe = replace(
+        recipe,
+        data=DataPart(name, findings),
+        network={**recipe.network, **network},
+        split=replace(recipe.split, official=False, val=0.3, test=0.1),
+        evaluation=replace(recipe.evaluation, watch="loss"),
+    )
+    done = train(recipe, Places(write_sample(name, tmp_path / name), tmp_path / "run"))
+    assert math.isfinite(done.outcome.history[0]["train_loss"])
+
+
+def test_every_reader_is_trained_by_one_of_these_tests() -> None:
+    assert {load_recipe(recipe).data.set for recipe in recipe_names()} | set(OTHERS) == set(READERS)
 
 
 def test_all_published_systems_have_a_recipe_with_their_figures_and_source() -> None:

@@ -17,16 +17,18 @@ import toys
 from test_recipes import small
 
 from models.bundle import Bundle, Contract, FindingContract
-from models.calls import calibrate
+from models.calls import calibrate, state_of
 from models.classes import probabilities
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import Finding, FindingState, ImageFindings, ModelIdentity, View
 from models.inference import ImageIdentity, assemble
 from models.rendering import network_input
+from training.evidence import LEAST_PROBABILITY
 from training.judging.detection import draw
 from training.judging.detection import image_logits as box_logits
-from training.judging.gate import Line
+from training.judging.gate import Line, line_of
 from training.judging.segmentation import outline
+from training.metrics.operating import operating_points
 from training.metrics.overlap import score_mask
 from training.pictures import Pictures, read_image
 from training.readers.records import Record
@@ -56,11 +58,13 @@ def task_of(recipe: Recipe, pictures: Pictures) -> Any:
     return task
 
 
-def node(record: Record, network: Any, reading: Reading | None, size: int, *keys: str) -> ImageFindings:
+def node(
+    record: Record, network: Any, reading: Reading | None, size: int, *keys: str, line: Line = LINE
+) -> ImageFindings:
     """What the node says of the file of a record."""
     interpreter = {MaskContract: "masks", BoxContract: "boxes", ClassContract: "classes"}.get(type(reading), "scores")
     findings = tuple(
-        FindingContract(key, i, True, LINE.slope, LINE.intercept, 0.0, 0.0, localises=True)
+        FindingContract(key, i, True, threshold_absent=0.0, threshold_present=0.0, localises=True, **line.contract)
         for i, key in enumerate(keys)
     )
     contract = Contract(interpreter, size, findings=findings, reading=reading)
@@ -183,3 +187,29 @@ def test_scores_of_a_network_without_maps_are_told_and_locate_nothing(tmp_path: 
         finding = told(found, "mass")
         assert finding.probability == pytest.approx(platt(judged[i, 0]), abs=2e-6)
         assert (finding.regions, finding.laterality, found.saliency, found.segments) == ((), None, (), ())
+
+
+def test_a_table_that_is_fitted_in_judging_is_what_the_node_calibrates_by(tmp_path: Path) -> None:
+    task = task_of(toys.recipe("classification"), same_pictures(tmp_path, 64))
+    with torch.inference_mode():
+        logits: npt.NDArray[np.float64] = task.predict(np.arange(COUNT), CPU).double().numpy()[:, 0]
+    low, middle, high = (float(np.quantile(logits, share)) for share in (0.2, 0.5, 0.8))
+    line = Line(isotonic=((low, 0.1), (middle, 0.45), (high, 0.9)))
+    judged = line(logits)
+    assert judged.min() == 0.1 < np.unique(judged)[1] < judged.max() == 0.9, "beyond the table and within it"
+    for record, probability in zip(task.pictures.records, judged, strict=True):
+        finding = told(node(record, task.module, None, 64, "mass", line=line), "mass")
+        assert finding.probability == pytest.approx(probability, abs=1e-5)
+
+
+def test_images_that_share_a_probability_lie_on_one_side_of_a_threshold_in_judging_and_in_the_node() -> None:
+    """A third of the six is positive: the least probability from which a finding is called, which has no last digit."""
+    truth, logits = np.ones(71), np.repeat([-1.0, 0.0, 1.0], [60, 6, 5])
+    truth[:54] = truth[60:64] = 0
+    line = line_of(truth, logits, "isotonic")
+    absent, present = operating_points(truth, line(logits), specificity=0.9, sensitivity=0.9, least=LEAST_PROBABILITY)
+    assert present == LEAST_PROBABILITY == 1 / 3
+    contract = FindingContract("mass", 0, True, threshold_absent=absent, threshold_present=present, **line.contract)
+    for logit in (-2.0, *logits, 2.0):
+        judged = float(line(np.array([logit]))[0]) >= present
+        assert judged == (state_of(calibrate(logit, contract), contract) is FindingState.PRESENT)

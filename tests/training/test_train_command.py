@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from samples import write_sample
 
 from models.bundle import load_bundle
@@ -127,6 +129,49 @@ def test_pictures_that_cannot_be_read_end_a_run_before_it_begins(
     assert "0 to choose by could be read: none of one (" in told
     assert "Traceback" not in told
     assert not (tmp_path / "mine" / "run" / "last.pt").exists()
+
+
+def test_what_was_left_out_is_told_with_its_first_rows_and_where_all_of_them_are(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_sample("plain", tmp_path / "plain"), tmp_path / "mine"
+    (table,) = data.glob("*.csv")
+    for i in range(7):
+        table.write_text(table.read_text() + f"nowhere{i}.png,p9\n")
+    lines = len(table.read_text().splitlines())
+    followed = load_recipe(str(recipe))
+    first = run.divide(settle(run.read(followed, data), followed.data, 7), followed, 7)["test"][0]
+    with Image.open(first.image) as picture:
+        size = picture.size
+    first.image.write_bytes(_without_pixels(*size))  # a whole header, so that it is missed when it is rendered alone
+    assert called(recipe, "--data", data, "--out", out, "--epochs", 1) == 0
+    told = capsys.readouterr().err
+    facts = json.loads((out / "run" / "run.json").read_text())
+    rows = [one["row"] for one in facts["left_out"]]
+    assert f"{table.name}:{lines}" in rows
+    assert rows[-1] == first.row
+    assert f"hilum: {len(rows) - 1} rows, images or parts of them were left out; {out / 'run' / 'run.json'}" in told
+    assert "hilum: 1 rows, images" in told
+    for one in (*facts["left_out"][:5], facts["left_out"][-1]):
+        assert f"  {one['row']}: {one['reason']}\n" in told
+    assert f"{table.name}:{lines}:" not in told
+    assert json.loads((out / "configs" / "metadata.json").read_text())["hilum"]["provenance"]["left_out"] == len(rows)
+
+
+def _without_pixels(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()[:50]
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_package_that_an_export_lacks_is_told_before_anything_is_read(
+    name: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert called(recipe, "--data", tmp_path, "--out", tmp_path / "out", "--export", name) == 1
+    assert f"pip install {name}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_is_judged_again_without_training(recipe: Path, data: Path, tmp_path: Path) -> None:

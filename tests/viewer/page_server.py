@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -49,6 +49,7 @@ class Pages:
 
     url: str
     site: Site
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -91,8 +92,10 @@ def serve(home: Path) -> Iterator[Pages]:
     )
     guard = Guard(logins, cookie="hilum_test")
     entrance = login.LoginPage(logins, guard, audit)
+    pictures: dict[str, bytes] = {}
     site = Site(
-        settings=settings, ledger=ledger, version="0", fetch_thumbnail=_picture, intake=lambda: (None, 0),
+        settings=settings, ledger=ledger, version="0", intake=lambda: (None, 0),
+        fetch_thumbnail=lambda uid: pictures.get(uid) or _picture(uid),
         wake=lambda: None, free_space=FreeSpace([home], 0), clock=health.ClockWatch(),
         started_at=time.monotonic(), audit=audit, held=NothingHeld(),
     )  # fmt: skip
@@ -134,7 +137,7 @@ def serve(home: Path) -> Iterator[Pages]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Pages(f"http://127.0.0.1:{server.server_port}", site)
+        yield Pages(f"http://127.0.0.1:{server.server_port}", site, pictures)
     finally:
         server.shutdown()
         server.server_close()
@@ -145,7 +148,9 @@ def serve(home: Path) -> Iterator[Pages]:
 def finding(
     key: str, state: str = "present", probability: float | None = 0.9, side: str | None = None
 ) -> dict[str, Any]:
-    return {"key": key, "state": state, "probability": probability, "laterality": side, "regions": []}
+    reason = "evidence" if state == "not_evaluated" else None
+    return {"key": key, "state": state, "probability": probability, "threshold": 0.5, "laterality": side, "regions": [],
+            "reason": reason}  # fmt: skip
 
 
 def add_study(
@@ -157,6 +162,7 @@ def add_study(
     minutes_ago: float = 5.0,
     status: TaskStatus = TaskStatus.DONE,
     cautions: tuple[str, ...] = (),
+    picture: bytes = b"",
     **patient: str,
 ) -> str:
     """Put a study into the ledger as arrival and worker do."""
@@ -195,6 +201,8 @@ def add_study(
             }  # fmt: skip
             outcome = Outcome(status, priority, _RANKS[priority], {"version": 1, "images": [image]}, None, why)
         tasks.answer(db, claimed, outcome, now=came + 20, conclude_at=None)
+    if picture:
+        pages.pictures[f"2.25.{abs(hash(uid))}"] = picture
     return uid
 
 

@@ -1,11 +1,12 @@
 """A person's way on the real node: log in, worklist, one click, and the viewer shows what the models found.
 
-The pictures of the README are made here; ``HILUM_SCREENSHOTS=docs`` writes them there.
+The README's picture of OHIF is made here; ``HILUM_SCREENSHOTS=docs`` writes it there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def test_the_demo_fills_the_worklist(hilum_node: Node, chromium: Open) -> None:
         expect(window.page.locator("main")).to_contain_text("Hilum, Phantom 02")
         expect(window.page.locator("main")).to_contain_text("the view is not frontal ('lateral')")
         expect(window.page.locator("header")).to_contain_text("not a medical device")
-        keep(window.screenshot("worklist"), "worklist.png")
+        window.screenshot("worklist_demo")
 
 
 def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> None:
@@ -89,6 +90,44 @@ def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> N
         keep(window.screenshot("first_light"), "ohif.png")
         window.page.go_back()
         expect(window.page.locator(f'[id="study-{uid}"]')).to_be_visible()
+
+
+def test_ohifs_study_list_shows_our_priority_beside_what_the_archive_holds_and_leads_back(
+    hilum_node: Node, chromium: Open
+) -> None:
+    opacity = chest(7, pathologies=[Pathology("lung_opacity", right=True, size=1.0, height=0.6)])
+    ward, uids = f"L{uuid.uuid4().hex[:8]}", {}
+    for name, pixels, view in (("Opaque", opacity.pixels, "PA"), ("Sideways", chest(9).pixels, "LL")):
+        ds = modality.radiograph(
+            pixels, Exposure(seed=uuid.uuid4().hex, patient_name=f"{name}^{ward}", patient_id=ward, view=view)
+        )
+        list(modality.send([ds], "127.0.0.1", hilum_node.settings.dicom_port, hilum_node.settings.ae_title))
+        uids[name] = str(ds.StudyInstanceUID)
+    priority = {name: hilum_node.wait_for(uid)["priority"] for name, uid in uids.items()}
+    assert priority["Sideways"] == "none"
+    with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
+        page = window.page
+        page.goto(f"{hilum_node.settings.http_url}/ohif/?mrn={ward}")
+        opaque, sideways = (page.locator("tr", has_text=name) for name in ("Opaque", "Sideways"))
+        expect(page.locator("th", has_text="AI priority")).to_be_visible(timeout=60_000)
+        expect(opaque).to_contain_text(f"{priority['Opaque'].capitalize()}, unread")
+        expect(sideways).to_contain_text("Not rated, unread")
+        expect(opaque).to_contain_text("Chest radiograph")  # the description is the archive's
+        window.screenshot("ohif_list")
+        head = page.locator("th", has_text="AI priority").get_by_role("button").first
+        for order in (["Opaque", "Sideways"], ["Sideways", "Opaque"]):
+            head.click()
+            expect(page.locator("tbody tr", has_text=ward).first).to_contain_text(order[0])
+        field = page.get_by_role("textbox").nth(1)
+        field.fill("not rated")
+        expect(opaque).to_have_count(0)
+        expect(sideways).to_be_visible()
+        assert window.console == []
+        page.get_by_role("link", name="Reading worklist").click()
+        expect(page).to_have_title("Reading worklist - Hilum")
+        window.open_study(uids["Opaque"])
+        expect(page.locator("#hilum-priority")).to_have_text(re.compile(f"{priority['Opaque']}$", re.IGNORECASE))
+        window.screenshot("ohif_priority")
 
 
 def test_the_worklist_takes_in_a_new_study_without_a_reload(hilum_node: Node, chromium: Open) -> None:

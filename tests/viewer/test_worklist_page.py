@@ -1,12 +1,18 @@
-"""The worklist page in a real browser: what a radiologist sees, and does by keys, mouse and without a script."""
+"""The worklist page in a real browser: what a radiologist sees, and does by keys, mouse and without a script.
+
+The README's picture of it is made here; ``HILUM_SCREENSHOTS=docs`` writes it there.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import night
 import pytest
 from browser import Viewer
 from page_server import PASSWORD, Pages, add_study, finding, serve
@@ -14,10 +20,13 @@ from playwright.sync_api import Page, expect
 from running_node import ARTEFACTS
 
 from orthanc_plugin.access import audit_files
+from orthanc_plugin.access.accounts import add_user
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.credentials import Credentials
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.tasks import TaskStatus
+from orthanc_plugin.settings import REPOSITORY
 
 pytestmark = [pytest.mark.viewer]
 
@@ -140,6 +149,73 @@ def test_a_night_is_shown_in_the_reading_order_with_why_and_how_long(pages: Page
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     require_accessible(page)
+
+
+def test_the_readme_shows_a_night_of_computed_patients(pages: Pages, window: Open) -> None:
+    night.fill(pages)
+    page = window("ann")
+    page.set_viewport_size({"width": 1280, "height": 950})
+    uid = night.UID
+    assert listed(page)[:5] == [f"{uid}{number}" for number in (102, 101, 105, 104, 103)]
+    for number, words in (
+        (101, ("Critical", "Next", "Pneumothorax 91 %, right")),
+        (102, ("With ben",)),
+        (103, ("Urgent", "Lung opacity 87 %, left")),
+        (105, ("min over",)),
+        (107, ("Not processed", "the view is not frontal")),
+        (108, ("Failed", "the process died")),
+        (109, ("by ben",)),
+    ):
+        for text in words:
+            expect(row_of(page, f"{uid}{number}")).to_contain_text(text)
+    page.wait_for_function("[...document.images].every(image => image.naturalWidth > 0)")
+    cut = "[...document.querySelectorAll('.how, .c-do button')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0, "neither side nor a button is cut off"
+    page.screenshot(path=ARTEFACTS / "worklist.png")
+    require_accessible(page)
+    if folder := os.environ.get("HILUM_SCREENSHOTS"):
+        shutil.copyfile(ARTEFACTS / "worklist.png", REPOSITORY / folder / "worklist.png")
+
+
+def test_an_admin_marks_what_was_read_elsewhere_after_seeing_how_many_and_takes_it_back(
+    pages: Pages, window: Open
+) -> None:
+    add_user(pages.site.settings.users, "eve", Role.ADMIN, PASSWORD, taken=frozenset())
+    for number in range(5):
+        add_study(
+            pages, f"{UID}5{number:02d}", "critical" if number == 4 else "routine", minutes_ago=30 * 1440 - number
+        )
+    new = add_study(pages, f"{UID}590", minutes_ago=3)
+    assert "An admin can mark all before a day." in window("ann").locator(".inforce").inner_text()
+    page = window("eve")
+    page.get_by_role("link", name="Mark all before a day").click()
+    page.get_by_label("Received before").fill(time.strftime("%Y-%m-%d", time.localtime(time.time() - 86_400)))
+    page.get_by_role("button", name="Count them").click()
+    part = page.locator("#elsewhere")
+    expect(part).to_contain_text("5 unread studies were received before")
+    expect(part).to_contain_text("1 critical, 4 routine")
+    require_accessible(page)
+    add_study(pages, f"{UID}505", minutes_ago=20 * 1440)  # one more than was shown
+    page.get_by_role("button", name="Mark these 5 as read elsewhere").click()
+    expect(page.get_by_role("heading", name="It would be 6 studies now.")).to_be_visible()
+    require_accessible(page)
+    page.go_back()
+    page.get_by_role("button", name="Count them").click()
+    page.get_by_role("button", name="Mark these 6 as read elsewhere").click()
+    expect(part).to_contain_text("eve: 6 received before")
+    page.screenshot(path=ARTEFACTS / "elsewhere.png", full_page=True)
+    page.get_by_role("link", name="Worklist").click()
+    expect(row_of(page, f"{UID}500")).to_contain_text("by eve (elsewhere)")
+    assert listed(page)[0] == new
+    expect(page.locator(".inforce")).not_to_contain_text("read elsewhere")
+    page.goto(f"{pages.url}/hilum/admin")
+    page.get_by_role("button", name="Take back").click()
+    expect(part).to_contain_text("6 taken back")
+    expect(page.get_by_role("button", name="Take back")).to_have_count(0)
+    assert kinds(pages, f"{UID}504") == [("eve", "read", "", "elsewhere"), ("eve", "undo", "", "")]
+    pages.site.audit.stop()
+    told = [e["detail"] for e in audit_files.read(pages.site.settings.audit) if e["action"] == "read_elsewhere"]
+    assert [words.partition(" received")[0] for words in told] == ["6 studies", "taken back, of 6 studies"]
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
@@ -394,9 +470,18 @@ def test_two_hundred_studies_come_in_pages_and_a_quiet_refresh_costs_nothing(pag
     assert len(second) == 50
     assert not set(first) & set(second)
     expect(page.locator(".nextup")).to_have_count(0)
-    page.get_by_role("button", name="First page").click()
-    page.wait_for_load_state()
+    page.keyboard.press("Shift+J")
+    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
+    third = listed(page)
+    page.get_by_role("button", name="Previous page").click()
+    page.wait_for_function(f"!document.getElementById('study-{third[0]}')")
+    assert listed(page) == second
+    page.keyboard.press("Shift+K")
+    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
     assert listed(page) == first
+    expect(page.get_by_role("button", name="Previous page")).to_have_count(0)
+    page.keyboard.press("Shift+K")
+    expect(page.locator("#said")).to_have_text("This is the first page.")
 
 
 def test_values_of_dicom_are_text_wherever_they_stand(pages: Pages, window: Open) -> None:

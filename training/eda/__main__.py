@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 from training.data import DataMissing
+from training.eda.files import Unread, named
 from training.eda.page import render
 from training.eda.sections import Options
 from training.readers.catalogue import READERS, read_data_set
+
+_FIRST = 5  # files that could not be read, of those named on the terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,11 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
     out = given.out or Path(f"eda-{given.name}.html")
-    page = render(data, Options(given.headers, given.images, given.tiles, given.seed))
+    unread: Unread = {}
+    page = render(data, Options(given.headers, given.images, given.tiles, given.seed), unread)
     out.write_text(page, "utf-8", errors="replace")
     print(
         f"hilum: {out} is written: {len(data.records):,} images, {len(data.left_out):,} rows left out", file=sys.stderr
     )
+    if unread:
+        first = "".join(f"  {file}: {reason}\n" for file, reason in named(unread)[:_FIRST])
+        print(f"hilum: {len(unread):,} files could not be read, the first of them:\n{first}", file=sys.stderr, end="")
     return 0
 
 

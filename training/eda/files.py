@@ -1,13 +1,12 @@
 """What the files of a data set say: headers of a sample, and the pixels of a smaller one.
 
 The rule: nothing is read that the limits do not allow, every sample is drawn with a seed, and a file that is absent or
-cannot be read is counted with its reason.
+cannot be read is named with its reason: whoever looks at files is given `Unread` to add to.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from training.readers.records import Record, RunLengths
 from training.readers.run_lengths import RunLengthsInvalid, decode
 
 BoolArray = npt.NDArray[np.bool_]
+Unread = dict[Path, str]  # file to the reason for which it could not be read
 UNREADABLE = (
     ImageRefused, InvalidDicomError, BytesLengthException, UnidentifiedImageError, Image.DecompressionBombError,
     OSError, EOFError, SyntaxError, ValueError, KeyError, AttributeError, struct.error,
@@ -76,15 +76,12 @@ class Survey:
         Of records with boxes or masks, from a sample of their own.
     absent
         Files of the sample that are not there.
-    unreadable
-        Kind of error to number of files.
     """
 
     looked: int
     facts: Mapping[Path, FileFacts]
     drawn: Mapping[Path, FileFacts]
     absent: int
-    unreadable: Mapping[str, int]
 
     @property
     def sizes(self) -> dict[object, tuple[int, int]]:
@@ -138,17 +135,27 @@ def draw(records: Sequence[Record], limit: int, seed: int) -> list[Record]:
     return [records[i] for i in sorted(chosen)]
 
 
-def survey(records: Sequence[Record], limit: int, seed: int) -> Survey:
+def note(unread: Unread, path: Path, error: Exception) -> None:
+    """Keep why a file could not be read; of several reasons the first."""
+    reason = "it is not there" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+    unread.setdefault(path, reason.replace(str(path), path.name))
+
+
+def named(unread: Unread) -> list[tuple[str, str]]:
+    """Files with the folders that tell them apart, and reasons, in the order of the files."""
+    return [("/".join(path.parts[-3:]), reason) for path, reason in sorted(unread.items())]
+
+
+def survey(records: Sequence[Record], limit: int, seed: int, unread: Unread) -> Survey:
     """Read headers of at most `limit` files, and of as many again with boxes or masks."""
-    errors: Counter[str] = Counter()
     sample = draw(records, limit, seed)
-    facts = dict(_facts_of(sample, "headers", errors))
+    facts = dict(_facts_of(sample, "headers", unread))
     absent = sum(not record.image.exists() for record in sample)
     outlined = draw([r for r in records if any(r.boxes.values()) or any(r.masks.values())], limit, seed)
     rest = [record for record in outlined if record.image not in facts]
     drawn = {record.image: facts[record.image] for record in outlined if record.image in facts}
-    drawn.update(_facts_of(rest, "headers of images with boxes or masks", Counter()))
-    return Survey(len(sample), facts, drawn, absent, dict(errors))
+    drawn.update(_facts_of(rest, "headers of images with boxes or masks", unread))
+    return Survey(len(sample), facts, drawn, absent)
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -188,33 +195,35 @@ def open_image(path: Path) -> tuple[RenderedImage, ExposureKey]:
     return image, exposure_key(ds, image)
 
 
-def mask_of(parts: Iterable[Path | RunLengths]) -> BoolArray | None:
+def mask_of(record: Record, key: str, unread: Unread) -> BoolArray | None:
     """The union of the parts of a mask; None when there is none or one of them cannot be read."""
     united: BoolArray | None = None
-    for part in parts:
+    for part in record.masks[key]:
+        path = part if isinstance(part, Path) else record.image
         try:
             mask = decode(part) if isinstance(part, RunLengths) else _mask_file(part)
-        except (OSError, RunLengthsInvalid, SyntaxError, ValueError):
-            return None
-        if united is not None and united.shape != mask.shape:
+            if united is not None and united.shape != mask.shape:
+                raise ValueError("the parts of its mask differ in size")
+        except (OSError, RunLengthsInvalid, SyntaxError, ValueError) as error:
+            note(unread, path, error)
             return None
         united = mask if united is None else united | mask
     return united
 
 
-def mask_shares(records: Sequence[Record], limit: int, seed: int) -> dict[str, list[float]]:
+def mask_shares(records: Sequence[Record], limit: int, seed: int, unread: Unread) -> dict[str, list[float]]:
     """Area of masks over that of the image, by structure or finding, of at most `limit` records with any."""
     found: dict[str, list[float]] = {}
     with_masks = draw([record for record in records if any(record.masks.values())], limit, seed)
     for record in tqdm(with_masks, desc="masks", unit="image", disable=not with_masks):
-        for key, parts in record.masks.items():
-            mask = mask_of(parts)
+        for key in record.masks:
+            mask = mask_of(record, key, unread)
             if mask is not None:
                 found.setdefault(key, []).append(float(mask.mean()))
     return found
 
 
-def find_copies(records: Sequence[Record], limit: int, seed: int) -> CopySearch:
+def find_copies(records: Sequence[Record], limit: int, seed: int, unread: Unread) -> CopySearch:
     """Open at most `limit` images of studies with several and compare those of a study with each other."""
     by_study: dict[str, list[Record]] = {}
     for record in records:
@@ -228,20 +237,18 @@ def find_copies(records: Sequence[Record], limit: int, seed: int) -> CopySearch:
     for record in tqdm([r for images in chosen for r in images], desc="copies", unit="image", disable=not chosen):
         try:
             opened[record.image] = open_image(record.image)[1]
-        except UNREADABLE:
-            continue  # counted by the survey, if it drew it
+        except UNREADABLE as error:
+            note(unread, record.image, error)
     copies = tuple(copy for images in chosen for copy in _copies(images, opened))
     return CopySearch(len(chosen), len(opened), copies, tuple(_across(chosen, opened)))
 
 
-def _facts_of(records: Sequence[Record], what: str, errors: Counter[str]) -> Iterator[tuple[Path, FileFacts]]:
+def _facts_of(records: Sequence[Record], what: str, unread: Unread) -> Iterator[tuple[Path, FileFacts]]:
     for record in tqdm(records, desc=what, unit="file", disable=not records):
         try:
             yield record.image, file_facts(record.image)
-        except FileNotFoundError:
-            continue  # absent: counted apart
         except UNREADABLE as error:
-            errors[type(error).__name__] += 1
+            note(unread, record.image, error)
 
 
 def _mask_file(path: Path) -> BoolArray:

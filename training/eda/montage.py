@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from models.names import in_words
 from models.rendering import RenderedImage
-from training.eda.files import UNREADABLE, draw, mask_of, open_image
+from training.eda.files import UNREADABLE, Unread, draw, mask_of, note, open_image
 from training.readers.records import UNCERTAIN, Record
 
 # Told apart by people with any colour vision (Okabe and Ito, 2008), and seen on every gray.
@@ -50,24 +50,25 @@ def colours_of(records: Sequence[Record]) -> dict[str, str]:
     return {key: COLOURS[i % len(COLOURS)] for i, key in enumerate(keys)}
 
 
-def tiles(records: Sequence[Record], colours: Mapping[str, str]) -> tuple[Tile, ...]:
+def tiles(records: Sequence[Record], colours: Mapping[str, str], unread: Unread) -> tuple[Tile, ...]:
     """Open and draw them; those that cannot be opened are left out."""
     made = []
     for record in tqdm(records, desc="montage", unit="image", disable=not records):
         try:
             image, _ = open_image(record.image)
-        except UNREADABLE:
-            continue
-        made.append(_tile(record, image, colours))
+        except UNREADABLE as error:
+            note(unread, record.image, error)
+        else:
+            made.append(_tile(record, image, colours, unread))
     return tuple(made)
 
 
-def _tile(record: Record, image: RenderedImage, colours: Mapping[str, str]) -> Tile:
+def _tile(record: Record, image: RenderedImage, colours: Mapping[str, str], unread: Unread) -> Tile:
     gray = (255 * image.preview(_LONGEST)).astype(np.uint8)
     height, width = gray.shape
     shown = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
-    for key, parts in record.masks.items():
-        mask = mask_of(parts)
+    for key in record.masks:
+        mask = mask_of(record, key, unread)
         if mask is not None:
             small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
             edge = small & ~ndimage.binary_erosion(small, iterations=2, border_value=1)

@@ -83,22 +83,22 @@ class Section:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def sections(data: DataSet, keys: Sequence[str], options: Options) -> tuple[Section, ...]:
-    """All that there is to tell of a data set with these findings."""
+def sections(data: DataSet, keys: Sequence[str], options: Options, unread: files.Unread) -> tuple[Section, ...]:
+    """All that there is to tell of a data set with these findings; files that cannot be read are added to `unread`."""
     records = data.records
     labels = statistics.label_matrix(records, keys)
-    survey = files.survey(records, options.headers, options.seed)
-    return (
-        _left_out(data),
+    survey = files.survey(records, options.headers, options.seed, unread)
+    told = (
         *(_labels(labels, keys) if keys else ()),
         _people(records),
         *(_balance(records, labels, keys) if keys else ()),
         *_boxes(records, survey),
-        *_masks(records, options),
+        *_masks(records, options, unread),
         _files(survey, len(records)),
-        _copies(records, options),
-        _montage(records, options),
+        _copies(records, options, unread),
+        _montage(records, options, unread),
     )
+    return (_left_out(data), _unread(unread), *told)
 
 
 def _left_out(data: DataSet) -> Section:
@@ -110,6 +110,13 @@ def _left_out(data: DataSet) -> Section:
     note = "The reader left nothing out." if not reasons else ""
     table = _table("Rows that the reader left out, by reason", ("reason", "rows", "the first of them"), rows)
     return Section("Left out", (note,) if note else (), tables=(table,) if reasons else ())
+
+
+def _unread(unread: files.Unread) -> Section:
+    title = "Files that could not be read"
+    if not unread:
+        return Section(title, ("Every file that was opened could be read; below stands how many were.",))
+    return Section(title, tables=(_table(title, ("file", "reason"), tuple(files.named(unread))),))
 
 
 def _labels(labels: FloatArray, keys: Sequence[str]) -> Iterable[Section]:
@@ -246,14 +253,14 @@ def _boxes(records: Sequence[Record], survey: files.Survey) -> Iterable[Section]
     yield Section("Boxes", tuple(notes), tuple(made), (table,))
 
 
-def _masks(records: Sequence[Record], options: Options) -> Iterable[Section]:
+def _masks(records: Sequence[Record], options: Options, unread: files.Unread) -> Iterable[Section]:
     keys = Counter(key for record in records for key, parts in record.masks.items() if parts)
     empty = Counter(key for record in records for key, parts in record.masks.items() if not parts)
     if not keys and not empty:
         return
     found = {
         in_words(key): [100 * share for share in shares]
-        for key, shares in files.mask_shares(records, options.images, options.seed).items()
+        for key, shares in files.mask_shares(records, options.images, options.seed, unread).items()
     }
     rows = tuple((in_words(key), _n(keys[key]), _n(empty[key])) for key in sorted(keys | empty))
     table = _table("Masks by structure or finding", ("key", "images with a mask", "empty masks"), rows)
@@ -270,7 +277,6 @@ def _files(survey: files.Survey, total: int) -> Section:
     notes = [f"Headers of {_n(survey.looked)} of {_n(total)} files were looked for; {_n(len(facts))} could be read."]
     if survey.absent:
         notes.append(f"Absent, so that nothing here speaks of them: {_n(survey.absent)}.")
-    notes.extend(f"Not readable ({name}): {_n(count)}." for name, count in survey.unreadable.items())
     dicom = [fact for fact in facts if fact.kind == "DICOM"]
     listed: list[tuple[str, list[str]]] = [
         ("Format", [fact.kind for fact in facts]),
@@ -287,8 +293,8 @@ def _files(survey: files.Survey, total: int) -> Section:
     return Section("Files", tuple(notes), tables=tables)
 
 
-def _copies(records: Sequence[Record], options: Options) -> Section:
-    search = files.find_copies(records, options.images, options.seed)
+def _copies(records: Sequence[Record], options: Options, unread: files.Unread) -> Section:
+    search = files.find_copies(records, options.images, options.seed, unread)
     if not search.studies:
         return Section("Copies within studies", ("No study with several images was opened.",))
     notes = (
@@ -306,10 +312,10 @@ def _copies(records: Sequence[Record], options: Options) -> Section:
     return Section("Copies within studies", notes, tables=tuple(tables))
 
 
-def _montage(records: Sequence[Record], options: Options) -> Section:
+def _montage(records: Sequence[Record], options: Options, unread: files.Unread) -> Section:
     chosen = montage.choose(records, options.tiles, options.seed)
     colours = montage.colours_of(chosen)
-    tiles = montage.tiles(chosen, colours)
+    tiles = montage.tiles(chosen, colours, unread)
     note = f"{len(tiles)} of {len(chosen)} images drawn at random (seed {options.seed}) could be opened"
     note += ", up to half of them from those with boxes or masks; shown as stored, contrast stretched."
     legend = tuple((in_words(key), colour) for key, colour in colours.items())

@@ -12,14 +12,11 @@ from torch import nn
 
 from training.export import openvino
 from training.export.equality import Equality, ExportDiffers, FloatArray, Run, check
-from training.export.program import trace
+from training.export.program import require, trace
 
+PACKAGES = ("onnx", "onnxscript")
 TOLERANCE = 0.001
 OPSET = 18  # what OpenVINO 2024 and ONNX Runtime 1.14 and later read
-
-
-class ExporterMissing(Exception):
-    """A package that exporting needs is not installed; the message names it."""
 
 
 def export(network: nn.Module, to: Path, inputs: FloatArray, *, tolerance: float = TOLERANCE) -> Equality:
@@ -40,9 +37,7 @@ def export(network: nn.Module, to: Path, inputs: FloatArray, *, tolerance: float
     ExportDiffers
         When it does not; no file is left.
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExporterMissing(f"{' and '.join(missing)} not installed: pip install {' '.join(missing)}")
+    require(*PACKAGES)
     graph, names = trace(network, inputs)
     to.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(

@@ -8,8 +8,9 @@ import numpy as np
 from torch import nn
 
 from training.export.equality import Equality, ExportDiffers, FloatArray, Run, check
-from training.export.program import trace
+from training.export.program import require, trace
 
+PACKAGES = ("openvino",)
 # Weights of half precision have eleven bits; a logit is a sum of some thousand products of them.
 HALF_TOLERANCE, SINGLE_TOLERANCE = 0.05, 0.001
 
@@ -31,9 +32,12 @@ def export(
 
     Raises
     ------
+    ExporterMissing
+        When ``openvino`` is not installed.
     ExportDiffers
         When they do not; no file is left.
     """
+    require(*PACKAGES)
     import openvino as ov
 
     graph, names = trace(network, inputs)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.export.equality import FloatArray, named, torch_answer
+
+
+class ExporterMissing(Exception):
+    """A package that exporting needs is not installed; the message names it."""
+
+
+def require(*packages: str) -> None:
+    """Raise `ExporterMissing` unless all of them are installed."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise ExporterMissing(f"{' and '.join(missing)} not installed: pip install {' '.join(missing)}")
 
 
 class Flat(nn.Module):

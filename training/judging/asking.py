@@ -22,6 +22,7 @@ from training.pictures import Pictures, prepare
 from training.readers.records import Record
 from training.recipe import KindPart, Recipe
 from training.run import Trained
+from training.run_log import add_left_out
 from training.sampling import IntArray
 from training.tasks import build_task
 from training.tasks.common import Material, PictureTask
@@ -101,6 +102,7 @@ def test_task(trained: Trained, recipe: Recipe, asking: Asking) -> tuple[Picture
     pictures = prepare(trained.test, recipe.picture, masks=masks, folder=asking.pictures, threads=asking.threads)
     if not len(pictures):
         raise TrainingStopped("there is no test record to judge by: give [split] test a share, or more data")
+    add_left_out(pictures.left_out, trained.folder)
     every = np.arange(len(pictures))
     plain = replace(recipe, sampler=KindPart("shuffled"))
     task = build_task(Material(plain, pictures, every, every, asking.seed), trained.task.module)

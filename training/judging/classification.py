@@ -70,7 +70,8 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> MapCase:
         val_logits = task.outputs.logits(task.predict(rows, device)).double().numpy()
         test_logits = test.outputs.logits(test.predict(every := np.arange(len(pictures)), device)).double().numpy()
     val_truth, test_truth = known(task.targets[rows]), known(test.targets)
-    lines = tuple(line_of(val_truth[:, i], val_logits[:, i]) for i in range(len(findings)))
+    kind = recipe.evaluation.calibration
+    lines = tuple(line_of(val_truth[:, i], val_logits[:, i], kind) for i in range(len(findings)))
     val = asked(trained.pictures, rows, findings=findings, truth=val_truth, logits=val_logits, lines=lines)
     judged = asked(pictures, every, findings=findings, truth=test_truth, logits=test_logits, lines=lines)
     baselines = shortcuts(judged, asking.seed)

@@ -59,7 +59,8 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> BoxCase:
     device, findings = torch.device(asking.device), recipe.data.findings
     before, after = draw(task, task.val, device), draw(test, test.val, device)
     val_truth, val_logits = _truth(before, findings), image_logits(before, findings)
-    lines = tuple(line_of(val_truth[:, i], val_logits[:, i]) for i in range(len(findings)))
+    kind = recipe.evaluation.calibration
+    lines = tuple(line_of(val_truth[:, i], val_logits[:, i], kind) for i in range(len(findings)))
     val = asked(task.pictures, task.val, findings=findings, truth=val_truth, logits=val_logits, lines=lines)
     judged = asked(
         test.pictures, test.val, findings=findings, truth=_truth(after, findings),

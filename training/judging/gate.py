@@ -6,7 +6,7 @@ The rule: calibration and thresholds are settled on validation and the evidence 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from models.calls import sigmoid
+from models.calls import probabilities, sigmoid
 from training.evidence import LEAST_PROBABILITY, SENSITIVITY, SPECIFICITY, Evidence
 from training.judging.asking import Asked, records_of, thumbnails
 from training.metrics.answers import Column
-from training.metrics.calibration import calibration_error, platt
+from training.metrics.calibration import calibration_error, isotonic, platt, temperature
 from training.metrics.intervals import BoolArray, Figure, FloatArray, TooFew, Undefined, attempt
 from training.metrics.operating import operating_points, sensitivity_specificity
 from training.metrics.scores import auroc
@@ -29,21 +29,31 @@ from training.sampling import IntArray
 
 @dataclass(frozen=True)
 class Line:
-    """Calibration of one output: probability = sigmoid(slope * logit + intercept).
+    """Calibration of one output: probability = sigmoid(slope * logit + intercept), or by a table.
 
     Parameters
     ----------
+    isotonic
+        Pairs of logit and probability in the place of slope and intercept; empty if there are none.
     reason
         Why there is none; empty if there is.
     """
 
     slope: float = 1.0
     intercept: float = 0.0
+    isotonic: tuple[tuple[float, float], ...] = ()
     reason: str = ""
 
     def __call__(self, logits: FloatArray) -> FloatArray:
         """Probabilities of logits."""
-        return sigmoid(self.slope * logits + self.intercept)
+        return probabilities(logits, slope=self.slope, intercept=self.intercept, isotonic=self.isotonic)
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """As ``models.bundle.FindingContract`` has it."""
+        if self.isotonic:
+            return {"isotonic": [list(pair) for pair in self.isotonic]}
+        return {"slope": self.slope, "intercept": self.intercept}
 
 
 @dataclass(frozen=True)
@@ -81,25 +91,41 @@ class Verdict:
     def contract(self) -> dict[str, Any]:
         """As ``models.bundle.FindingContract`` has it."""
         return {
-            "output": self.output, "evaluated": self.evaluated, "slope": self.line.slope,
-            "intercept": self.line.intercept, "threshold_absent": self.threshold_absent,
-            "threshold_present": self.threshold_present, "localises": self.localises and self.evaluated,
+            "output": self.output, "evaluated": self.evaluated, **self.line.contract,
+            "threshold_absent": self.threshold_absent, "threshold_present": self.threshold_present,
+            "localises": self.localises and self.evaluated,
         }  # fmt: skip
 
 
-def line_of(truth: FloatArray, logits: FloatArray) -> Line:
-    """Platt's line of one output on validation, shape (n,) each; the identity where none can be fitted.
+def line_of(truth: FloatArray, logits: FloatArray, kind: str = "platt") -> Line:
+    """Calibration of one output on validation, shape (n,) each; the identity where none can be fitted.
 
-    Platt and not isotonic, for this is what a bundle's contract holds and what the node computes.
+    Parameters
+    ----------
+    kind
+        One of ``training.recipe.CALIBRATIONS``.
     """
     looked = ~np.isnan(truth)
     try:
-        slope, intercept = platt(truth[looked], logits[looked])
+        line = _FITTED[kind](truth[looked], logits[looked])
     except Undefined as why:
         return Line(reason=f"validation: {why}")
-    if slope <= 0:
+    if line.slope <= 0 or (line.isotonic and line.isotonic[0][1] == line.isotonic[-1][1]):
         return Line(reason="validation: higher scores are no more probable")
-    return Line(slope, intercept)
+    return line
+
+
+def _isotonic(truth: FloatArray, logits: FloatArray) -> Line:
+    """Many images share one probability: more coarsely than findings give it, it is on one side of each threshold."""
+    found = isotonic(truth, logits)
+    return Line(isotonic=tuple((s, round(p, 5)) for s, p in zip(found.scores, found.probabilities, strict=True)))
+
+
+_FITTED: Mapping[str, Callable[[FloatArray, FloatArray], Line]] = {
+    "platt": lambda truth, logits: Line(*platt(truth, logits)),
+    "temperature": lambda truth, logits: Line(1 / temperature(truth, logits)),
+    "isotonic": _isotonic,
+}
 
 
 def calibrated(lines: tuple[Line, ...], logits: FloatArray) -> FloatArray:
@@ -192,5 +218,5 @@ def _evidence(verdict: Verdict, judged: Column, baselines: Mapping[str, FloatArr
     return Evidence(
         verdict.key, int(judged.truth.sum()), len(judged.truth), verdict.auroc, shortcut,
         calibration_error(judged.truth, judged.scores), verdict.line.slope, verdict.line.intercept,
-        verdict.threshold_absent, verdict.threshold_present, sensitivity, specificity, None,
+        verdict.threshold_absent, verdict.threshold_present, sensitivity, specificity,
     )  # fmt: skip

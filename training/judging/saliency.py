@@ -208,7 +208,7 @@ class _Told(nn.Module):
 
 
 def _last_layer(told: _Told, picture: Tensor) -> str:
-    """The last module without parts whose output has places."""
+    """The last module without parts whose output has places; one that is used twice has two gradients, and is none."""
     seen: list[str] = []
     hooks = []
 
@@ -226,9 +226,10 @@ def _last_layer(told: _Told, picture: Tensor) -> str:
         told(picture)
     for hook in hooks:
         hook.remove()
-    if not seen:
+    once = [name for name in seen if seen.count(name) == 1]
+    if not once:
         raise NoMaps("no layer of the network has places")
-    return seen[-1]
+    return once[-1]
 
 
 def _check_cam(told: _Told, picture: Tensor, heat: Tensor) -> None:

@@ -111,7 +111,8 @@ def ask(trained: Trained, recipe: Recipe, asking: Asking) -> MaskCase:
     rows, every = task.material.val, np.arange(len(pictures))
     before, after = outline(task, rows, device), outline(test, every, device)
     val_truth, truth = (np.where(o.drawn, o.filled, np.nan).astype(np.float64) for o in (before, after))
-    lines = tuple(line_of(val_truth[:, i], before.logits[:, i]) for i in range(len(findings)))
+    kind = recipe.evaluation.calibration
+    lines = tuple(line_of(val_truth[:, i], before.logits[:, i], kind) for i in range(len(findings)))
     val = asked(trained.pictures, rows, findings=findings, truth=val_truth, logits=before.logits, lines=lines)
     judged = asked(pictures, every, findings=findings, truth=truth, logits=after.logits, lines=lines)
     baselines = shortcuts(judged, asking.seed)

@@ -23,6 +23,7 @@ from training.metrics.intervals import (
     Undefined,
     attempt,
     bootstrap,
+    carriers,
     mean_of,
     ratio,
 )
@@ -101,7 +102,7 @@ def average_precision(
     Undefined
         When nothing was to be found on any image, or by one patient only.
     """
-    return bootstrap(_checked_statistic(found, truths), patients, seed)
+    return bootstrap(_checked_statistic(found, truths), patients, seed, trials=_boxed(truths, patients))
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,13 @@ def mean_average_precision(
     if missing:
         return DetectionFigures(figures, TooFew(f"no figure for {', '.join(missing)}"))
     statistics = [_checked_statistic(found[name], truths[name]) for name in truths]
-    return DetectionFigures(figures, attempt(partial(bootstrap, mean_of(statistics), patients, seed)))
+    trials = min(_boxed(truths[name], patients) for name in truths)
+    return DetectionFigures(figures, attempt(partial(bootstrap, mean_of(statistics), patients, seed, trials=trials)))
+
+
+def _boxed(truths: Sequence[FloatArray], patients: Sequence[str]) -> int:
+    """How many patients have something to be found: as many trials a perfect figure rests on."""
+    return carriers(np.array([len(boxes) > 0 for boxes in truths], np.bool_), patients)
 
 
 def _checked_statistic(found: Sequence[Detections], truths: Sequence[FloatArray]) -> Statistic:

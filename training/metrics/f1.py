@@ -24,6 +24,7 @@ from training.metrics.intervals import (
     binary,
     bootstrap,
     both_classes,
+    carriers,
     finite,
     mean_of,
 )
@@ -65,6 +66,7 @@ def f1_table(validation: Answers, test: Answers, seed: int = 0) -> F1Table:
     thresholds: dict[str, float] = {}
     figures: dict[str, Figure] = {}
     settled: list[_Parts] = []
+    trials: list[int] = []  # that a perfect F1 rests on: patients with the finding
     for finding in test.findings:
         chosen, judged = validation.of(finding), test.of(finding)
         try:
@@ -76,11 +78,13 @@ def f1_table(validation: Answers, test: Answers, seed: int = 0) -> F1Table:
             figures[finding] = TooFew("no positive in test")
             continue
         settled.append(_parts(judged, thresholds[finding]))
-        figures[finding] = attempt(partial(bootstrap, _quotient(settled[-1:]), test.patients, seed))
+        trials.append(carriers(judged.truth, judged.patients))
+        draw = partial(bootstrap, _quotient(settled[-1:]), test.patients, seed, trials=trials[-1])
+        figures[finding] = attempt(draw)
     if not settled:
         return F1Table(thresholds, figures, TooFew("no finding has an F1"), TooFew("no finding has an F1"))
     macro, micro = (
-        attempt(partial(bootstrap, statistic, test.patients, seed))
+        attempt(partial(bootstrap, statistic, test.patients, seed, trials=min(trials)))
         for statistic in (mean_of([_quotient([parts]) for parts in settled]), _quotient(settled))
     )
     return F1Table(thresholds, figures, macro, micro)

@@ -1,7 +1,11 @@
 """Figures with their 95 % intervals, drawn by patient.
 
 The rule: images of one patient are not independent, so an interval always counts patients; a figure that the data do
-not define raises `Undefined`, or stands in a table as `TooFew`.
+not define raises `Undefined`, or stands in a table as `TooFew`; and no interval is certain.
+
+Of a perfect figure, and of one of 0, every draw of a bootstrap is the same, which says nothing of the doubt (N.
+Obuchowski and M. Lieber, Confidence bounds when the estimated ROC area is 1.0, Acad Radiol 2002): there Wilson's
+interval stands, for as many independent trials as the figure rests on.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ def attempt(measure: Callable[[], Interval]) -> Figure:
         return TooFew(str(why))
 
 
-def bootstrap(statistic: Statistic, patients: Sequence[str], seed: int = 0) -> Interval:
+def bootstrap(statistic: Statistic, patients: Sequence[str], seed: int = 0, *, trials: int | None = None) -> Interval:
     """Percentile bootstrap that draws patients with all their images (Efron and Tibshirani, 1993; Field, Welsh, 2007).
 
     A draw that does not define the figure (one without positives, say) is drawn anew.
@@ -72,6 +76,9 @@ def bootstrap(statistic: Statistic, patients: Sequence[str], seed: int = 0) -> I
         The figure as a function of weights, see `Statistic`.
     patients
         Shape (n,): the patient of each image.
+    trials
+        Of a figure from 0 to 1: how many independent trials it is worth at least. Where it is 0 or 1 and so is every
+        draw, its interval is Wilson's for so many. None for a figure of another range.
 
     Raises
     ------
@@ -94,14 +101,21 @@ def bootstrap(statistic: Statistic, patients: Sequence[str], seed: int = 0) -> I
         defined = np.append(defined, found[~np.isnan(found)])
         if len(defined) >= BOOTSTRAP_SAMPLES:
             low, high = np.percentile(defined[:BOOTSTRAP_SAMPLES], (2.5, 97.5))
+            if trials is not None and low == high == value and value in (0.0, 1.0):
+                return wilson(value, trials)
             return Interval(value, float(low), float(high))
     raise Undefined(f"{len(defined)} of {_MOST_TRIES} draws of patients define the figure: too few carry it")
 
 
-def mean_interval(values: FloatArray, patients: Sequence[str], seed: int = 0) -> Interval:
+def mean_interval(values: FloatArray, patients: Sequence[str], seed: int = 0, *, shares: bool = False) -> Interval:
     """Mean of one figure an image, with a bootstrap interval that draws patients.
 
-    For shares of images use `share_interval`: if all say the same, a bootstrap knows no doubt.
+    For what is true or false of an image use `share_interval`.
+
+    Parameters
+    ----------
+    shares
+        Whether the figure lies from 0 to 1, as Dice does; every patient is then worth one trial.
 
     Raises
     ------
@@ -109,7 +123,8 @@ def mean_interval(values: FloatArray, patients: Sequence[str], seed: int = 0) ->
         When there are fewer than two patients.
     """
     numbers = finite(values, "values", len(patients))
-    return bootstrap(lambda weights: weights @ numbers / weights.sum(1), patients, seed)
+    trials = len(set(patients)) if shares else None
+    return bootstrap(lambda weights: weights @ numbers / weights.sum(1), patients, seed, trials=trials)
 
 
 def share_interval(called: npt.ArrayLike, patients: Sequence[str]) -> Interval:
@@ -153,6 +168,11 @@ def wilson(share: float, trials: float) -> Interval:
     half = _Z * np.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
     low, high = (float((centre + side * half) / (1 + _Z**2 / trials)) for side in (-1, 1))
     return Interval(share, max(0.0, min(low, share)), min(1.0, max(high, share)))
+
+
+def carriers(truth: BoolArray, patients: Sequence[str]) -> int:
+    """How many patients have an image of which `truth` holds."""
+    return len(set(np.asarray(patients, object)[truth]))
 
 
 def mean_of(statistics: Sequence[Statistic]) -> Statistic:

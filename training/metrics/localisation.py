@@ -117,7 +117,11 @@ def pointing(maps: FloatArray, inside: BoolArray, patients: Sequence[str]) -> Po
     hottest = flat == flat.max(1, keepdims=True)
     hits = (hottest & places).sum(1) / hottest.sum(1)
     best = places[:, places.mean(0).argmax()]
-    hit = share_interval(hits == 1, patients) if np.isin(hits, (0, 1)).all() else mean_interval(hits, patients)
+    hit = (
+        share_interval(hits == 1, patients)
+        if np.isin(hits, (0, 1)).all()
+        else mean_interval(hits, patients, shares=True)
+    )
     return Pointing(hit, share_interval(best, patients))
 
 

@@ -85,9 +85,9 @@ def mask_figures(scores: Sequence[MaskScore], patients: Sequence[str], seed: int
     left = np.array([score.found_empty for score in scores], np.bool_)
     names = np.asarray(patients, object)
     return MaskFigures(
-        mean_interval(values, patients, seed),
+        mean_interval(values, patients, seed, shares=True),
         share_interval(empty, patients),
-        attempt(lambda: mean_interval(values[~empty], tuple(names[~empty]), seed)),
+        attempt(lambda: mean_interval(values[~empty], tuple(names[~empty]), seed, shares=True)),
         attempt(lambda: share_interval(left[empty], tuple(names[empty]))),
     )
 

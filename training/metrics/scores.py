@@ -20,6 +20,7 @@ from training.metrics.intervals import (
     binary,
     bootstrap,
     both_classes,
+    carriers,
     finite,
     mean_of,
     ratio,
@@ -29,7 +30,8 @@ from training.metrics.intervals import (
 def auroc(truth: npt.ArrayLike, scores: npt.ArrayLike, patients: Sequence[str], seed: int = 0) -> Interval:
     """Area under the ROC curve, 0 to 1: how often a positive scores above a negative, a tie counting half.
 
-    Hanley and McNeil, Radiology 1982.
+    Hanley and McNeil, Radiology 1982. An area of 1 (or 0) rests on as many trials as the smaller class has patients: so
+    many pairs of a positive and a negative share nobody, and each of them was won (or lost).
 
     Parameters
     ----------
@@ -47,18 +49,20 @@ def auroc(truth: npt.ArrayLike, scores: npt.ArrayLike, patients: Sequence[str], 
     """
     positive = binary(truth, len(patients))
     both_classes(positive, "AUROC")
-    return bootstrap(auroc_statistic(positive, finite(scores, "scores", len(patients))), patients, seed)
+    statistic = auroc_statistic(positive, finite(scores, "scores", len(patients)))
+    return bootstrap(statistic, patients, seed, trials=_pairs(positive, patients))
 
 
 def auprc(truth: npt.ArrayLike, scores: npt.ArrayLike, patients: Sequence[str], seed: int = 0) -> Interval:
     """Area under the precision-recall curve, 0 to 1, as average precision: precision summed over steps of recall.
 
     Not interpolated, as in scikit-learn; a score that knows nothing has the share of positives. Takes and raises what
-    `auroc` does.
+    `auroc` does; an area of 1 rests on as many trials.
     """
     positive = binary(truth, len(patients))
     both_classes(positive, "AUPRC")
-    return bootstrap(auprc_statistic(positive, finite(scores, "scores", len(patients))), patients, seed)
+    statistic = auprc_statistic(positive, finite(scores, "scores", len(patients)))
+    return bootstrap(statistic, patients, seed, trials=_pairs(positive, patients))
 
 
 def mean_auroc(answers: Answers, seed: int = 0) -> Interval:
@@ -69,12 +73,18 @@ def mean_auroc(answers: Answers, seed: int = 0) -> Interval:
     Undefined
         When a finding lacks positives or negatives: leave it out of `answers` first, and say so.
     """
-    statistics = []
+    statistics, pairs = [], []
     for finding in answers.findings:
         column = answers.of(finding)
         both_classes(column.truth, f"AUROC of {finding}")
         statistics.append(among(column.known, auroc_statistic(column.truth, column.scores)))
-    return bootstrap(mean_of(statistics), answers.patients, seed)
+        pairs.append(_pairs(column.truth, column.patients))
+    return bootstrap(mean_of(statistics), answers.patients, seed, trials=min(pairs))
+
+
+def _pairs(positive: BoolArray, patients: Sequence[str]) -> int:
+    """How many pairs of a positive and a negative patient there are, nobody in two of them."""
+    return min(carriers(positive, patients), carriers(~positive, patients))
 
 
 def auroc_statistic(truth: BoolArray, scores: FloatArray) -> Statistic:

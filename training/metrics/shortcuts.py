@@ -31,7 +31,7 @@ from training.readers.records import Record
 
 THUMBNAIL = 16  # pixels a side: outline and exposure of a chest, no finding
 FOLDS = 5
-_PIXEL_PENALTY = 0.01  # scikit-learn's C; 256 standardised pixels overfit without
+_PENALTY = 0.01  # scikit-learn's C; hundreds of standardised values overfit without
 
 
 def shortcut_baselines(
@@ -68,7 +68,7 @@ def shortcut_baselines(
     }
     scores = {name: shortcut_scores(positive, rows, folds) for name, rows in attributes.items()}
     if thumbnails is not None:
-        scores["pixels"] = pixel_scores(positive, thumbnails, folds)
+        scores["pixels"] = feature_scores(positive, thumbnails, folds)
     return scores
 
 
@@ -112,10 +112,10 @@ def shortcut_scores(
     return _cross_fit(binary(truth, len(folds)), np.asarray(columns), folds, _regression(1.0))
 
 
-def pixel_scores(truth: npt.ArrayLike, thumbnails: FloatArray, folds: npt.NDArray[np.int_]) -> FloatArray:
-    """Out-of-fold scores of a logistic regression on the gray values of thumbnails, shape (n, pixels)."""
-    regression = make_pipeline(StandardScaler(), _regression(_PIXEL_PENALTY))
-    return _cross_fit(binary(truth, len(folds)), thumbnails, folds, regression)
+def feature_scores(truth: npt.ArrayLike, features: FloatArray, folds: npt.NDArray[np.int_]) -> FloatArray:
+    """Out-of-fold scores of a logistic regression on features (n, any number): gray values, or a frozen network's."""
+    regression = make_pipeline(StandardScaler(), _regression(_PENALTY))
+    return _cross_fit(binary(truth, len(folds)), features, folds, regression)
 
 
 def thumbnail(picture: npt.NDArray[np.floating]) -> FloatArray:

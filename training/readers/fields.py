@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 import struct
 import warnings
@@ -99,6 +100,16 @@ def cell(row: dict[str, str], column: str) -> str:
     if column not in row:
         raise BadRow(f"the row ends before {column!r}")
     return row[column]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of a folder that a table names; `BadRow` when its name leads out of there.
+
+    A link in the folder was put there by whoever has it, and is followed.
+    """
+    if Path(name).is_absolute() or ".." in Path(os.path.normpath(name)).parts:
+        raise BadRow(f"{name!r} leads out of the folder of the data")
+    return folder / name
 
 
 def number(text: str, what: str) -> float:

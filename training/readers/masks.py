@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from training.data import DataMissing
-from training.readers.fields import BadRow, age_in_years, picture_size, sex_of, table, view_of
+from training.readers.fields import BadRow, age_in_years, inside, picture_size, sex_of, table, view_of
 from training.readers.records import DataSet, LeftOut, Record, RunLengths
 
 NAME = "masks"
@@ -41,7 +41,13 @@ _JSRT_SIDE = 2048  # pixels; 12 bits, big-endian, dense structures dark
 
 @dataclass(frozen=True)
 class _Found:
-    """An image with its masks as a collection names them, nothing checked yet."""
+    """An image with its masks as a collection names them, nothing checked yet.
+
+    Parameters
+    ----------
+    tabled
+        Folder to the names that a table gives of files below it.
+    """
 
     row: str
     image: Path
@@ -52,6 +58,7 @@ class _Found:
     sex: str = ""
     age: str = ""
     labels: Mapping[str, float] = field(default_factory=dict)
+    tabled: Mapping[Path, Iterable[str]] = field(default_factory=dict)
 
 
 _Collection = Callable[[Path, list[LeftOut]], Iterator[_Found]]
@@ -157,30 +164,36 @@ def _jsrt(home: Path, left_out: list[LeftOut]) -> Iterator[_Found]:
 
 def _structures(home: Path, left_out: list[LeftOut]) -> Iterator[_Found]:
     """``chest_structures``: a row for each mask of an image."""
-    masks: dict[str, dict[str, Path]] = defaultdict(dict)
+    images, folder = home / "images", home / "masks"
+    masks: dict[str, dict[str, str]] = defaultdict(dict)
     first: dict[str, tuple[str, str]] = {}
     for row, cells in table(home / "masks.csv", ("file", "mask", "structure", "patientid")):
         structure = cells.get("structure", "")
         if structure in _STRUCTURES:
-            masks[cells["file"]][_STRUCTURES[structure]] = home / "masks" / cells["mask"]
-            first.setdefault(cells["file"], (row, cells.get("patientid", "")))
+            masks[cells.get("file", "")][_STRUCTURES[structure]] = cells.get("mask", "")
+            first.setdefault(cells.get("file", ""), (row, cells.get("patientid", "")))
         elif structure not in _OTHER_STRUCTURES:
             left_out.append(LeftOut(f"{home.name}/{row}", f"structure {structure!r} is not known"))
     for name, (row, patient) in first.items():
-        yield _Found(f"{home.name}/{row}", home / "images" / name, patient, home.name, masks[name], view="")
+        drawn = {key: folder / mask for key, mask in masks[name].items()}
+        tabled = {images: [name], folder: masks[name].values()}
+        yield _Found(f"{home.name}/{row}", images / name, patient, home.name, drawn, view="", tabled=tabled)
 
 
 def _lung_masks(home: Path, _left_out: list[LeftOut]) -> Iterator[_Found]:
+    images, folder = home / "images", home / "masks"
     for row, cells in table(home / "labels.csv", ("file", "mask", "patientid", "view", "sex", "age")):
+        name, mask = cells.get("file", ""), cells.get("mask", "")
         yield _Found(
             row=f"{home.name}/{row}",
-            image=home / "images" / cells["file"],
+            image=images / name,
             patient=cells.get("patientid", ""),
             collection=home.name,
-            masks={"lung_fields": home / "masks" / cells.get("mask", "")},
+            masks={"lung_fields": folder / mask},
             view=cells.get("view", ""),
             sex=cells.get("sex", ""),
             age=cells.get("age", ""),
+            tabled={images: [name], folder: [mask]},
         )
 
 
@@ -212,6 +225,9 @@ def _record(found: _Found, left_out: list[LeftOut]) -> Record:
 
 def _checked(found: _Found) -> dict[str, tuple[Path | RunLengths, ...]]:
     """The masks, each in the proportions of the image, lungs by the side on which they lie."""
+    for folder, names in found.tabled.items():
+        for name in names:
+            inside(folder, name)
     if not found.image.exists():
         raise BadRow(f"{found.image.name} is not there")
     rows, columns = picture_size(found.image)

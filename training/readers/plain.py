@@ -3,9 +3,9 @@
 The rule: the table says all there is to know, under the names of this project; a column that is no finding known here
 is reported and not read.
 
-Columns: ``path`` (relative to the table) and ``patient``; ``study``, ``view``, ``sex``, ``age``, ``split`` and
-``source`` where they are known; one for each finding, named by its key, of 1, 0, -1 for uncertain, or blank where
-nobody looked; and ``soft_FINDING`` for the probability that a teacher gave.
+Columns: ``path`` (relative to the table, and below its folder) and ``patient``; ``study``, ``view``, ``sex``, ``age``,
+``split`` and ``source`` where they are known; one for each finding, named by its key, of 1, 0, -1 for uncertain, or
+blank where nobody looked; and ``soft_FINDING`` for the probability that a teacher gave.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from training.readers.fields import (
     cell,
     column_names,
     dicom_header,
+    inside,
     number,
     picture_size,
     sex_of,
@@ -91,13 +92,14 @@ def read(path: Path) -> DataSet:
 
 def _record(home: Path, cells: dict[str, str], row: str, left_out: list[LeftOut]) -> Record:
     name, patient, split = cell(cells, "path"), cell(cells, "patient"), cells.get("split", "")
-    if not (home / name).is_file():
+    image = inside(home, name)
+    if not image.is_file():
         raise BadRow(f"{name or 'a file without a name'} is not there")
     if not patient:
         raise BadRow("no patient is named: the image could end up in two splits")
     if split not in _SPLITS:
         raise BadRow(f"split {split!r} is none of train, val and test")
-    header = _header(home / name)
+    header = _header(image)
     told = {
         "view": view_of(cells.get("view", "")) or view_of(header.view),
         "sex": sex_of(cells.get("sex", "")) or sex_of(header.sex),
@@ -108,7 +110,7 @@ def _record(home: Path, cells: dict[str, str], row: str, left_out: list[LeftOut]
         if cells.get(what) and not understood
     ]
     return Record(
-        image=home / name,
+        image=image,
         patient=patient,
         study=cells.get("study") or header.study or name,
         source=cells.get("source") or NAME,

@@ -25,6 +25,7 @@ from training.readers.fields import (
     box_within,
     cell,
     dicom_header,
+    inside,
     number,
     sex_of,
     table,
@@ -70,8 +71,8 @@ def read(folder: Path, *, need_images: bool = True) -> DataSet:
     records = []
     for name, of_image in tqdm(rows.items(), "DICOM headers", unit="image", disable=None):
         row = of_image[0][0]
-        image = folder / IMAGES / f"{name}.dcm"
         try:
+            image = inside(folder / IMAGES, f"{name}.dcm")
             if need_images and not image.exists():
                 raise BadRow(f"{name}.dcm is not in {folder / IMAGES}")
             header = dicom_header(image) if image.exists() else Header("", "", "", "", "", SIDE, SIDE)

@@ -6,7 +6,7 @@ The rule: a label that is not known teaches nothing and is judged by nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.losses import LABEL_LOSSES, distilled, label_loss
 from training.sampling import IntArray, mixup, rarest_group
 from training.tasks.common import Material, PictureTask, answers, make_sampler, mean_defined, named
 
-FIGURES = {"auroc": True, "loss": False}
+FIGURES: Mapping[str, bool] = {"auroc": True, "loss": False}
 LOSSES = LABEL_LOSSES
 
 
@@ -41,7 +41,7 @@ class Batch:
 class Classification(PictureTask):
     """Learns findings from labels, and from a teacher if the loss is ``distilled``."""
 
-    figures = FIGURES
+    figures: Mapping[str, bool] = FIGURES
 
     def __init__(self, material: Material, network: nn.Module) -> None:
         super().__init__(material, network)

@@ -36,11 +36,15 @@ class Options:
     head
         ``heat`` for a centre detector, ``retina`` for a RetinaNet.
     size_weight, offset_weight
-        Of the distances of sizes and offsets beside the heat map's loss (``heat``).
-    anchor, levels
-        Side of the smallest anchors in pixels of the picture, and levels of the pyramid (``retina``).
-    least_score, limit
-        Boxes that are told in judging: least score, and at most so many on a picture.
+        Weight of that distance beside the heat map's loss (``heat``).
+    anchor
+        Side of the smallest anchors in pixels of the picture (``retina``).
+    levels
+        Of the pyramid (``retina``).
+    least_score
+        Confidence from which a box is told.
+    limit
+        Boxes on a picture at most.
     """
 
     head: str = "heat"

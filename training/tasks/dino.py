@@ -34,17 +34,23 @@ class Options:
     Parameters
     ----------
     outputs
-        Of the head.
+        Of the head: how many kinds of pictures it can tell apart.
     hidden, bottleneck
-        Widths of the head's layers.
-    local_parts, local_side
-        Number and side, in pixels, of the small parts.
+        Width of these layers of the head.
+    local_parts
+        Number of small parts of a picture.
+    local_side
+        Their side, in pixels.
     boundary
         Share of the picture's area that large parts exceed and small ones do not.
     momentum
         Of the teacher in the first step; it rises to 1 by a cosine.
-    student_temperature, teacher_temperature, warm_temperature
-        The teacher's begins at `warm_temperature` and reaches its own after a tenth of the steps.
+    student_temperature
+        By which the student's answers are divided.
+    teacher_temperature
+        By which the teacher's are, from a tenth of the steps on.
+    warm_temperature
+        From which the teacher's begins.
     centre_momentum
         Of the mean of the teacher's answers.
     """

@@ -4,7 +4,8 @@
  *   - a study with radiographs opens with each radiograph, the current Hilum SEG over it and the boxes and lines of the
  *     current Hilum SR, labelled and locked, without a click;
  *   - whichever of our results is opened by hand, its radiograph is shown with just that result;
- *   - a strip below the viewer: the results of the image in words, a permanent note that they are not verified, links
+ *   - the study list has a column with the AI's priority, and leads back to the worklist;
+ *   - a strip below the viewer: the priority and the results of the image in words, a permanent note that they are not verified, links
  *     back to the study's row of the worklist and to its own page.
  * Everything else, and everything of other makers, is OHIF as its authors made it.
  *
@@ -35,5 +36,9 @@ const STYLES = { RectangleROI: drawing(amber, '2', '14px'),
 const LABEL_STARTS = [0, 0.35];
 const LABEL_PIXELS = 18; // height of a label on the screen
 const OVERLAY_STYLE = { fillAlpha: 0.08, fillAlphaInactive: 0.08, outlineWidth: 2, outlineWidthInactive: 2 };
+const PRIORITIES = { // rank, shape and colour, as on the worklist
+  critical: [0, '\u25b2 Critical', '#ff7b7b'], urgent: [1, '\u25c6 Urgent', '#ffb454'],
+  routine: [2, '\u25cb Routine', '#7cc4ff'], none: [3, '\u2013 Not rated', '#9dabb8'] };
+const UNKNOWN = [4, '', ''];
 
 const list = value => (value === undefined || value === null ? [] : Array.isArray(value) ? value : [value]);

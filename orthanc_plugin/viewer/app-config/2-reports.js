@@ -10,6 +10,7 @@ const STATES = { 52101004: 'present', 272519000: 'absent', 373068000: 'undetermi
 // Findings of which the key does not make the name: they are called what their code is called (models/names.py).
 const NAMED = ['covid_atypical', 'covid_indeterminate', 'covid_negative', 'covid_typical', 'pleural_other',
   'tuberculosis'];
+const LEVELS = { RID49480: 'critical', RID49481: 'urgent', ROUTINE: 'routine', NOPRIORITY: 'none' };
 const OF_ABSENCE = ['NOFINDING', 'COV19NEG'];
 
 const children = item => list(item?.ContentSequence);
@@ -69,7 +70,7 @@ function read(report) {
       + (codeOf(item).CodeValue === 'FAILED' ? ' (failed)' : ''));
   const summary = named(items, '111017')[0];
   const urgency = [codeOf(priority).CodeMeaning, text(children(priority), 'REASON')].filter(Boolean).join(': ');
-  return { findings, measurements: [...measurements, ...lengths], runs,
+  return { level: LEVELS[codeOf(priority).CodeValue], findings, measurements: [...measurements, ...lengths], runs,
     failed: codeOf(summary).CodeValue === '111245',
     summary: codeOf(summary).CodeMeaning ?? '',
     priority: urgency,

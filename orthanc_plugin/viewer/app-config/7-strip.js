@@ -1,4 +1,4 @@
-// The strip: results in words, the note, the way back.
+// The strip: priority and results in words, the note, the way back.
 
 const element = (tag, properties = {}, ...content) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -60,6 +60,7 @@ function createStrip() {
   const link = element('a', { href: '/hilum/', textContent: '\u2190 Worklist' });
   const about = element('a', { id: 'hilum-about', textContent: 'About this study', hidden: true });
   const note = element('b', { textContent: NOTE });
+  const priority = element('span', { id: 'hilum-priority', hidden: true });
   const superseded = element('button', { id: 'hilum-superseded', type: 'button', hidden: true,
     textContent: 'Superseded result \u2013 show the newest' });
   const button = element('button', { id: 'hilum-toggle', type: 'button', hidden: true });
@@ -71,7 +72,7 @@ function createStrip() {
   panel.setAttribute('role', 'region');
   panel.setAttribute('aria-label', 'AI results of the image');
   button.setAttribute('aria-controls', panel.id);
-  const bar = element('div', { id: 'hilum-bar' }, link, about, note, superseded, button, none, problem);
+  const bar = element('div', { id: 'hilum-bar' }, link, about, note, superseded, priority, button, none, problem);
   const strip = element('aside', { id: 'hilum-note' }, bar, panel);
 
   function open(isOpen) {
@@ -114,6 +115,9 @@ function createStrip() {
     const state = JSON.stringify([Boolean(words), words?.label, result, text]);
     if (state === shown) return; // a person may be reading or tabbing through it
     shown = state;
+    const [, level, colour] = PRIORITIES[result?.level] ?? UNKNOWN;
+    Object.assign(priority, { hidden: !level, textContent: level, title: 'Priority that the AI gave to this image' });
+    priority.style.color = colour;
     button.hidden = !result;
     none.hidden = !words || Boolean(result);
     button.textContent = text;

@@ -7,6 +7,7 @@ const extension = {
   version: '1.0.0',
   preRegistration({ servicesManager, commandsManager, extensionManager }) {
     const { hangingProtocolService } = servicesManager.services;
+    extensionManager.getDataSources('orthanc').forEach(askForPriorities);
     overlay = createOverlay(servicesManager, commandsManager, extensionManager, strip);
     strip.follow(overlay);
     const { isRadiograph, hasResult } = overlay;
@@ -37,6 +38,7 @@ window.config = {
   },
   customizationService: [{
     'ohif.tours': { $set: [] },
+    'workList.columns': { $apply: withPriorityColumn },
     autoCineModalities: { $set: ['US'] }, // a secondary capture is a picture, not a film
   }],
   showStudyList: true,
@@ -50,8 +52,11 @@ window.config = {
   maxNumberOfWebWorkers: 3,
   maxNumRequests: { interaction: 100, thumbnail: 5, prefetch: 25 },
   whiteLabeling: {
-    createLogoComponentFn: React => React.createElement('a', { href: '/hilum/', title: 'Back to the worklist',
-      style: { font: '600 16px Inter, sans-serif', color: '#d9dee8' } }, 'Hilum'),
+    createLogoComponentFn: React => {
+      react = React;
+      return React.createElement('a', { href: '/hilum/', title: 'The studies in the order in which they should be read',
+        style: { font: '600 14px Inter, sans-serif', color: '#8fc7ff', whiteSpace: 'nowrap' } }, '\u2190 Reading worklist');
+    },
   },
   defaultDataSourceName: 'orthanc',
   dataSources: [{

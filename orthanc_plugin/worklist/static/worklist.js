@@ -235,8 +235,9 @@
     const chips = [...row.querySelectorAll('a.chip')], next = chips[chips.indexOf(document.activeElement) + step];
     (next ?? (step < 0 ? row.querySelector('a.open') : null))?.focus();
   };
+  const page = which => { const button = document.getElementById(which); if (button) button.click(); else say(which === 'next' ? 'This is the last page.' : 'This is the first page.'); };
   const alone = { '/': () => document.querySelector('#find [name=text]')?.select() ?? document.querySelector('#find [name=text]')?.focus(),
-    '?': () => document.getElementById('help').showModal(), u: () => send('/hilum/mark', { do: 'undo', back }), g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => send('/hilum/mark', { do: 'undo', back }), g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
   document.addEventListener('keydown', event => {
     const field = event.target.closest('input:not([type=checkbox]), textarea, select');
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || document.querySelector('dialog[open]')) return;
