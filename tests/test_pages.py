@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, migrate
@@ -180,6 +181,51 @@ FILTERS = st.builds(
 ORDERS = st.sampled_from(["", "", "", *SORTS, *(f"-{name}" for name in SORTS)])
 
 
+def walk_there_and_back(db: Connection, wanted: Filter, whole: list[str], *, may_end: bool, **asked: Any) -> None:
+    """Each page has what is its turn, forward, by its number and back."""
+    size = asked["limit"]
+    found, after, parts, back_from = [], "", [], None
+    while True:
+        part = page(db, wanted, after=after, **asked)
+        back_from = part if part.rows or not back_from or not part.complete else back_from
+        found += uids(part)
+        parts.append(uids(part))
+        assert part.complete or (part.next and may_end)
+        assert part.searchable
+        if part.count.exact:
+            assert part.count.number == len(whole), asked
+        if not part.next:
+            break
+        after = part.next
+    assert found == whole, asked
+    third = page(db, wanted, offset=2 * size, **asked)
+    assert third.complete or may_end
+    expected_there = whole[2 * size : 3 * size]
+    assert uids(third) == (expected_there if third.complete else expected_there[: len(third.rows)]), asked
+    part = back_from  # a search that ended early may go on to nothing
+    back, begins = [uids(part)], len(whole) - len(part.rows)
+    while part.previous:
+        part = page(db, wanted, before=part.previous, **asked)
+        back.append(uids(part))
+        assert part.complete or may_end
+        if part.previous:
+            ends, begins = begins, begins - len(part.rows)
+        else:  # the first page, which has what is left and may have some of the one before as well
+            assert begins <= size
+            ends, begins = len(part.rows), 0
+        assert back[-1] == whole[begins:ends], asked
+        assert len(part.rows) in (size, len(whole)) or not part.complete
+        assert part.next or not part.previous
+        if part.count.exact:
+            assert part.count.number == len(whole), asked
+        if part.next:  # and forward again from there
+            ahead = page(db, wanted, after=part.next, **asked)
+            assert uids(ahead) == whole[ends : ends + (size if ahead.complete else len(ahead.rows))]
+            assert not ahead.count.exact or ahead.count.number == len(whole), asked
+    assert begins == 0
+    assert may_end or back == parts[::-1], asked
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(studies=STUDIES, filters=st.lists(FILTERS, min_size=1, max_size=6), sort=ORDERS, size=st.integers(1, 9))
 def test_all_pages_together_are_what_fits_once_and_in_order(
@@ -193,46 +239,28 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
             whole = expected(studies, wanted, "ada", sort)
             for way, effort in EFFORTS.items():
                 asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada", "limit": size, "effort": effort}
-                found, after, parts, back_from = [], "", [], None
-                while True:
-                    part = page(db, wanted, after=after, **asked)
-                    back_from = part if part.rows or not back_from or not part.complete else back_from
-                    found += uids(part)
-                    parts.append(uids(part))
-                    assert part.complete or (part.next and way == "ended")
-                    assert part.searchable
-                    if part.count.exact:
-                        assert part.count.number == len(whole), way
-                    if not part.next:
-                        break
-                    after = part.next
-                assert found == whole, (way, wanted)
-                third = page(db, wanted, offset=2 * size, **asked)
-                assert third.complete or way == "ended"
-                expected_there = whole[2 * size : 3 * size]
-                assert uids(third) == (expected_there if third.complete else expected_there[: len(third.rows)]), way
-                part = back_from  # a search that ended early may go on to nothing
-                back, begins = [uids(part)], len(whole) - len(part.rows)
-                while part.previous:
-                    part = page(db, wanted, before=part.previous, **asked)
-                    back.append(uids(part))
-                    assert part.complete or way == "ended"
-                    if part.previous:
-                        ends, begins = begins, begins - len(part.rows)
-                    else:  # the first page, which has what is left and may have some of the one before as well
-                        assert begins <= size
-                        ends, begins = len(part.rows), 0
-                    assert back[-1] == whole[begins:ends], (way, wanted, sort)
-                    assert len(part.rows) in (size, len(whole)) or not part.complete
-                    assert part.next or not part.previous
-                    if part.count.exact:
-                        assert part.count.number == len(whole), way
-                    if part.next:  # and forward again from there
-                        ahead = page(db, wanted, after=part.next, **asked)
-                        assert uids(ahead) == whole[ends : ends + (size if ahead.complete else len(ahead.rows))]
-                        assert not ahead.count.exact or ahead.count.number == len(whole), way
-                assert begins == 0
-                assert way == "ended" or back == parts[::-1], (way, wanted, sort)
+                walk_there_and_back(db, wanted, whole, may_end=way == "ended", **asked)
+
+
+@pytest.mark.parametrize("sort", ["", "-received", "patient"])
+def test_a_search_that_ends_early_leads_to_all_that_fits_and_back(ledger: Ledger, sort: str) -> None:
+    drawn = random.Random(7)  # noqa: S311
+    studies = [
+        Study(
+            f"1.2.{n}", drawn.randrange(4), NOW - 300.0 * drawn.randrange(60),
+            NOW - 60.0 * drawn.randrange(9) if n % 3 == 0 else None,
+            name=drawn.choice(NAMES), findings={"edema": drawn.choice(["present", "absent"])},
+        )
+        for n in range(100, 180)
+    ]  # fmt: skip
+    fill(ledger, studies)
+    asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada"}
+    with ledger.read() as db:
+        for wanted in (Filter(text="mull"), Filter(present=("edema",)), Filter(read=False, text="jorg")):
+            whole = expected(studies, wanted, "ada", sort)
+            for limit, walked in ((1, 2), (3, 5), (3, 12), (8, 25)):
+                effort = Effort(gathered=0, gathered_of_several=0, walked=walked, walked_by_row=walked)
+                walk_there_and_back(db, wanted, whole, may_end=True, limit=limit, effort=effort, **asked)
 
 
 @settings(max_examples=200, deadline=None)

@@ -211,7 +211,9 @@ class Question:
         chosen = f"SELECT study_instance_uid, {keys}{columns} {ranged}"
         if most is None:
             return self._all(run(self.db, f"{chosen} LIMIT :wanted", **values, wanted=wanted).mappings()), None
-        sql = f"SELECT * FROM ({chosen} LIMIT :most) AS t {_where(self._open)} LIMIT :wanted"
+        # each as a value: PostgreSQL makes a join of what is looked up elsewhere, and the rows would lose their order
+        met = " AND ".join(f"({condition.holds}) IS TRUE" for condition in self._open)
+        sql = f"SELECT * FROM ({chosen} LIMIT :most) AS t WHERE {met} LIMIT :wanted"
         found = self._all(run(self.db, sql, **values, most=most, wanted=wanted).mappings())
         if len(found) >= wanted:
             return found, None
