@@ -43,7 +43,7 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "study_time": "030405", "study_description": "Chest", "attempts": 0, "trace": None,
         "referring_physician": "Sender^A", "patient_age": "055Y", "group": "urgent", "due_at": 3700.0, "read_at": None,
         "read_by": "", "changed": False, "reopened_at": None, "claimed_by": "", "claimed_until": 0.0, "assigned_to": "",
-        "marks": 0,
+        "marks": 0, "lowered_from": "",
         "result": {"images": list(images)}, **changes,
     }  # fmt: skip
 
