@@ -823,6 +823,7 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         page(db, now=now, before=page(db, now=now, offset=950).previous)
         page(db, Filter(status=("quarantined",)), now=now, sort="-received")
         page(db, Filter(text="phantom", present=("edema",), mine=True, reason="age"), now=now, user="ada")
+        marks.begin_act(db, "ada")
         marks.claim(db, "1.2.500", "ada", now=now, seconds=900)
         marks.keep_claims(db, "ada", now=now, seconds=900)
         marks.mark_read(db, "1.2.500", "ada", now=now)

@@ -16,7 +16,7 @@ import night
 import pytest
 from browser import Viewer
 from page_server import PASSWORD, Pages, add_study, finding, serve
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 from running_node import ARTEFACTS
 
 from orthanc_plugin.access import audit_files
@@ -426,11 +426,12 @@ def test_a_refresh_keeps_focus_scroll_open_details_selection_and_typed_text(page
     page.keyboard.press("ArrowLeft")
     page.get_by_label("Search by name").evaluate("e => { e.value = 'typed'; }")
     top = row.evaluate("e => e.getBoundingClientRect().top")
-    node = row.evaluate_handle("e => e")
+    node, text = row.evaluate_handle("e => e"), row.inner_text()
     add_study(pages, CRITICAL, "critical", "Pneumothorax 91 %, right", finding("pneumothorax"), minutes_ago=1)
     expect(row_of(page, CRITICAL)).to_have_count(1, timeout=6000)
     expect(page.locator("#announce")).to_have_text("A new critical study: Pneumothorax 91 %, right")
-    assert node.evaluate("e => e.isConnected"), "a row that did not change is not made anew"
+    as_it_was = row.inner_text() == text  # a minute more of waiting is a change
+    assert node.evaluate("e => e.isConnected") or not as_it_was, "a row that did not change is not made anew"
     with pages.ledger.write() as db:
         marks.assign(db, f"{UID}230", "ben", "ben", now=time.time())
     expect(row).to_contain_text("For ben", timeout=6000)
@@ -572,13 +573,13 @@ def test_two_hundred_studies_come_in_pages_and_a_quiet_refresh_costs_nothing(pag
     assert not set(first) & set(second)
     expect(page.locator(".nextup")).to_have_count(0)
     page.keyboard.press("Shift+J")
-    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
+    expect(row_of(page, second[0])).to_have_count(0)
     third = listed(page)
     page.get_by_role("button", name="Previous page").click()
-    page.wait_for_function(f"!document.getElementById('study-{third[0]}')")
+    expect(row_of(page, third[0])).to_have_count(0)
     assert listed(page) == second
     page.keyboard.press("Shift+K")
-    page.wait_for_function(f"!document.getElementById('study-{second[0]}')")
+    expect(row_of(page, second[0])).to_have_count(0)
     assert listed(page) == first
     expect(page.get_by_role("button", name="Previous page")).to_have_count(0)
     page.keyboard.press("Shift+K")
@@ -757,12 +758,6 @@ def test_the_page_is_dark_until_light_is_chosen(pages: Pages, window: Open) -> N
 def test_undo_tells_whose_mark_it_takes_back(pages: Pages, window: Open) -> None:
     fill(pages)
     page = window()
-
-    def told(route: Route) -> None:
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "study_instance_uid": CRITICAL})
-
-    page.route("**/hilum/mark", told)
     row_of(page, CRITICAL).get_by_role("button", name="Mark read").click()
     expect(row_of(page, CRITICAL)).to_contain_text("by ann")
     page.get_by_role("button", name="Undo").click()

@@ -183,13 +183,13 @@
   };
   const met = new Map(); // who the studies are of that this page has shown
   const meet = () => { for (const row of rows()) met.set(row.id.slice(6), `${row.querySelector('.name').textContent}, ${row.querySelector('.c-study .line').textContent.trim()}`); };
-  const who = uid => `It was ${met.get(uid) ?? 'a study that this page has not shown: search finds it'}.`;
+  const who = uids => uids.length === 1 ? ` It was ${met.get(uids[0]) ?? 'a study that this page has not shown: search finds it'}.` : '';
   const send = async (address, fields, done) => { // done: what is to come before the rows change
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
       if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
-      if (told.said) say(`${told.said}${new URLSearchParams(fields).get('do') === 'undo' && told.study_instance_uid ? ` ${who(told.study_instance_uid)}` : ''}`, told.refused);
+      if (told.said) say(told.said + (new URLSearchParams(fields).get('do') === 'undo' ? who(told.study_instance_uids ?? []) : ''), told.refused);
       if (!told.refused) done?.();
       await refresh(true);
       return !told.refused;
