@@ -115,7 +115,7 @@ class Settings:
     session_hours: float = 12.0
     session_idle_minutes: float = 60.0
     audit_mb: int = 20
-    waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 480.0)
+    waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
     viewer: Path = REPOSITORY / ".cache" / "ohif"
 

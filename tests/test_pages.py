@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import Ledger
+from orthanc_plugin.ledger.database import Ledger, migrate
 from orthanc_plugin.ledger.derived import asked_words, derive_missing, words_of
 from orthanc_plugin.ledger.filters import (
     NAMED,
@@ -24,16 +25,19 @@ from orthanc_plugin.ledger.filters import (
     save_filter,
     saved_filters,
 )
-from orthanc_plugin.ledger.pages import SORTS, Count, Effort, Page, page
+from orthanc_plugin.ledger.pages import SORTS, Page, page
+from orthanc_plugin.ledger.question import Count, Effort
 from orthanc_plugin.ledger.reading_order import Group, WaitingLimits, place_of
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
+from orthanc_plugin.ledger.views import Alarm, after, unread_critical
 
 NOW = 100_000.0
 LIMITS = WaitingLimits()
 EFFORTS = {
-    "walked": Effort(gathered=0, walked=10**6, gathered_of_several=0),
-    "gathered": Effort(gathered=10**6, walked=0, gathered_of_several=10**6),
-    "given up": Effort(gathered=0, walked=3, gathered_of_several=0),
+    "walked": Effort(gathered=0, gathered_of_several=0, walked=10**6, walked_by_row=10**6),
+    "gathered": Effort(gathered=10**6, gathered_of_several=10**6),
+    "tried, then gathered": Effort(gathered=0, gathered_of_several=10**6, tried=3),
+    "ended": Effort(gathered=0, gathered_of_several=0, walked=3, walked_by_row=2),
 }
 NAMES = (
     "Müller^Jörg",
@@ -177,6 +181,51 @@ FILTERS = st.builds(
 ORDERS = st.sampled_from(["", "", "", *SORTS, *(f"-{name}" for name in SORTS)])
 
 
+def walk_there_and_back(db: Connection, wanted: Filter, whole: list[str], *, may_end: bool, **asked: Any) -> None:
+    """Each page has what is its turn, forward, by its number and back."""
+    size = asked["limit"]
+    found, after, parts, back_from = [], "", [], None
+    while True:
+        part = page(db, wanted, after=after, **asked)
+        back_from = part if part.rows or not back_from or not part.complete else back_from
+        found += uids(part)
+        parts.append(uids(part))
+        assert part.complete or (part.next and may_end)
+        assert part.searchable
+        if part.count.exact:
+            assert part.count.number == len(whole), asked
+        if not part.next:
+            break
+        after = part.next
+    assert found == whole, asked
+    third = page(db, wanted, offset=2 * size, **asked)
+    assert third.complete or may_end
+    expected_there = whole[2 * size : 3 * size]
+    assert uids(third) == (expected_there if third.complete else expected_there[: len(third.rows)]), asked
+    part = back_from  # a search that ended early may go on to nothing
+    back, begins = [uids(part)], len(whole) - len(part.rows)
+    while part.previous:
+        part = page(db, wanted, before=part.previous, **asked)
+        back.append(uids(part))
+        assert part.complete or may_end
+        if part.previous:
+            ends, begins = begins, begins - len(part.rows)
+        else:  # the first page, which has what is left and may have some of the one before as well
+            assert begins <= size
+            ends, begins = len(part.rows), 0
+        assert back[-1] == whole[begins:ends], asked
+        assert len(part.rows) in (size, len(whole)) or not part.complete
+        assert part.next or not part.previous
+        if part.count.exact:
+            assert part.count.number == len(whole), asked
+        if part.next:  # and forward again from there
+            ahead = page(db, wanted, after=part.next, **asked)
+            assert uids(ahead) == whole[ends : ends + (size if ahead.complete else len(ahead.rows))]
+            assert not ahead.count.exact or ahead.count.number == len(whole), asked
+    assert begins == 0
+    assert may_end or back == parts[::-1], asked
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(studies=STUDIES, filters=st.lists(FILTERS, min_size=1, max_size=6), sort=ORDERS, size=st.integers(1, 9))
 def test_all_pages_together_are_what_fits_once_and_in_order(
@@ -190,31 +239,35 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
             whole = expected(studies, wanted, "ada", sort)
             for way, effort in EFFORTS.items():
                 asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada", "limit": size, "effort": effort}
-                found, after, parts = [], "", []
-                while True:
-                    part = page(db, wanted, after=after, **asked)
-                    found += uids(part)
-                    parts.append(uids(part))
-                    assert part.searchable
-                    if part.count.exact:
-                        assert part.count.number == len(whole), way
-                    if not part.next:
-                        break
-                    after = part.next
-                assert found == whole, (way, wanted)
-                back = [uids(part)]
-                while part.previous:
-                    part = page(db, wanted, before=part.previous, **asked)
-                    back.append(uids(part))
-                assert back == parts[::-1], (way, wanted, sort)
-                assert uids(page(db, wanted, offset=2 * size, **asked)) == whole[2 * size : 3 * size], way
+                walk_there_and_back(db, wanted, whole, may_end=way == "ended", **asked)
+
+
+@pytest.mark.parametrize("sort", ["", "-received", "patient"])
+def test_a_search_that_ends_early_leads_to_all_that_fits_and_back(ledger: Ledger, sort: str) -> None:
+    drawn = random.Random(7)  # noqa: S311
+    studies = [
+        Study(
+            f"1.2.{n}", drawn.randrange(4), NOW - 300.0 * drawn.randrange(60),
+            NOW - 60.0 * drawn.randrange(9) if n % 3 == 0 else None,
+            name=drawn.choice(NAMES), findings={"edema": drawn.choice(["present", "absent"])},
+        )
+        for n in range(100, 180)
+    ]  # fmt: skip
+    fill(ledger, studies)
+    asked = {"now": NOW, "limits": LIMITS, "sort": sort, "user": "ada"}
+    with ledger.read() as db:
+        for wanted in (Filter(text="mull"), Filter(present=("edema",)), Filter(read=False, text="jorg")):
+            whole = expected(studies, wanted, "ada", sort)
+            for limit, walked in ((1, 2), (3, 5), (3, 12), (8, 25)):
+                effort = Effort(gathered=0, gathered_of_several=0, walked=walked, walked_by_row=walked)
+                walk_there_and_back(db, wanted, whole, may_end=True, limit=limit, effort=effort, **asked)
 
 
 @settings(max_examples=200, deadline=None)
 @given(one=STUDIES, now=st.floats(NOW - 50_000, NOW + 50_000))
 def test_the_order_is_as_it_is_documented(one: list[Study], now: float) -> None:
     """The four sentences of the module, said without its arithmetic."""
-    limit = {0: 900, 1: 3600, 2: 28_800, 3: 28_800}
+    limit = {0: 900, 1: 3600, 2: 14_400, 3: 14_400}
     places = [(place_of(s.rank, s.received_at, s.read_at, now=now, limits=LIMITS), s) for s in one]
     for place, s in places:
         overdue = s.rank > 0 and s.received_at + limit[s.rank] <= now
@@ -229,7 +282,7 @@ def test_the_order_is_as_it_is_documented(one: list[Study], now: float) -> None:
     for place, s in places:
         for other, t in places:
             if place.group is other.group and place.group is Group.READ:
-                assert (place < other) == (s.read_at > t.read_at)  # type: ignore[operator]
+                assert (place < other) == ((-s.read_at, s.rank) < (-t.read_at, t.rank))  # type: ignore[operator]
             elif place.group is other.group and s.rank == t.rank and s.received_at < t.received_at:
                 assert place < other, "of two alike the older goes first"
             elif place.group is other.group is Group.ROUTINE and (s.received_at, -s.rank) < (t.received_at, -t.rank):
@@ -272,8 +325,8 @@ def test_groups_and_limits_are_told_with_each_row(ledger: Ledger) -> None:
     told = [(row["study_instance_uid"], row["group"], row["due_at"], row["changed"]) for row in rows]
     assert told == [
         ("1.1", "overdue", NOW, False),
-        ("1.2", "routine", NOW - 60 + 28_800, False),
-        ("1.3", "read", NOW - 60 + 28_800, True),
+        ("1.2", "routine", NOW - 60 + 14_400, False),
+        ("1.3", "read", NOW - 60 + 14_400, True),
     ]
 
 
@@ -438,6 +491,56 @@ def test_studies_of_an_earlier_ledger_are_made_to_be_found(ledger: Ledger) -> No
     with ledger.read() as db:
         found = page(db, Filter(text="doe", present=("edema",)), now=NOW)
     assert (len(found.rows), found.searchable, found.rows[0]["answer_version"]) == (25, True, 1)
+
+
+def test_the_latest_critical_studies_are_told_with_the_number_of_all(ledger: Ledger) -> None:
+    fill(
+        ledger,
+        [
+            *(Study(f"1.2.{n}", rank=0, received_at=NOW - n) for n in range(100, 110)),
+            Study("1.3.1", rank=0, read_at=NOW),
+            Study("1.3.2", rank=0, status="removed"),
+            Study("1.3.3", rank=1, received_at=NOW),
+        ],
+    )
+    with ledger.read() as db:
+        assert unread_critical(db, 3) == Alarm(10, ("1.2.100", "1.2.101", "1.2.102"))
+
+
+def test_no_name_stands_over_the_findings_of_several_patients(ledger: Ledger) -> None:
+    fill(ledger, [Study("1.1", name="Doe^Jane", reason="several_patients"), Study("1.2", name="Doe^Jane")])
+    with ledger.read() as db:
+        one, other = page(db, now=NOW).rows
+    assert (one["patient_name"], one["patient_id"], one["accession_number"]) == ("Several patients", "", "")
+    assert (other["patient_name"], other["patient_id"]) == ("Doe^Jane", "ID-1.2")
+
+
+def test_the_way_through_all_studies_tells_which_answers_cannot_be_read(ledger: Ledger) -> None:
+    fill(ledger, [Study(f"1.{n}") for n in range(5)])
+    with ledger.write() as db:
+        db.execute(text("UPDATE tasks SET result = '{\"images\": [' WHERE study_instance_uid = '1.3'"))
+    with ledger.read() as db:
+        passed = after(db, "1.0", 3)
+    assert [(p.study_instance_uid, p.is_damaged) for p in passed] == [("1.1", False), ("1.2", False), ("1.3", True)]
+    assert all(p.standing.status is TaskStatus.DONE for p in passed)
+
+
+def test_what_a_study_is_found_by_comes_through_an_older_schema_and_back(ledger: Ledger) -> None:
+    findings = {"edema": "present", "mass": "undetermined"}
+    fill(ledger, [Study(f"1.2.{n}", name="Müller^Jörg", findings=findings) for n in range(100, 110)])
+    for schema in (4, 6, 3, 6):  # schema 3 has neither words nor findings: they are made anew
+        migrate(ledger, schema)
+        if schema == 4:
+            with ledger.read() as db:
+                assert db.execute(text("SELECT count(*) FROM search_terms WHERE term = 'muller'")).scalar() == 10
+                assert db.execute(text("SELECT count(*) FROM study_findings WHERE key = 'edema'")).scalar() == 10
+        if schema == 6:
+            with ledger.write() as db:
+                derive_missing(db, 100)
+            with ledger.read() as db:
+                found = page(db, Filter(text="jorg mull", present=("edema",), undetermined=("mass",)), now=NOW)
+                assert len(found.rows) == 10
+                assert not page(db, Filter(undetermined=("edema",)), now=NOW).rows
 
 
 # --- filters that are kept

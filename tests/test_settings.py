@@ -53,7 +53,7 @@ def test_expected_views_may_be_named(tmp_path: Path) -> None:
 
 
 def test_waiting_limits_are_three_numbers(tmp_path: Path) -> None:
-    assert load_settings({"HILUM_HOME": str(tmp_path)}).waiting_limits_minutes == (15.0, 60.0, 480.0)
+    assert load_settings({"HILUM_HOME": str(tmp_path)}).waiting_limits_minutes == (15.0, 60.0, 240.0)
     given = load_settings({"HILUM_HOME": str(tmp_path), "HILUM_WAITING_LIMITS_MINUTES": "5, 30,240"})
     assert given.waiting_limits_minutes == (5.0, 30.0, 240.0)
     (tmp_path / "hilum.toml").write_text("waiting_limits_minutes = [10, 20, 30.5]\n")

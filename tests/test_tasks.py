@@ -820,6 +820,7 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         tasks.retry(db, "1.2.2", now=now)
         page(db, now=now)
         page(db, Filter(read=False, priority=("none",)), now=now, offset=950)
+        page(db, now=now, before=page(db, now=now, offset=950).previous)
         page(db, Filter(status=("quarantined",)), now=now, sort="-received")
         page(db, Filter(text="phantom", present=("edema",), mine=True, reason="age"), now=now, user="ada")
         marks.begin_act(db, "ada")
@@ -901,7 +902,7 @@ def test_a_sweep_meets_every_study_once(ledger: Ledger) -> None:
         enqueue(ledger, 1, uid)
     seen: list[str] = []
     while page := ask(ledger, tasks.after, seen[-1] if seen else "", 10):
-        seen += [uid for uid, _ in page]
+        seen += [passed.study_instance_uid for passed in page]
     assert len(seen) == 25
     assert set(seen) == uids
     standing = ask(ledger, tasks.standing, [*sorted(uids), *(f"9.{n}" for n in range(1200))])

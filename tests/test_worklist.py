@@ -322,3 +322,23 @@ def test_without_the_ledger_the_page_does_not_say_that_there_are_no_studies() ->
     html = page.render_page(listing.Listing((), ""), {**READY, "state": "impaired", "studies": {}}, 200.0, ledger=False)
     assert "cannot be shown" in html
     assert "No study has arrived" not in html
+
+
+def test_a_search_that_ended_early_says_so_and_goes_on() -> None:
+    some = shown([rows.worklist_row(task())], complete=False, next="abc", asked={"text": "m"})
+    none = shown([], complete=False, next="abc", asked={"text": "m"})
+    for html in (some, none):
+        assert "these are the first that fit" in html
+        assert 'value="abc" id="next"' in html
+    back = shown([], complete=False, next="abc", previous="xyz", before="uvw", asked={"text": "m"})
+    assert "these are the last that fit before" in back
+    assert 'value="xyz" id="previous"' in back
+    assert "No study so far fits" in none
+    assert "No study fits" not in none
+    assert 'id="ended"' not in shown([], asked={"text": "m"})
+
+
+def test_the_number_of_critical_studies_is_that_of_all_and_not_of_those_that_are_named() -> None:
+    html = shown([], critical=("2.25.2", "2.25.1"), critical_number=140)
+    assert "140 critical unread" in html
+    assert 'data-critical="2.25.2 2.25.1"' in html

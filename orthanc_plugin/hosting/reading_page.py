@@ -21,13 +21,13 @@ from orthanc_plugin.ledger.marks import MarkKind
 from orthanc_plugin.ledger.pages import MOST_ROWS, PAGE, Page
 from orthanc_plugin.ledger.pages import page as ledger_page
 from orthanc_plugin.ledger.reading_order import WaitingLimits
+from orthanc_plugin.ledger.views import unread_critical
 from orthanc_plugin.worklist import page, rows
 from orthanc_plugin.worklist.listing import NAMED_WORDS, Choice, Listing, Look, Opinion
 
 LOOK_COOKIE = "hilum_look"
 _PAGING = ("sort", "after", "before", "limit", "page")
-_MOST_CRITICAL = 100  # that are told beside the list
-_CRITICAL = Filter(read=False, priority=("critical",))
+_MOST_CRITICAL = 100  # of the latest, by which a browser tells what is new
 
 
 def fields_of(request: Request) -> dict[str, str]:
@@ -99,14 +99,12 @@ def listing(
         found = ledger_page_of(site, db, now, fields, user=user, most=PAGE)
     asked = {name: value for name, value in fields.items() if name not in _PAGING}
     edges = fields.keys() & {"after", "before"}
-    if edges and not found.rows:  # all of it was read meanwhile
+    if edges and not found.rows and found.complete:  # all of it was read meanwhile, or a search went on to nothing
+        said = said if said[0] else ("Nothing further fits: this is the first page.", False)
         fields = {name: value for name, value in fields.items() if name not in edges}
         found = ledger_page_of(site, db, now, fields, user=user, most=PAGE)
     sort = fields.get("sort", "")
-    critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), limit=_MOST_CRITICAL)
-    more_critical = bool(critical.next)
-    if more_critical:  # a new one must be among those that are told
-        critical = ledger_page(db, _CRITICAL, now=now, limits=_limits(site), sort="-received", limit=_MOST_CRITICAL)
+    critical = unread_critical(db, _MOST_CRITICAL)
     listed = tuple(rows.worklist_row(task) for task in found.rows)
     return Listing(
         rows=listed,
@@ -118,8 +116,9 @@ def listing(
         asked=Filter.from_fields(asked).to_fields(),
         sort=sort,
         searchable=found.searchable,
-        critical=tuple(task["study_instance_uid"] for task in critical.rows),
-        more_critical=more_critical,
+        complete=found.complete,
+        critical=critical.latest,
+        critical_number=critical.number,
         choices=_choices(db, user, Filter.from_fields(asked), sort),
         opinions=_opinions(db, [row.study_instance_uid for row in listed if row.marks]),
         visitor=(user, request.visitor.who.role),

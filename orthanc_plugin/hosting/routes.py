@@ -191,6 +191,7 @@ def _worklist(request: Request, site: Site, db: Connection, now: float) -> Respo
             "next": found.next or None,
             "previous": found.previous or None,
             "searchable": found.searchable,
+            "complete": found.complete,
             "research_only": rows.DISCLAIMER,
         }
     )

@@ -23,7 +23,7 @@ from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger.mark_history import history, judgements
 from orthanc_plugin.ledger.marks import MarkKind
 from orthanc_plugin.ledger.pages import listed
-from orthanc_plugin.ledger.patients import studies_of_patient
+from orthanc_plugin.ledger.patients import has_several, studies_of_patient
 from orthanc_plugin.ledger.reading_order import WaitingLimits
 from orthanc_plugin.ledger.views import of_study
 from orthanc_plugin.worklist import study_view
@@ -79,8 +79,7 @@ def _page(task: dict[str, Any], request: Request, site: Site, db: Connection, no
     images = tuple(_image(image, study, site, bundles) for image in _read_first(result))
     report_uid = result.get("preliminary_report") or ""
     text = site.held.document(report_uid) if report_uid else None
-    several = task["reason"] == "several_patients"  # whose priors would they be?
-    priors = [] if several else studies_of_patient(db, task["patient_id"])
+    priors = [] if has_several(task) else studies_of_patient(db, task["patient_id"])  # whose would they be?
     marks = history(db, study)
     taken_back = {mark.undoes for mark in marks}
     detail = StudyDetail(

@@ -20,17 +20,36 @@ _NAMES_PATIENTS = "patient"  # the sort whose keys are in no cursor
 
 
 @dataclass(frozen=True)
+class Found:
+    """A study and what it is ordered by."""
+
+    uid: str
+    keys: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Cursor:
-    """The study at the edge of a page, by its keys in the order of the pages, and the moment of the first page."""
+    """The edge of a page.
+
+    Parameters
+    ----------
+    now
+        The moment of the first page.
+    place
+        The study after which the next page begins, or before which the page before ends.
+    passed
+        Studies that fit on the pages before this edge, as far as they are known.
+    """
 
     now: float
-    keys: tuple[Any, ...]
-    uid: str
+    place: Found
+    passed: int
 
 
-def token(sort: str, now: float, keys: tuple[Any, ...], uid: str) -> str:
+def token(sort: str, cursor: Cursor) -> str:
     """A cursor as it stands in an address."""
-    told = json.dumps([sort, now, [] if sort.endswith(_NAMES_PATIENTS) else keys, uid], separators=(",", ":"))
+    keys = [] if sort.endswith(_NAMES_PATIENTS) else cursor.place.keys
+    told = json.dumps([sort, cursor.now, keys, cursor.place.uid, cursor.passed], separators=(",", ":"))
     return base64.urlsafe_b64encode(told.encode()).decode().rstrip("=")
 
 
@@ -48,15 +67,16 @@ def read_cursor(db: Connection, given: str, sort: str, width: int) -> Cursor:
     """
     try:
         told = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
-        named, now, keys, uid = told
-        cursor = Cursor(float(now), tuple(keys), str(uid))
-    except (ValueError, TypeError):
+        named, now, keys, uid, passed = told
+        cursor = Cursor(float(now), Found(str(uid), tuple(keys)), int(passed))
+    except (ValueError, TypeError, OverflowError):
         raise FilterInvalid("this is no cursor of a page: begin with the first page") from None
     if named != sort:
         raise FilterInvalid("the cursor belongs to another order: begin with the first page")
     if sort.endswith(_NAMES_PATIENTS):
         sql = "SELECT coalesce(search_words, '') FROM tasks WHERE study_instance_uid = :uid"
-        return replace(cursor, keys=(run(db, sql, uid=cursor.uid).scalar() or "",))
-    if len(cursor.keys) != width or not all(isinstance(key, str | int | float) for key in cursor.keys):
+        words = run(db, sql, uid=cursor.place.uid).scalar() or ""
+        return replace(cursor, place=Found(cursor.place.uid, (words,)))
+    if len(keys) != width or not all(isinstance(key, str | int | float) for key in keys):
         raise FilterInvalid("this is no cursor of a page: begin with the first page")
     return cursor

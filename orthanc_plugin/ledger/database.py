@@ -247,9 +247,9 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
             raise LedgerUnusable(f"{ledger.name} holds other tables ({', '.join(foreign)}): name one of its own")
         if found not in (0, to) and ledger.path is not None:
             _copy(ledger, ledger.path, ledger.path.with_name(f"{ledger.path.name}.v{found}.bak"))
-        bytewise = "" if ledger.path is not None else 'COLLATE "C"'
+        bytewise, clustered = ("", "WITHOUT ROWID") if ledger.path is not None else ('COLLATE "C"', "")
         for statement in _statements(MIGRATIONS, found, to):
-            db.exec_driver_sql(statement.replace("{bytewise}", bytewise))
+            db.exec_driver_sql(statement.replace("{bytewise}", bytewise).replace("{clustered}", clustered))
         _set_version(db, to)
     return found
 

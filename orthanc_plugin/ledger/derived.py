@@ -65,16 +65,16 @@ def _fold(text: str) -> str:
 
 def write_words(db: Connection, study_instance_uid: str, words: str, *, before: str) -> None:
     """Have a study found by these words, and no longer by those before; its row holds them already."""
-    new, old = set(words.split()), set(before.split())
     run_many(
         db,
         "DELETE FROM search_terms WHERE study_instance_uid = :uid AND term = :term",
-        [{"uid": study_instance_uid, "term": term} for term in old - new],
+        [{"uid": study_instance_uid, "term": term} for term in before.split()],
     )
     run_many(
         db,
-        "INSERT INTO search_terms (study_instance_uid, term) VALUES (:uid, :term) ON CONFLICT DO NOTHING",
-        [{"uid": study_instance_uid, "term": term} for term in sorted(new - old)],
+        "INSERT INTO search_terms (study_instance_uid, term, search_words) VALUES (:uid, :term, :words)"
+        " ON CONFLICT DO NOTHING",
+        [{"uid": study_instance_uid, "term": term, "words": words} for term in words.split()],
     )
 
 
@@ -104,12 +104,6 @@ def findings_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _rank(finding: Mapping[str, Any]) -> tuple[int, float]:
     return _TELLING[finding["state"]], -(finding["probability"] or 0.0)
-
-
-def forget(db: Connection, study_instance_uid: str) -> None:
-    """Have a study found by nothing any more."""
-    for table in ("search_terms", "study_findings"):
-        run(db, f"DELETE FROM {table} WHERE study_instance_uid = :uid", uid=study_instance_uid)  # noqa: S608
 
 
 def derive_missing(db: Connection, limit: int) -> int:
@@ -142,8 +136,7 @@ def _derive(db: Connection, uid: str, row: Mapping[Any, Any]) -> None:
         words=words,
         version=version_of(result),
     )
-    forget(db, uid)
-    write_words(db, uid, words, before="")
+    write_words(db, uid, words, before="")  # it has none: where words are NULL, they were never written
     write_findings(db, uid, result)
 
 

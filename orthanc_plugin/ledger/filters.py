@@ -155,10 +155,13 @@ class Range:
         A question that gives their UIDs, perhaps some twice, or removed ones.
     along
         A column of the index, by whose order no planner prefers to read the table.
+    columns
+        Of tasks, that it gives as well, for they stand in its index.
     """
 
     finds: str
     along: str
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Condition:
     holds
         For a row ``t`` that has `study_instance_uid`, and `column` if that is not empty.
     column
-        Of tasks: one that stands in the indexes of the reading order; empty where the study is looked up instead.
+        Of tasks: the one that it looks at; empty where the study is looked up instead.
     ranges
         Where its studies are found.
     """
@@ -184,6 +187,11 @@ class Condition:
     def finds(self) -> str:
         """A question that gives the UIDs of its studies, perhaps some twice, or removed ones."""
         return " UNION ALL ".join(one.finds for one in self.ranges)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is known of each of them without reading its row."""
+        return self.ranges[0].columns
 
 
 def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
@@ -204,7 +212,7 @@ def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
         found.append(_one_of("priority_rank", ranks, "3 - "))
     if wanted.read is not None:
         is_read = f"read_at IS {'NOT ' if wanted.read else ''}NULL"
-        along = "read_at DESC" if wanted.read else "priority_rank, received_at"
+        along = f"priority_rank, {'read_at DESC' if wanted.read else 'received_at'}"
         found.append(Condition(is_read, "read_at", (_of_tasks(f"{is_read} AND status <> 'removed'", along),), {}))
     if wanted.assigned_to:
         found.append(
@@ -224,9 +232,7 @@ def conditions(wanted: Filter, user: str, now: float) -> list[Condition]:
     for state, keys in (("present", wanted.present), ("undetermined", wanted.undetermined)):
         found += [_finding(number, key, state) for number, key in enumerate(keys)]
     if wanted.study_from or wanted.study_until:
-        between = "study_date >= :date_from AND study_date <= :date_until"
-        dates = {"date_from": wanted.study_from or "0", "date_until": wanted.study_until or "9"}
-        found.append(_of_row(between, "status <> 'removed'", "study_date", **dates))
+        found.append(_dated(wanted.study_from or "0", wanted.study_until or "9"))
     return found
 
 
@@ -252,10 +258,24 @@ def _mine(user: str, now: float) -> Condition:
 
 
 def _word(number: int, word: str) -> Condition:
-    low, high = f"word_{number}", f"word_{number}_end"
+    low, high, like = f"word_{number}", f"word_{number}_end", f"word_{number}_like"
     within = f"term >= :{low} AND term < :{high}"
-    which = Range(f"SELECT study_instance_uid FROM search_terms WHERE {within}", "term")
-    return Condition(_has("search_terms", within), "", (which,), {low: word, high: word + _HIGHEST})
+    which = Range(
+        f"SELECT study_instance_uid, search_words FROM search_terms WHERE {within}", "term", ("search_words",)
+    )
+    # words are letters and digits: nothing in them means anything to LIKE
+    holds = f"' ' || search_words LIKE :{like}"
+    return Condition(holds, "search_words", (which,), {low: word, high: word + _HIGHEST, like: f"% {word}%"})
+
+
+def _dated(first: str, last: str) -> Condition:
+    between = "study_date >= :date_from AND study_date <= :date_until"
+    which = Range(
+        f"SELECT study_instance_uid, search_words FROM tasks WHERE {between} AND status <> 'removed'",
+        "study_date",
+        ("search_words",),
+    )
+    return Condition(between, "study_date", (which,), {"date_from": first, "date_until": last})
 
 
 def _finding(number: int, key: str, state: str) -> Condition:

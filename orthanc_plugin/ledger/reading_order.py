@@ -8,8 +8,9 @@ The rule: the AI can raise a study and never lower one, and none waits for ever.
 4. routine, and what the AI did not or could not look at, the oldest first: it never stands below what the AI called
    routine.
 
-Then what was read, the latest first. Priorities are those of ``models/triage.py``; a study waits from when its first
-image came until somebody marks it as read; one that is no longer in Orthanc is not shown.
+Then what was read, the latest first, and of what was read at once the more urgent. Priorities are those of
+``models/triage.py``; a study waits from when its first image came until somebody marks it as read; one that is no
+longer in Orthanc is not shown.
 
 `place_of` is this order for one study. `order_at` is the same as ranges of indexes: which studies are in group 2
 changes with time alone, so that no column can hold it. A test holds them against each other.
@@ -39,11 +40,11 @@ class Group(IntEnum):
 
 @dataclass(frozen=True)
 class WaitingLimits:
-    """Seconds that a study of each priority may wait for a person."""
+    """Seconds that a study of each priority may wait for a person; why these: ``docs/triage.md``."""
 
     critical: float = 900.0
     urgent: float = 3600.0
-    routine: float = 28_800.0
+    routine: float = 14_400.0
 
     @classmethod
     def of_minutes(cls, minutes: Sequence[float]) -> WaitingLimits:
@@ -65,8 +66,8 @@ class Place:
     seconds
         When it came, or when its limit ended (group 2), or when it was read, negative (group 5).
     tie
-        Between studies of several priorities in one group that came at the same moment: what the AI did not look at
-        goes before what it called routine.
+        Between studies of several priorities in one group at the same moment: what the AI did not look at goes before
+        what it called routine, and of what was read the more urgent goes first. It is another for each priority.
     """
 
     group: Group
@@ -79,7 +80,7 @@ def place_of(
 ) -> Place:
     """Where a study stands at a moment; times in seconds since 1970."""
     if read_at is not None:
-        return Place(Group.READ, -read_at)
+        return Place(Group.READ, -read_at, priority_rank)
     if priority_rank == 0:
         return Place(Group.CRITICAL, received_at)
     due_at = received_at + limits.of_rank(priority_rank)
@@ -140,11 +141,17 @@ class Order:
         Of any study; with `values`.
     segments
         One after the other; what is in several streams of a segment, the longest first, is to be merged.
+    sees_to
+        Columns of conditions that all of its studies meet.
+    holds
+        Columns of conditions that stand in its indexes.
     """
 
     keys: tuple[str, ...]
     segments: tuple[tuple[Stream, ...], ...]
     descending: bool = False
+    sees_to: frozenset[str] = frozenset()
+    holds: frozenset[str] = frozenset()
     values: dict[str, Any] = field(default_factory=dict)
 
     def turned(self) -> Order:
@@ -163,7 +170,7 @@ _KEYS = (
     f"CASE WHEN read_at IS NOT NULL THEN 5 WHEN {_IS_OVERDUE} THEN 2 "
     "WHEN priority_rank = 0 THEN 1 WHEN priority_rank = 1 THEN 3 ELSE 4 END",
     f"CASE WHEN read_at IS NOT NULL THEN -read_at WHEN {_IS_OVERDUE} THEN received_at + {_LIMIT} ELSE received_at END",
-    f"CASE WHEN read_at IS NOT NULL THEN 0 WHEN priority_rank = 2 THEN {_TIES[2]} "
+    f"CASE WHEN read_at IS NOT NULL THEN priority_rank WHEN priority_rank = 2 THEN {_TIES[2]} "
     f"WHEN priority_rank = 3 THEN {_TIES[3]} ELSE 0 END",
 )
 
@@ -181,25 +188,33 @@ def order_at(now: float, limits: WaitingLimits, *, ranks: Sequence[int] = (0, 1,
         Whether only what was read is wanted, or only what was not; None: both.
     """
     # most studies are routine: where enough of them are found, no other stream is followed further than that
-    unread = [rank for rank in (2, 1, 3, 0) if rank in ranks and read is not True]
+    wanted = [rank for rank in (2, 1, 3, 0) if rank in ranks]
+    unread = wanted if read is not True else []
     segments = (
         tuple(_unread(Group.CRITICAL, rank, 0.0, now) for rank in unread if rank == 0),
         tuple(_unread(Group.OVERDUE, rank, limits.of_rank(rank), now) for rank in unread if rank > 0),
         tuple(_unread(Group.URGENT, rank, limits.urgent, now) for rank in unread if rank == 1),
         tuple(_unread(Group.ROUTINE, rank, limits.routine, now) for rank in unread if rank > 1),
-        () if read is False else (_READ,),
+        tuple(_read(rank) for rank in wanted) if read is not False else (),
     )
     values = {"critical": limits.critical, "urgent": limits.urgent, "routine": limits.routine, "now": now}
-    return Order(_KEYS, segments, values=values)
+    return Order(_KEYS, segments, sees_to=_SEES_TO, holds=_HOLDS, values=values)
 
 
-_READ = Stream(
-    "read_at IS NOT NULL AND status <> 'removed'",
-    (f"{Group.READ:d}", "-read_at", "0"),
-    ("read_at DESC", "study_instance_uid"),
-    "read_at <= -:key_1",
-    group=Group.READ,
-)
+_SEES_TO = frozenset({"priority_rank", "read_at"})
+_HOLDS = frozenset({"status", "study_date", "search_words"})  # in tasks_unread and tasks_read
+
+
+def _read(rank: int) -> Stream:
+    """Studies of one priority that were read."""
+    return Stream(
+        f"priority_rank = {rank:d} AND read_at IS NOT NULL AND status <> 'removed'",
+        (f"{Group.READ:d}", "-read_at", f"{rank:d}"),
+        ("read_at DESC", "study_instance_uid"),
+        "read_at <= -:key_1",
+        "read_at >= -:until",
+        Group.READ,
+    )
 
 
 def _unread(group: Group, rank: int, limit: float, now: float) -> Stream:

@@ -1,7 +1,8 @@
 """The tables of the ledger, as the steps that lead from one schema to the next and back. Plain SQL, no code.
 
 The rule: a step keeps every row in both directions, and its SQL is the same for SQLite (3.35 and later) and PostgreSQL,
-but for ``{bytewise}``, by which PostgreSQL orders a text as SQLite does (``database``): prefixes are ranges only so.
+but for two words (``database``): ``{bytewise}``, by which PostgreSQL orders a text as SQLite does, for prefixes are
+ranges only so; and ``{clustered}``, by which SQLite keeps a table in the order of its key and not a second time.
 All times are seconds since 1970 (UTC), as DOUBLE PRECISION: PostgreSQL's REAL would round them to minutes.
 """
 
@@ -285,5 +286,84 @@ _ACTS = Migration(
     ),
 )
 
-MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER, _READING, _ACTS)
+# What a page is found by stands where it is looked for: in the order's indexes, and beside each word.
+_FINDING = Migration(
+    6,
+    up=(
+        """
+        CREATE TABLE found_words (                               -- derived from tasks, see ledger/derived.py
+            term                TEXT {bytewise} NOT NULL,
+            study_instance_uid  TEXT NOT NULL,
+            search_words        TEXT {bytewise} NOT NULL,        -- all of them, so that a second word costs no look-up
+            PRIMARY KEY (term, study_instance_uid, search_words)
+        ) {clustered}
+        """,
+        "INSERT INTO found_words (term, study_instance_uid, search_words) "
+        "SELECT s.term, s.study_instance_uid, t.search_words FROM search_terms AS s "
+        "JOIN tasks AS t ON t.study_instance_uid = s.study_instance_uid WHERE t.search_words IS NOT NULL",
+        "DROP TABLE search_terms",
+        "ALTER TABLE found_words RENAME TO search_terms",
+        """
+        CREATE TABLE found_findings (                            -- the same: present and undetermined alone
+            key                 TEXT NOT NULL,
+            state               TEXT NOT NULL,
+            study_instance_uid  TEXT NOT NULL,
+            probability         DOUBLE PRECISION,
+            PRIMARY KEY (key, state, study_instance_uid)
+        ) {clustered}
+        """,
+        "INSERT INTO found_findings (key, state, study_instance_uid, probability) "
+        "SELECT key, state, study_instance_uid, probability FROM study_findings",
+        "DROP TABLE study_findings",
+        "ALTER TABLE found_findings RENAME TO study_findings",
+        "CREATE INDEX study_findings_of_study ON study_findings (study_instance_uid)",
+        "DROP INDEX tasks_dated",
+        "DROP INDEX tasks_read",
+        "DROP INDEX tasks_unread",
+        "CREATE INDEX tasks_unread ON tasks (priority_rank, received_at, study_instance_uid, status, study_date, "
+        "search_words) WHERE read_at IS NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_read ON tasks (priority_rank, read_at DESC, study_instance_uid, status, study_date, "
+        "search_words) WHERE read_at IS NOT NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_dated ON tasks (study_date, study_time, study_instance_uid, search_words) "
+        "WHERE status <> 'removed'",
+    ),
+    down=(
+        "DROP INDEX tasks_dated",
+        "DROP INDEX tasks_read",
+        "DROP INDEX tasks_unread",
+        "CREATE INDEX tasks_unread ON tasks (priority_rank, received_at, study_instance_uid, status) "
+        "WHERE read_at IS NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_read ON tasks (read_at DESC, study_instance_uid, priority_rank, status) "
+        "WHERE read_at IS NOT NULL AND status <> 'removed'",
+        "CREATE INDEX tasks_dated ON tasks (study_date, study_time, study_instance_uid) WHERE status <> 'removed'",
+        "DROP INDEX study_findings_of_study",
+        "ALTER TABLE study_findings RENAME TO found_findings",
+        """
+        CREATE TABLE study_findings (
+            study_instance_uid  TEXT NOT NULL,
+            key                 TEXT NOT NULL,
+            state               TEXT NOT NULL,
+            probability         DOUBLE PRECISION,
+            PRIMARY KEY (study_instance_uid, key)
+        )
+        """,
+        "INSERT INTO study_findings (study_instance_uid, key, state, probability) "
+        "SELECT study_instance_uid, key, state, probability FROM found_findings",
+        "DROP TABLE found_findings",
+        "CREATE INDEX study_findings_found ON study_findings (key, state, study_instance_uid)",
+        "ALTER TABLE search_terms RENAME TO found_words",
+        """
+        CREATE TABLE search_terms (
+            study_instance_uid  TEXT NOT NULL,
+            term                TEXT {bytewise} NOT NULL,
+            PRIMARY KEY (study_instance_uid, term)
+        )
+        """,
+        "INSERT INTO search_terms (study_instance_uid, term) SELECT study_instance_uid, term FROM found_words",
+        "DROP TABLE found_words",
+        "CREATE INDEX search_terms_found ON search_terms (term, study_instance_uid)",
+    ),
+)
+
+MIGRATIONS = (_FIRST, _NOTHING_IS_LOST, _HOLDER, _READING, _ACTS, _FINDING)
 SCHEMA_VERSION = MIGRATIONS[-1].version

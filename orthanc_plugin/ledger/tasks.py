@@ -26,7 +26,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
-from orthanc_plugin.ledger.derived import forget, version_of, words_of, write_findings, write_words
+from orthanc_plugin.ledger.derived import version_of, words_of, write_findings, write_words
 from orthanc_plugin.ledger.lowering import priority_kept
 from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.notes import (
@@ -50,14 +50,7 @@ from orthanc_plugin.ledger.task_states import (
     TaskStatus,
     Urgency,
 )
-from orthanc_plugin.ledger.views import (
-    after,
-    count_by_status,
-    damaged,
-    of_study,
-    oldest_waiting,
-    standing,
-)
+from orthanc_plugin.ledger.views import after, count_by_status, of_study, oldest_waiting, standing
 
 __all__ = [
     "TRANSITIONS",
@@ -75,7 +68,6 @@ __all__ = [
     "belong_to",
     "claim",
     "count_by_status",
-    "damaged",
     "end_leases",
     "end_pauses",
     "enqueue",
@@ -97,16 +89,35 @@ __all__ = [
 ]
 
 
+# What an image, or whoever asks for another reading, does to a task that is there; one statement with the image itself,
+# for a C-STORE waits.
+_AGAIN = """
+            status = CASE WHEN tasks.status = 'running' THEN 'running' ELSE 'queued' END,
+            generation = tasks.generation + 1,
+            urgency = CASE WHEN tasks.status IN ('queued', 'running', 'answered') AND tasks.urgency < :urgency
+                           THEN tasks.urgency ELSE :urgency END,
+            not_before = CASE WHEN tasks.status = 'queued' AND tasks.not_before < :now THEN tasks.not_before
+                              ELSE :now END,
+            due_order = CASE WHEN tasks.status = 'running' THEN NULL ELSE
+                            CASE WHEN tasks.status = 'queued' AND tasks.not_before < :now THEN tasks.not_before
+                                 ELSE :now END
+                            + CASE WHEN tasks.status IN ('queued', 'answered') AND tasks.urgency < :urgency
+                                   THEN {shift} ELSE :shift END END,
+            attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, written_at = :now
+"""
+
+
 def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> None:
     """Record a stored instance: its study is due at once, and what it says of the patient counts from now on."""
     words = words_of(arrival.patient_name, arrival.patient_id, arrival.accession_number)
     row = run(
         db,
         """
-        INSERT INTO tasks (study_instance_uid, status, generation, not_before, received_at, last_instance_at,
+        INSERT INTO tasks (study_instance_uid, status, generation, urgency, not_before, due_order, written_at,
+                           received_at, last_instance_at,
                            patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
                            study_date, study_time, study_description, referring_physician, patient_age, search_words)
-        VALUES (:study_instance_uid, 'removed', 0, :now, :now, :now,
+        VALUES (:study_instance_uid, 'queued', 1, :urgency, :now, :due, :now, :now, :now,
                 :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
                 :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO UPDATE SET
@@ -120,15 +131,18 @@ def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = 
             study_time = coalesce(nullif(excluded.study_time, ''), tasks.study_time),
             study_description = coalesce(nullif(excluded.study_description, ''), tasks.study_description),
             referring_physician = coalesce(nullif(excluded.referring_physician, ''), tasks.referring_physician),
-            patient_age = coalesce(nullif(excluded.patient_age, ''), tasks.patient_age)
+            patient_age = coalesce(nullif(excluded.patient_age, ''), tasks.patient_age),
+        {again}
         RETURNING generation, search_words, patient_name, patient_id, accession_number
-        """,
+        """.replace("{again}", _AGAIN),
         **vars(arrival),  # asdict would copy each value, while a C-STORE waits
         words=words,
         now=now,
+        urgency=int(urgency),
+        shift=SHIFT_SECONDS[urgency],
+        due=now + SHIFT_SECONDS[urgency],
     ).one()
     _find_by_words(db, arrival.study_instance_uid, row)
-    request_again(db, arrival.study_instance_uid, now=now, urgency=urgency)
 
 
 def _find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
@@ -136,20 +150,14 @@ def _find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
     if row.search_words is None:
         return  # `derive_missing` comes to it
     words = words_of(row.patient_name, row.patient_id, row.accession_number)
-    if row.generation == 0:  # a new one, or one without a word yet
+    if row.generation == 1:  # a new one
         write_words(db, uid, row.search_words, before="")
     if words != row.search_words:
         run(db, "UPDATE tasks SET search_words = :words WHERE study_instance_uid = :uid", uid=uid, words=words)
         write_words(db, uid, words, before=row.search_words)
 
 
-def request_again(
-    db: Connection,
-    study_instance_uid: str,
-    *,
-    now: float,
-    urgency: Urgency = Urgency.ROUTINE,
-) -> bool:
+def request_again(db: Connection, study_instance_uid: str, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> bool:
     """Have a known study read once more, as if an image had come; False when the ledger does not know it.
 
     A task that waits keeps its place in the queue and the more pressing of both urgencies; what failed before is
@@ -157,20 +165,7 @@ def request_again(
     """
     changed = run(
         db,
-        """
-        UPDATE tasks SET
-            status = CASE WHEN status = 'running' THEN 'running' ELSE 'queued' END,
-            generation = generation + 1,
-            urgency = CASE WHEN status IN ('queued', 'running', 'answered') AND urgency < :urgency
-                           THEN urgency ELSE :urgency END,
-            not_before = CASE WHEN status = 'queued' AND not_before < :now THEN not_before ELSE :now END,
-            due_order = CASE WHEN status = 'running' THEN NULL ELSE
-                            CASE WHEN status = 'queued' AND not_before < :now THEN not_before ELSE :now END
-                            + CASE WHEN status IN ('queued', 'answered') AND urgency < :urgency
-                                   THEN {shift} ELSE :shift END END,
-            attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, written_at = :now
-        WHERE study_instance_uid = :uid
-        """,
+        "UPDATE tasks SET {again} WHERE study_instance_uid = :uid".replace("{again}", _AGAIN),
         uid=study_instance_uid,
         now=now,
         urgency=int(urgency),
@@ -359,6 +354,9 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
     bool
         False when an image has come since, a worker is at it, or it was noted before.
     """
+    # read before it is forgotten: the index of words leads from a word to its studies, not back
+    words = run(db, "SELECT search_words FROM tasks WHERE study_instance_uid = :uid {locked}", uid=study_instance_uid)
+    before = words.scalar() or ""
     changed = run(
         db,
         """
@@ -377,7 +375,8 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
         now=now,
     ).rowcount
     if changed:
-        forget(db, study_instance_uid)
+        write_words(db, study_instance_uid, "", before=before)
+        write_findings(db, study_instance_uid, {})
     return changed == 1
 
 

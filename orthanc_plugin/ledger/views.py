@@ -6,6 +6,7 @@ The rule: no question grows slower with the number of studies, except the count 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, bindparam, text
@@ -54,6 +55,15 @@ def standing(db: Connection, uids: Sequence[str]) -> dict[str, Standing]:
     return found
 
 
+@dataclass(frozen=True)
+class Passed:
+    """A study on the way through all of them; `is_damaged`: its answer cannot be read."""
+
+    study_instance_uid: str
+    standing: Standing
+    is_damaged: bool
+
+
 def priorities(db: Connection, uids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``priority``, ``status`` and ``is_read`` of these studies; those that the ledger does not show are left out."""
     question = text(
@@ -69,30 +79,45 @@ def priorities(db: Connection, uids: Sequence[str]) -> dict[str, dict[str, Any]]
     }
 
 
-def after(db: Connection, study_instance_uid: str, limit: int) -> list[tuple[str, Standing]]:
+def after(db: Connection, study_instance_uid: str, limit: int) -> list[Passed]:
     """The next `limit` studies in the ledger's order of UIDs, which walks through all of them; "" starts it."""
     rows = db.execute(
         text(
             """
-            SELECT study_instance_uid, status, content, generation, answered_generation FROM tasks
+            SELECT study_instance_uid, status, content, generation, answered_generation, result FROM tasks
             WHERE study_instance_uid > :uid ORDER BY study_instance_uid LIMIT :limit
             """
         ),
         {"uid": study_instance_uid, "limit": limit},
     )
-    return [_standing(row) for row in rows]
+    return [Passed(*_standing(row), is_damaged(row.result)) for row in rows]
 
 
-def damaged(db: Connection, study_instance_uid: str, limit: int) -> set[str]:
-    """Those of the next `limit` studies, as `after` has them, whose answer cannot be read."""
-    rows = db.execute(
-        text(
-            "SELECT study_instance_uid, result FROM tasks"
-            " WHERE study_instance_uid > :uid ORDER BY study_instance_uid LIMIT :limit"
-        ),
-        {"uid": study_instance_uid, "limit": limit},
+@dataclass(frozen=True)
+class Alarm:
+    """The critical studies that nobody has read.
+
+    Parameters
+    ----------
+    number
+        Of them.
+    latest
+        Study Instance UIDs of those that came last, the latest first.
+    """
+
+    number: int
+    latest: tuple[str, ...]
+
+
+def unread_critical(db: Connection, most: int) -> Alarm:
+    """How many critical studies are unread, and which `most` came last; of one index, and no row is read."""
+    which = "FROM tasks WHERE priority_rank = 0 AND read_at IS NULL AND status <> 'removed'"
+    number = db.execute(text(f"SELECT count(*) {which}")).scalar_one()
+    latest = db.execute(
+        text(f"SELECT study_instance_uid {which} ORDER BY received_at DESC, study_instance_uid DESC LIMIT :most"),
+        {"most": most},
     )
-    return {row.study_instance_uid for row in rows if is_damaged(row.result)}
+    return Alarm(number, tuple(latest.scalars()))
 
 
 def _standing(row: Row[Any]) -> tuple[str, Standing]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
 
 from orthanc_plugin.ledger.database import Ledger, LedgerError
 from orthanc_plugin.ledger.ownership import load_archive_id
+from orthanc_plugin.ledger.patients import named
 from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.views import of_study
 from orthanc_plugin.outbox import Notice, Outbox
@@ -89,7 +89,7 @@ def _send(notice: Notice, wanted: NoticeSettings, outbox: Outbox, ledger: Ledger
         outbox.put_off(notice, "somebody has read it", None)
         return
     try:
-        send(notice, content_of(notice, _named(task), wanted), wanted, now)
+        send(notice, content_of(notice, named(task), wanted), wanted, now)
     except NotTaken as error:
         pause = min(_FIRST_RETRY_SECONDS * 2.0 ** min(notice.failures, 20), _LONGEST_RETRY_SECONDS)
         is_old = now - notice.noted_at > _GIVEN_UP_SECONDS
@@ -98,15 +98,3 @@ def _send(notice: Notice, wanted: NoticeSettings, outbox: Outbox, ledger: Ledger
     else:
         outbox.close(notice, now)
         log.info("told", extra=about)
-
-
-def _named(task: dict[str, Any]) -> dict[str, Any]:
-    """The study without a patient where it holds images of several."""
-    if task["reason"] != "several_patients":
-        return task
-    return task | {
-        "patient_name": "Several patients",
-        "patient_id": "",
-        "patient_birth_date": "",
-        "accession_number": "",
-    }

@@ -204,17 +204,18 @@ class _Slice:
         self._deadline = time.monotonic() + seconds
         while True:
             with self._ledger.read() as db:
-                rows, damaged = tasks.after(db, place.row, _ROWS), tasks.damaged(db, place.row, _ROWS)
-            for uid, standing in rows:
+                rows = tasks.after(db, place.row, _ROWS)
+            for row in rows:
                 if not self._goes_on():
                     return self._note(place)
+                uid, standing = row.study_instance_uid, row.standing
                 place = replace(place, row=uid)
                 if standing.status in (TaskStatus.RUNNING, TaskStatus.REMOVED):
                     continue
                 self._found["looked_at"] += 1
                 if not self._orthanc.holds_study(uid):
                     self._remove(uid, standing)
-                elif uid in damaged and standing.status in _AT_REST:
+                elif row.is_damaged and standing.status in _AT_REST:
                     self._write_anew(uid, standing)
             if len(rows) < _ROWS:
                 return self._note(replace(place, row=""))

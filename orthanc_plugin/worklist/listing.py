@@ -158,12 +158,14 @@ class Listing:
         Cursors of the next page and of the one before; empty on the last, and on the first.
     after, before
         The cursor that this page was asked for by, if any.
+    complete
+        False where the search ended before the page was full: there may be more that fit beyond it.
     asked
         Fields of the filter in force.
     critical
-        Study Instance UIDs of critical studies that nobody has read, whatever the filter.
-    more_critical
-        There are more of them: these are the latest received, the latest first.
+        Study Instance UIDs of critical studies that nobody has read, whatever the filter: those that came last.
+    critical_number
+        How many there are.
     opinions
         What people said, by study.
     people
@@ -181,8 +183,9 @@ class Listing:
     asked: Mapping[str, str] = field(default_factory=dict, repr=False)
     sort: str = ""
     searchable: bool = True
+    complete: bool = True
     critical: tuple[str, ...] = ()
-    more_critical: bool = False
+    critical_number: int = 0
     choices: tuple[Choice, ...] = ()
     opinions: Mapping[str, tuple[Opinion, ...]] = field(default_factory=dict)
     visitor: tuple[str, str] = ("", "")

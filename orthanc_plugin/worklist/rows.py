@@ -213,15 +213,12 @@ class WorklistRow:
 
 
 _COUNTED = re.compile(r"^Nothing called present, [0-9]+ undetermined")  # as ``models.triage`` says it of one image
-_OF_ONE_PATIENT = ("patient_id", "patient_birth_date", "patient_sex", "accession_number", "patient_age")
 
 
 def worklist_row(task: dict[str, Any]) -> WorklistRow:
     """Make the row of one task as ``ledger.pages`` gives it."""
     images = task["result"].get("images", [])
     read = [image for image in images if image["status"] == "done"]
-    if task["reason"] == "several_patients":  # no name may stand over another patient's findings
-        task = {**task, **dict.fromkeys(_OF_ONE_PATIENT, ""), "patient_name": "Several patients"}
     return WorklistRow(
         study_instance_uid=task["study_instance_uid"],
         status=task["status"],

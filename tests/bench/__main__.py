@@ -30,6 +30,7 @@ def main() -> int:
     worklist.add_argument("--studies", type=int, default=1_000_000)
     worklist.add_argument("--ledger", choices=["sqlite", "postgresql"], default="sqlite")
     worklist.add_argument("--json", action="store_true")
+    worklist.add_argument("--write", action="store_true", help="docs/worklist.md, the part of this database")
     triage = parts.add_parser("triage", help="simulated waiting: the reading order against others")
     triage.add_argument("--replications", type=int, default=100)
     triage.add_argument("--days", type=int, default=30)
@@ -49,7 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.name == "worklist":
         from tests.bench import worklist
 
-        return worklist.compare(options.studies, postgresql=options.ledger == "postgresql", as_json=options.json)
+        postgresql = options.ledger == "postgresql"
+        return worklist.compare(options.studies, postgresql=postgresql, as_json=options.json, write=options.write)
     if options.name == "triage":
         from tests.bench import triage
 

@@ -6,13 +6,16 @@ artificial intelligence: a clinical workflow simulation", European Radiology 31:
 doi:10.1007/s00330-020-07480-7: first in, first out against priority with and without an upper limit of waiting, judged
 by mean and longest waiting. The numbers of `Room` are not theirs: they are assumptions, chosen so that waiting in the
 order of arrival is about as long on average as they report (80 min), and stand in the report.
+
+The limit for routine studies is chosen by a rule (`chosen_limit`) from a sweep over the same days.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -88,18 +91,27 @@ class Days:
 _LIMITS = WaitingLimits()
 
 
-def _ours(rank: int, came: float, now: float) -> tuple[float, ...]:
-    place = place_of(rank, came, None, now=now, limits=_LIMITS)
-    return place.group, place.seconds, place.tie
-
-
 # From priority_rank, when it came, and now, to what goes first.
 Order = Callable[[int, float, float], tuple[float, ...]]
+
+
+def with_limits(limits: WaitingLimits) -> Order:
+    """Our order, with these limits."""
+
+    def order(rank: int, came: float, now: float) -> tuple[float, ...]:
+        place = place_of(rank, came, None, now=now, limits=limits)
+        return place.group, place.seconds, place.tie
+
+    return order
+
+
+FIRST, ALONE, OURS = "in the order of arrival", "by priority alone", "by priority, with limits (ours)"
 ORDERS: dict[str, Order] = {
-    "in the order of arrival": lambda _rank, came, _now: (came,),
-    "by priority alone": lambda rank, came, _now: (min(rank, 2), came),
-    "by priority, with limits (ours)": _ours,
+    FIRST: lambda _rank, came, _now: (came,),
+    ALONE: lambda rank, came, _now: (min(rank, 2), came),
+    OURS: with_limits(_LIMITS),
 }
+SWEPT = (60, 120, 180, 240, 300, 360, 480, 720)  # minutes that a routine study may wait
 
 
 def days_of(room: Room, number: int, rng: np.random.Generator) -> Days:
@@ -145,14 +157,16 @@ class Figure:
     longest: tuple[float, float]
 
 
-def simulate(room: Room, *, replications: int, number: int, seed: int = 1) -> list[Figure]:
+def simulate(
+    room: Room, orders: Mapping[str, Order] = ORDERS, *, replications: int, number: int, seed: int = 1
+) -> list[Figure]:
     """Play the same days in every order, again and again."""
     drawn: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     console = Console(stderr=True)
     for replication in track(range(replications), description="playing", console=console, transient=True):
         days = days_of(room, number, np.random.default_rng([seed, replication]))
         counted = days.came >= _FIRST_DAY
-        for name, order in ORDERS.items():
+        for name, order in orders.items():
             waited = waits(days, room, order)
             for n, truth in enumerate(CLASSES):
                 some = waited[counted & (days.truth == n)]
@@ -168,16 +182,78 @@ def _figure(order: str, truth: str, drawn: np.ndarray) -> Figure:
     return Figure(order, truth, mean, p95, longest)
 
 
+@dataclass(frozen=True)
+class Swept:
+    """What one limit for routine studies does; minutes, means over replications.
+
+    Parameters
+    ----------
+    critical, urgent
+        Mean wait of the truly critical and urgent.
+    mean, p95, longest
+        Wait of the truly routine.
+    """
+
+    limit: float
+    critical: float
+    urgent: float
+    mean: float
+    p95: float
+    longest: float
+
+
+def swept(figures: list[Figure], order: str, limit: float) -> Swept:
+    """The figures of one order, in short."""
+    of = {f.truth: f for f in figures if f.order == order}
+    routine = of["routine"]
+    return Swept(
+        limit, of["critical"].mean[0], of["urgent"].mean[0], routine.mean[0], routine.p95[0], routine.longest[0]
+    )
+
+
+def chosen_limit(first: Swept, alone: Swept, tried: Sequence[Swept]) -> float | None:
+    """The longest limit that takes back at least half of what priority alone adds to the longest routine wait, while
+    critical studies wait no minute longer than by priority alone and urgent ones keep three quarters of what it gains
+    them; minutes, None where no limit does.
+    """
+    fitting = [
+        one.limit
+        for one in tried
+        if one.longest <= (first.longest + alone.longest) / 2
+        and one.critical <= alone.critical + 1
+        and one.urgent <= alone.urgent + (first.urgent - alone.urgent) / 4
+    ]
+    return max(fitting, default=None)
+
+
 def compare(replications: int, number: int, *, write: bool) -> list[Figure]:
-    """Simulate, print the table, and with `write` keep it and its plot in ``docs``."""
+    """Simulate, print the tables, and with `write` keep them and their plot in ``docs``."""
     room = Room()
-    figures = simulate(room, replications=replications, number=number)
-    table = _markdown(figures)
-    print(table)  # noqa: T201
+    limited = {f"{limit}": with_limits(replace(_LIMITS, routine=60.0 * limit)) for limit in SWEPT}
+    figures = simulate(room, {**ORDERS, **limited}, replications=replications, number=number)
+    first, alone = swept(figures, FIRST, 0.0), swept(figures, ALONE, np.inf)
+    tried = [swept(figures, f"{limit}", limit) for limit in SWEPT]
+    table, sweep = _markdown([f for f in figures if f.order in ORDERS]), _sweep_table(first, alone, tried)
+    print(table, sweep, sep="\n\n")  # noqa: T201
     if write:
-        REPORT.write_text(_report(room, table, replications, number), "utf-8")
-        _plot(figures, PLOT)
+        REPORT.write_text(_report(room, table, sweep, replications, number), "utf-8")
+        _plot(figures, (first, alone, tried), PLOT)
     return figures
+
+
+def _sweep_table(first: Swept, alone: Swept, tried: Sequence[Swept]) -> str:
+    chosen = chosen_limit(first, alone, tried)
+    lines = [
+        "| limit for routine | critical, mean | urgent, mean | routine, mean | 95th percentile | longest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in (first, *tried, alone):
+        name = {0.0: FIRST, np.inf: f"none: {ALONE}"}.get(one.limit, f"{one.limit:.0f} min")
+        mark = "**" if one.limit == chosen else ""
+        cells = (f"{value:.0f}" for value in (one.critical, one.urgent, one.mean, one.p95, one.longest))
+        lines.append(f"| {mark}{name}{mark} | {' | '.join(cells)} |")
+    told = "no limit of these" if chosen is None else f"{chosen:.0f} min"
+    return "\n".join((*lines, "", f"Chosen by the rule: {told}."))
 
 
 def _markdown(figures: list[Figure]) -> str:
@@ -189,7 +265,7 @@ def _markdown(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def _report(room: Room, table: str, replications: int, number: int) -> str:
+def _report(room: Room, table: str, sweep: str, replications: int, number: int) -> str:
     shares = ", ".join(f"{100 * share:.0f} % {name}" for share, name in zip(room.share, CLASSES, strict=True))
     rows = "\n".join(
         f"| {name} | {' | '.join(f'{100 * p:.0f} %' for p in row)} |"
@@ -212,6 +288,20 @@ Our order is the function that orders the worklist (`orthanc_plugin/ledger/readi
 (minutes: {settings}). *By priority alone* is the same without limits. Priority costs whoever is not
 called critical or urgent time; limits give back a part of the longest waits, not all: no order makes the reader faster.
 
+## Which limits
+
+The limit for routine studies decides how much is given back. Over the same days, with the limit for urgent ones as it
+is (that for critical ones changes no place: they stand first in any case); minutes:
+
+{sweep}
+
+The rule: the longest limit that takes back at least half of what priority alone adds to the longest wait of a routine
+study, while critical studies wait no minute longer than by priority alone, and urgent ones keep three quarters of what
+priority gains them, all on average. The shorter the limit, the more the order is that of arrival, and the longer
+urgent studies wait. A site sets its own (`waiting_limits_minutes`): these days are assumed, and others want another.
+
+## Where the numbers come from
+
 The comparison follows Baltruschat et al., *Smart chest X-ray worklist prioritization using artificial intelligence: a
 clinical workflow simulation*, European Radiology 31:3837-3845 (2021),
 [doi:10.1007/s00330-020-07480-7](https://doi.org/10.1007/s00330-020-07480-7), who report for pneumothorax a mean of
@@ -231,13 +321,13 @@ about theirs:
 """
 
 
-def _plot(figures: list[Figure], path: Path) -> None:
+def _plot(figures: list[Figure], sweep: tuple[Swept, Swept, list[Swept]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    chart, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    chart, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     colours = ("#9aa5b1", "#d08770", "#2b6cb0")
     for axis, what, title in ((axes[0], "mean", "Mean wait, minutes"), (axes[1], "longest", "Longest wait, minutes")):
         for n, (order, colour) in enumerate(zip(ORDERS, colours, strict=True)):
@@ -248,6 +338,30 @@ def _plot(figures: list[Figure], path: Path) -> None:
         axis.set_xticks(range(3), [f"truly {truth}" for truth in CLASSES])
         axis.set_title(title)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(0, 140)
     axes[0].legend(frameon=False, loc="upper left")
+    _plot_sweep(axes[2], *sweep)
     chart.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(chart)
+
+
+def _plot_sweep(axis: Any, first: Swept, alone: Swept, tried: Sequence[Swept]) -> None:
+    """The longest wait on the left scale, means on the right one; dotted and dashed: without any limit."""
+    limits, right = [one.limit for one in tried], axis.twinx()
+    for where, what, label, colour in (
+        (axis, "longest", "routine, longest (left)", "#2b6cb0"),
+        (right, "urgent", "urgent, mean (right)", "#d08770"),
+        (right, "critical", "critical, mean (right)", "#b03030"),
+    ):
+        where.plot(limits, [getattr(one, what) for one in tried], "o-", color=colour, label=label)
+        where.axhline(getattr(alone, what), color=colour, linestyle="--", linewidth=1)
+    axis.axhline(first.longest, color="#2b6cb0", linestyle=":", linewidth=1)
+    axis.set_ylim(500, 850)
+    right.set_ylim(0, 140)
+    axis.set_xticks(limits, [f"{limit:.0f}" for limit in limits], fontsize=8)
+    axis.set_xlabel("limit, minutes; dashed: priority alone, dotted: order of arrival", fontsize=8)
+    axis.set_title("Waits by the limit for routine, minutes")
+    axis.spines["top"].set_visible(False)
+    right.spines["top"].set_visible(False)
+    lines = [line for where in (axis, right) for line in where.get_legend_handles_labels()[0]]
+    axis.legend(lines, [line.get_label() for line in lines], frameon=False, loc="center right", fontsize=8)
