@@ -322,3 +322,9 @@ def test_without_the_ledger_the_page_does_not_say_that_there_are_no_studies() ->
     html = page.render_page(listing.Listing((), ""), {**READY, "state": "impaired", "studies": {}}, 200.0, ledger=False)
     assert "cannot be shown" in html
     assert "No study has arrived" not in html
+
+
+def test_a_study_is_flagged_while_its_results_are_stored() -> None:
+    flagged = rows.worklist_row(task(status="running", priority="critical", message="Pneumothorax 91 %, right"))
+    assert "Pneumothorax 91 %, right (first answer)" in shown([flagged])
+    assert "Not answered yet" in shown([rows.worklist_row(task(status="running", priority="none", message=None))])
