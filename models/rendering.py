@@ -118,8 +118,8 @@ class Frame:
 
     def mask_to_stored(self, scores: FloatImage, threshold: float = 0.5) -> BoolMask:
         """Bring scores of shape (size, size) back to (rows, columns), bilinearly, and cut them at `threshold`."""
-        inner = np.ascontiguousarray(scores[self.top : self.top + self.height, self.left : self.left + self.width])
-        hung = resize(inner, *self.hanging.size(self.rows, self.columns)) >= threshold
+        inner = scores[self.top : self.top + self.height, self.left : self.left + self.width]
+        hung = _enlarged_mask(inner, *self.hanging.size(self.rows, self.columns), threshold)
         return np.ascontiguousarray(self.hanging.undo(hung))
 
     def map_to_stored(self, values: FloatImage, longest: int) -> FloatImage:
@@ -262,6 +262,46 @@ def resize(array: FloatImage, rows: int, columns: int) -> FloatImage:
     picture = Image.fromarray(np.ascontiguousarray(array, dtype=np.float32))
     # `reducing_gap` shrinks large radiographs by whole factors first: four times faster, equal to within 0.5 %.
     return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=3.0), dtype=np.float32)
+
+
+def _enlarged_mask(scores: FloatImage, rows: int, columns: int, threshold: float) -> BoolMask:
+    """Where `scores`, resampled as by `resize`, reach a threshold above 0: only around them is anything worked out."""
+    mask = np.zeros((rows, columns), np.bool_)
+    reach = scores >= threshold
+    if not reach.any():
+        return mask
+    down, across = (_Taps.around(np.flatnonzero(reach.any(axis)), scores.shape[1 - axis], size)
+                    for axis, size in ((1, rows), (0, columns)))  # fmt: skip
+    if down is None or across is None:  # it shrinks
+        return np.asarray(resize(scores, rows, columns) >= threshold, np.bool_)
+    # to the right width first, so that what is enlarged most is whole rows, one after the other
+    wide = scores[:, across.first] * (1 - across.share) + scores[:, across.second] * across.share
+    fine = wide[down.first]
+    fine *= (1 - down.share)[:, None]
+    fine += wide[down.second] * down.share[:, None]
+    mask[down.start : down.start + len(fine), across.start : across.start + fine.shape[1]] = fine >= threshold
+    return mask
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Between which two cells of a line each pixel from `start` on lies, and how near it is to the second."""
+
+    start: int
+    first: npt.NDArray[np.int_]
+    second: npt.NDArray[np.int_]
+    share: npt.NDArray[np.float32]
+
+    @classmethod
+    def around(cls, cells: npt.NDArray[np.int_], count: int, size: int) -> _Taps | None:
+        """For the pixels that some of `count` cells have a share in, of a line of `size`; None where it shrinks."""
+        if size < count:
+            return None
+        pixels = size / count
+        start, end = max(0, int((cells[0] - 1) * pixels)), min(size, int((cells[-1] + 2) * pixels) + 1)
+        at = np.clip((np.arange(start, end) + 0.5) / pixels - 0.5, 0, count - 1)
+        first = np.floor(at).astype(np.int_)
+        return cls(start, first, np.minimum(first + 1, count - 1), (at - first).astype(np.float32))
 
 
 def _check_size(ds: Dataset) -> None:
