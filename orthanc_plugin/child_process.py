@@ -22,7 +22,7 @@ from typing import Protocol
 from orthanc_plugin.settings import REPOSITORY
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-# Pictures come and go: given back to the kernel each time, half the time of a reading goes into page faults (mallopt(3)).
+# Pictures come and go: given back to the kernel each time, half of a reading would be page faults (mallopt(3)).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_ARRAY, _KEPT_MEMORY = 32 * 2**20, 256 * 2**20  # bytes: the first is the most that glibc takes
 _FIRST_TO_GO = "500"  # proc(5), oom_score_adj: 0 is an ordinary process, 1000 the first of all
