@@ -6,14 +6,11 @@ The rule: one model's failure is recorded as such and takes nothing from the oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
 from models import appearance, boxes, classes, masks, pixel_gate, scores, structures
 from models.bundle import CRITERIA, Bundle, BundleInvalid, Contract
@@ -30,17 +27,15 @@ from models.findings import (
     SegmentMask,
     View,
 )
+from models.forward import FloatArray, Forward
 from models.opacities import lung_fields
 from models.pixel_gate import GateAnswer
 from models.preprocessing import Preprocessing
 from models.refusal import ImageRefused
 from models.rendering import Frame, RenderedImage, network_input
+from models.runtime import Running, forwards_of
 
 log = logging.getLogger("hilum.inference")
-
-FloatArray = npt.NDArray[np.float32]
-# What a runtime offers: a picture of shape (1, 1, size, size) to named outputs without the batch axis.
-Forward = Callable[[FloatArray], dict[str, FloatArray]]
 
 # Every answer names each of these, so that silence is never mistaken for absence (Wang et al., CVPR 2017).
 NIH_FINDINGS = (
@@ -152,46 +147,36 @@ class Models:
         )
 
 
-def assemble(loaded: Iterable[Bundle], *, threads: int) -> Models:
+def assemble(loaded: Iterable[Bundle], *, threads: int, running: Running | None = None) -> Models:
     """Make bundles ready to run, the lungs first: the others need them to tell sides.
 
     Parameters
     ----------
     threads
         Threads that one inference may use.
+    running
+        What runs the networks; without it torch does.
 
     Raises
     ------
     BundleInvalid
         When two of them are pixel gates, or criteria of the appearance.
     """
-    torch.set_num_threads(threads)
     bundles = sorted(loaded, key=lambda bundle: bundle.contract.interpreter != "structures")
-    running = [(b, torch_forward(b.network)) for b in bundles if b.network is not None]
-    gates = [(b, forward) for b, forward in running if b.contract.interpreter == "gate"]
+    with_network = [bundle for bundle in bundles if bundle.network is not None]
+    asked = list(zip(with_network, forwards_of(with_network, running, threads=threads), strict=True))
+    gates = [(b, forward) for b, forward in asked if b.contract.interpreter == "gate"]
     criteria = [bundle for bundle in bundles if bundle.contract.interpreter == CRITERIA]
     for what, found in (("pixel gates", gates), ("bundles of criteria", criteria)):
         if len(found) > 1:
             raise BundleInvalid(f"two {what} are active: name one of them in the setting `bundles`")
-    finding = [(b, forward) for b, forward in running if b.contract.interpreter != "gate"]
+    finding = [(b, forward) for b, forward in asked if b.contract.interpreter != "gate"]
     return Models(
         tuple(bundle for bundle, _ in finding),
         tuple(forward for _, forward in finding),
         gates[0] if gates else None,
         criteria[0] if criteria else None,
     )
-
-
-def torch_forward(network: nn.Module) -> Forward:
-    """Run a network by torch, float32, eagerly; a tensor it returns is named ``logits``."""
-
-    def forward(picture: FloatArray) -> dict[str, FloatArray]:
-        with torch.inference_mode():
-            output = network(torch.from_numpy(picture))
-        named = output if isinstance(output, dict) else {"logits": output}
-        return {name: value[0].numpy() for name, value in named.items()}
-
-    return forward
 
 
 @dataclass(frozen=True)
@@ -237,10 +222,11 @@ class _Answer:
         """Run one bundle and keep its answer."""
         size, name = bundle.contract.input_size, bundle.identity.name
         if size not in self._pictures:
-            self._pictures[size] = network_input(self.image, size)
-        picture, frame = self._pictures[size]
+            rendered, at = network_input(self.image, size)
+            self._pictures[size] = rendered[None, None], at
+        asked, frame = self._pictures[size]
         preprocessing = bundle.contract.preprocessing
-        output = forward(picture[None, None]) if preprocessing is None else self._published(preprocessing, forward)
+        output = forward(asked) if preprocessing is None else self._published(preprocessing, forward)
         if not all(np.isfinite(values).all() for values in output.values()):
             raise OutputInvalid(f"{name} answered with values that are not numbers")
         if bundle.contract.interpreter == "structures":
@@ -250,7 +236,7 @@ class _Answer:
                 bundle.contract.segments,
                 self.view,
                 name,
-                picture=picture,
+                picture=asked[0, 0],
                 plausibility=bundle.contract.plausibility,
             )
         else:

@@ -101,17 +101,17 @@ class Patience:
     STRETCH = 10.0
 
     def __init__(self, pid: int, seconds: float) -> None:
-        self._pid, self._seconds = pid, seconds
+        self._pid, self.seconds = pid, seconds
         self._started, self._queued = time.monotonic(), _queued_seconds(pid)
 
     @property
     def is_over(self) -> bool:
         """Whether it has taken too long."""
         elapsed = time.monotonic() - self._started
-        if elapsed <= self._seconds:
+        if elapsed <= self.seconds:
             return False
         queued = _queued_seconds(self._pid) - self._queued
-        return elapsed - queued > self._seconds or elapsed > self._seconds * self.STRETCH
+        return elapsed - queued > self.seconds or elapsed > self.seconds * self.STRETCH
 
 
 def _queued_seconds(pid: int) -> float:

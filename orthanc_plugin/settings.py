@@ -40,6 +40,8 @@ class Settings:
         second one that has to wait for a busy core makes an inference ten times slower, not faster.
     minimum_age
         Years; younger patients are refused, for the models were never validated on them.
+    runtime
+        What runs the networks (``models.runtime.Runtime``).
     children
         ``refuse``, or ``caution``: read younger patients all the same and say so.
     outputs
@@ -95,6 +97,7 @@ class Settings:
     ae_title: str = "HILUM"
     bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity", "covid_appearance")
     threads: int = 1
+    runtime: str = "auto"
     minimum_age: int = 18
     children: str = "refuse"
     outputs: tuple[str, ...] = ("preliminary_report", "heat_map")
@@ -182,6 +185,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def translated(self) -> Path:
+        """Folder of networks in the form of the runtime that runs them; it may be emptied."""
+        return self.home / "translated"
+
+    @property
     def active_models(self) -> Path:
         """The file that says which versions are active, where that is not what Hilum ships (``models.activation``)."""
         return self.own_models / "active.json"
@@ -225,7 +233,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "waiting_limits_minutes": (0, 525_600),
     "claim_minutes": (0.1, 1440),
 }
-_CHOICES = {"children": ("refuse", "caution"), "report_language": ("en", "de")}
+_CHOICES = {
+    "children": ("refuse", "caution"),
+    "report_language": ("en", "de"),
+    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "cuda"),
+}
 _NAMES = {
     "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
     "expected_views": ("frontal", "lateral"),

@@ -19,8 +19,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orthanc_plugin.child_process import start_child
+from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import InferenceTask, Outcome, TaskStatus
-from orthanc_plugin.working.reading_loop import become_reader, begin, refuse, serve
+from orthanc_plugin.working.reading_loop import Tell, become_reader, begin, refuse, serve
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 FOLDER = Path(os.environ.get("FAULTS", "."))
@@ -83,6 +84,7 @@ FAULTS: dict[str, Callable[[InferenceTask], object]] = {
     "exhausted": fail_to_allocate,
     "defect": stumble,
     "away": need_orthanc,
+    "dies flagged": lambda _: os.abort(),
     "garbage": lambda _: say(b"\x00\xff\x80garbage" * 1000),
     "endless": babble,
     "foreign": lambda _: say(b'{"fence":-1,"outcome":{}}'),
@@ -90,11 +92,13 @@ FAULTS: dict[str, Callable[[InferenceTask], object]] = {
 }
 
 
-def read(task: InferenceTask) -> Outcome:
+def read(task: InferenceTask, tell: Tell) -> Outcome:
     """Answer, or fail as ``<fault>.<anything>`` says."""
     fault = task.study_instance_uid.partition(".")[0]
     with (FOLDER / "attempts").open("a") as attempts:
         attempts.write(f"{task.study_instance_uid} {os.getpid()}\n")
+    if fault in ("flagged", "dies flagged"):
+        tell(Flag("critical", 0, "Pneumothorax 91 %"))
     FAULTS.get(fault, lambda _: None)(task)
     images = object() if fault == "untold" else [{"by": os.getpid()}]
     rank: Any = {} if fault == "unstorable" else 3

@@ -7,7 +7,7 @@ import pytest
 
 from models.bundle import load_bundle
 from models.findings import View
-from models.inference import torch_forward
+from models.forward import torch_forward
 from models.phantom import Pathology, chest
 from models.rendering import RenderedImage, network_input
 from models.structures import interpret

@@ -18,6 +18,7 @@ from faulty_reader import COMMAND, SECRET
 
 from orthanc_plugin import child_process
 from orthanc_plugin.fork_server import ForkServer
+from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import REPOSITORY
 from orthanc_plugin.working import reading_process
@@ -77,6 +78,22 @@ def failure(answer: Outcome | Failure) -> Failure:
     assert isinstance(answer, Failure)
     assert SECRET not in repr(answer)
     return answer
+
+
+def test_a_study_is_flagged_before_it_is_answered(reader: ReadingProcess) -> None:
+    told: list[Flag] = []
+    answer = reader.read(task("flagged"), 5.0, wanted, told.append)
+    assert isinstance(answer, Outcome)
+    assert told == [Flag("critical", 0, "Pneumothorax 91 %")]
+    assert isinstance(reader.read(task("ok"), 5.0, wanted, told.append), Outcome)
+    assert len(told) == 1
+    assert reader.lives()
+
+
+def test_a_study_stays_flagged_when_its_reader_dies(reader: ReadingProcess) -> None:
+    told: list[Flag] = []
+    assert failure(reader.read(task("dies flagged"), 5.0, wanted, told.append)).reason == "reader_died"
+    assert [flag.priority for flag in told] == ["critical"]
 
 
 def test_studies_pass_one_process_and_come_back_as_they_were_answered(reader: ReadingProcess) -> None:

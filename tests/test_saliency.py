@@ -11,8 +11,9 @@ import pytest
 from models.bundle import Bundle, Contract, FindingContract
 from models.findings import ImageFindings, ModelIdentity, Region, SaliencyMap, View
 from models.findings_json import findings_json
+from models.forward import Forward
 from models.hanging import Hanging
-from models.inference import Forward, ImageIdentity, Models
+from models.inference import ImageIdentity, Models
 from models.phantom import chest
 from models.rendering import Frame, RenderedImage, network_input
 from models.scores import interpret

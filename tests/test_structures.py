@@ -11,7 +11,7 @@ import pytest
 
 from models.bundle import load_bundle
 from models.findings import View
-from models.inference import torch_forward
+from models.forward import torch_forward
 from models.phantom import chest
 from models.plausibility import FEATURES, Plausibility, describe
 from models.refusal import ImageRefused, Refusal

@@ -342,3 +342,9 @@ def test_the_number_of_critical_studies_is_that_of_all_and_not_of_those_that_are
     html = shown([], critical=("2.25.2", "2.25.1"), critical_number=140)
     assert "140 critical unread" in html
     assert 'data-critical="2.25.2 2.25.1"' in html
+
+
+def test_a_study_is_flagged_while_its_results_are_stored() -> None:
+    flagged = rows.worklist_row(task(status="running", priority="critical", message="Pneumothorax 91 %, right"))
+    assert "Pneumothorax 91 %, right (first answer)" in shown([flagged])
+    assert "Not answered yet" in shown([rows.worklist_row(task(status="running", priority="none", message=None))])

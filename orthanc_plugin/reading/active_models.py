@@ -12,6 +12,7 @@ from models.activation import Activation
 from models.bundle import BundleInvalid
 from models.inference import Models, assemble
 from models.registry import Registry
+from models.runtime import Running, Runtime
 from orthanc_plugin.reading.shadow import Shadow, Shadows
 from orthanc_plugin.settings import REPOSITORY, Settings
 
@@ -32,7 +33,8 @@ def load_active(settings: Settings) -> Models:
         When one of them is not here, or is not as it was recorded.
     """
     chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
-    return assemble([bundle.load() for bundle in chosen], threads=threads_of(settings))
+    running = Running(Runtime(settings.runtime), threads_of(settings), settings.translated)
+    return assemble([bundle.load() for bundle in chosen], threads=running.threads, running=running)
 
 
 def load_shadows(settings: Settings) -> Shadows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,7 @@ from orthanc_plugin.archive.client import OrthancClient, ResultRefused, Series, 
 from orthanc_plugin.archive.kept_answer import keep_answer
 from orthanc_plugin.archive.study_content import content_digest, images_digest
 from orthanc_plugin.failpoints import reach
+from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import InferenceTask, Outcome
 from orthanc_plugin.reading.intake_process import IntakeProcess, policy_of
 from orthanc_plugin.reading.outcome import (
@@ -104,10 +105,16 @@ class _Job:
     reader: Reader
     held: list[Series]
     results: StudyResults
+    tell: Callable[[Flag], None]
 
 
-def process_study(task: InferenceTask, reader: Reader) -> Outcome:
+def process_study(task: InferenceTask, reader: Reader, tell: Callable[[Flag], None] = lambda _: None) -> Outcome:
     """Read every radiograph of a study and store the results: the whole flow on one screen.
+
+    Parameters
+    ----------
+    tell
+        Told the priority of the study as soon as the models have answered, before their results are stored.
 
     Raises
     ------
@@ -119,7 +126,7 @@ def process_study(task: InferenceTask, reader: Reader) -> Outcome:
     started = task.result.get("started_at") if task.conclude else time.time()
     held = reader.orthanc.series_of_study(task.study_instance_uid)
     results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
-    job = _Job(task, reader, held, results)
+    job = _Job(task, reader, held, results, tell)
     looked_at = images_digest(held)
     as_before = task.conclude and task.result.get("looked_at") == looked_at  # no image came unnoticed
     if as_before and (recalled := _recall(job)) is not None:
@@ -160,6 +167,7 @@ def _read_images(job: _Job) -> tuple[list[dict[str, Any]], list[ImageFindings]]:
             _refuse_copy(candidate, read_before)
             taken, reading = _read(candidate, job.reader)
             reach("read")
+            job.tell(_flag([*answers, reading.findings]))
             entries.append(_publish(candidate, taken, reading, job.results))
         except ResultWorse as error:
             worse.append(error)
@@ -173,6 +181,11 @@ def _read_images(job: _Job) -> tuple[list[dict[str, Any]], list[ImageFindings]]:
     if worse:  # after the others have their results
         raise worse[0]
     return entries, answers
+
+
+def _flag(answers: list[ImageFindings]) -> Flag:
+    study = StudyFindings(answers[0].study_instance_uid, tuple(answers))
+    return Flag(study.leading.priority.value, study.leading.priority.rank, study.priority_reason)
 
 
 def _recall(job: _Job) -> list[ImageFindings] | None:

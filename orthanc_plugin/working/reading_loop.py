@@ -23,6 +23,7 @@ from orthanc_plugin.child_process import settle
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import fork_children
 from orthanc_plugin.free_space import FreeSpace
+from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, Urgency
 from orthanc_plugin.logs import start_logging, where
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
@@ -30,12 +31,13 @@ from orthanc_plugin.working.reading_process import line_of, short_trace
 
 log = logging.getLogger("hilum.reading")
 
+Tell = Callable[[Flag], None]
 _IDLE_SECONDS = 0.3  # without a task; the worker has the next one sooner, if there is one
 
 
 def serve(
     channel: socket.socket,
-    read: Callable[[InferenceTask], Outcome],
+    read: Callable[[InferenceTask, Tell], Outcome],
     versions: Mapping[str, str],
     expected: Mapping[type[Exception], tuple[str, str]],
     work: Callable[[], bool] = lambda: False,
@@ -57,7 +59,7 @@ def serve(
         try:
             channel.sendall(line_of({"ready": dict(versions)}))
             while line := _next_task(channel, lines, work):
-                channel.sendall(_attempt(_task(line), read, expected))
+                channel.sendall(_attempt(_task(line), read, expected, channel))
                 reach("outcome_sent")
         except ConnectionError:
             return  # the worker has gone
@@ -78,13 +80,18 @@ def _task(line: bytes) -> InferenceTask:
 
 def _attempt(
     task: InferenceTask,
-    read: Callable[[InferenceTask], Outcome],
+    read: Callable[[InferenceTask, Tell], Outcome],
     expected: Mapping[type[Exception], tuple[str, str]],
+    channel: socket.socket,
 ) -> bytes:
-    """The line that answers a task."""
+    """The line that answers a task; what is flagged before is sent at once."""
+
+    def tell(raised: Flag) -> None:
+        channel.sendall(line_of({"fence": task.fence, "flag": asdict(raised)}))
+
     about = {"study_instance_uid": task.study_instance_uid, "fence": task.fence, "attempt": task.attempts}
     try:
-        return line_of({"fence": task.fence, "outcome": asdict(read(task))})
+        return line_of({"fence": task.fence, "outcome": asdict(read(task, tell))})
     except MemoryError as error:
         reason, message, trace = "out_of_memory", "the reading process got no more memory", error.__traceback__
     except tuple(expected) as error:
@@ -162,9 +169,9 @@ def main() -> int:
         reader = Reader(settings, orthanc, models, intake, wording, shadows)
         space = FreeSpace((settings.storage, settings.home), settings.reserve_mb)
 
-        def read(task: InferenceTask) -> Outcome:
+        def read(task: InferenceTask, tell: Tell) -> Outcome:
             try:
-                return process_study(task, reader)
+                return process_study(task, reader, tell)
             except OrthancFailed as error:
                 if space.free_mb() < 1:
                     raise StorageFull(f"{error}, and its disk cannot be written to") from error

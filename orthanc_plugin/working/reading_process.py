@@ -8,6 +8,7 @@ Both sides send one JSON object a line, so that no garbage from a broken process
 
     worker  --->  {"study_instance_uid": ..., "fence": ..., ...}               an InferenceTask
     process --->  {"ready": {model: version}} | {"unusable": message}          once
+                  {"fence": ..., "flag": {...}}                            for a task, once or more, or never
                   {"fence": ..., "outcome": {...}} | {"fence": ..., "failure": {...}}   for each task
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 from orthanc_plugin.child_process import Child, Patience, end_child, how_it_ended
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import ForkServer, ServerEnded
+from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus
 from orthanc_plugin.settings import REPOSITORY
 
@@ -118,13 +120,21 @@ class ReadingProcess:
         """Whether it can be given a task."""
         return self._channel.fileno() >= 0 and self._process.poll() is None and not self._received
 
-    def read(self, task: InferenceTask, seconds: float, unwanted: Callable[[], bool]) -> Outcome | Failure:
+    def read(
+        self,
+        task: InferenceTask,
+        seconds: float,
+        unwanted: Callable[[], bool],
+        flagged: Callable[[Flag], None] = lambda _: None,
+    ) -> Outcome | Failure:
         """Have one study read. The process does not live on (`lives`) when it failed as a process.
 
         Parameters
         ----------
         seconds
             How long this may take before the process is ended, see ``Patience``.
+        flagged
+            Told what the models say of an image, before its results are stored.
 
         Raises
         ------
@@ -140,7 +150,9 @@ class ReadingProcess:
             raise NotReady(f"the reading process took no task ({type(error).__name__})") from error
         reach("task_sent")
         try:
-            answer = _answer(self._next_line(seconds, unwanted), task)
+            patience = Patience(self.pid, seconds)
+            while isinstance(answer := _answer(self._next_line(patience, unwanted), task), Flag):
+                flagged(answer)
         except _Exceeded as limit:
             return self._given_up(limit.reason, f"the study {limit}")
         except ConnectionError:
@@ -161,7 +173,7 @@ class ReadingProcess:
 
     def _wait_until_ready(self, unwanted: Callable[[], bool]) -> dict[str, str]:
         try:
-            message = json.loads(self._next_line(_START_SECONDS, unwanted))
+            message = json.loads(self._next_line(Patience(self.pid, _START_SECONDS), unwanted))
             if "unusable" in message:
                 raise ModelsUnusable(str(message["unusable"]))
             return {str(name): str(version) for name, version in message["ready"].items()}
@@ -172,7 +184,7 @@ class ReadingProcess:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise NotReady("the reading process did not say that it is ready") from None
 
-    def _next_line(self, seconds: float, unwanted: Callable[[], bool]) -> bytes:
+    def _next_line(self, patience: Patience, unwanted: Callable[[], bool]) -> bytes:
         """What comes next on the connection.
 
         Raises
@@ -182,14 +194,13 @@ class ReadingProcess:
             It has gone.
         Abandoned
         """
-        patience = Patience(self.pid, seconds)
         self._channel.settimeout(_WATCH_SECONDS)
-        while b"\n" not in self._received[-_CHUNK:]:
+        while b"\n" not in self._received:
             if unwanted():
                 self.close()
                 raise Abandoned
             if patience.is_over:
-                raise _Exceeded("time_limit", f"took longer than {seconds:g} s")
+                raise _Exceeded("time_limit", f"took longer than {patience.seconds:g} s")
             if self._resident() > self._memory_mb * _MEBIBYTE:
                 raise _Exceeded("out_of_memory", f"took more than {self._memory_mb} MiB of memory")
             try:
@@ -265,12 +276,14 @@ def line_of(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
-def _answer(line: bytes, task: InferenceTask) -> Outcome | Failure:
+def _answer(line: bytes, task: InferenceTask) -> Outcome | Failure | Flag:
     """What a line says of a task; ValueError, TypeError or KeyError when it is no answer to it."""
     message = json.loads(line)
     if message["fence"] != task.fence:
         raise ValueError("the answer to another task")
     if "failure" in message:
         return Failure(**{name: str(value) for name, value in message["failure"].items()})
+    if "flag" in message:
+        return Flag(**message["flag"])
     fields = message["outcome"]
     return Outcome(**{**fields, "status": TaskStatus(fields["status"])})

@@ -21,7 +21,7 @@ from dicom_sr.reader import read_study
 from dicom_sr.report.wording import load_wording
 from models.bundle import load_bundle
 from models.findings import FindingState, ImageFindings
-from models.inference import torch_forward
+from models.forward import torch_forward
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
 from orthanc_plugin.archive.client import OrthancClient

@@ -21,7 +21,8 @@ from models.boxes import boxes_of
 from models.bundle import BundleInvalid, load_bundle
 from models.contracts import BoxContract, ClassContract, MaskContract
 from models.findings import FindingState, View
-from models.inference import ImageIdentity, Models, assemble, torch_forward
+from models.forward import torch_forward
+from models.inference import ImageIdentity, Models, assemble
 from models.phantom import chest
 from models.rendering import RenderedImage
 from training import packaging

@@ -1,0 +1,76 @@
+"""Networks in OpenVINO's form: translated once, kept by digest, and run.
+
+The rule: what is kept is a convenience. A file that is damaged or of another version is made anew, and nothing that
+comes from one is believed until it said the same as torch (``models.runtime``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.forward import FloatArray, Forward, named
+
+
+class _Flat(nn.Module):
+    """A network whose outputs stand in a tuple, in the order of `names`."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = named(self.network(image))
+        return tuple(found[name] for name in self.names)
+
+
+def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path) -> Forward:
+    """A network as OpenVINO runs it on the processor.
+
+    Parameters
+    ----------
+    picture
+        Shape (1, channels, size, size): what it will be asked about is of this shape.
+    precision
+        ``f32`` or ``bf16``: of the computation.
+    kept
+        File (.xml) of the translated network; it is written when it is not there.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    if not kept.exists():
+        _translate(network, picture, kept)
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(kept), "CPU", settings)
+    request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
+
+    def forward(asked: FloatArray) -> dict[str, FloatArray]:
+        request.infer({0: asked}, share_inputs=True)
+        # copied: the next picture is answered into the same memory
+        return {name: np.array(request.get_output_tensor(i).data[0], np.float32) for i, name in enumerate(names)}
+
+    return forward
+
+
+def _translate(network: nn.Module, picture: FloatArray, kept: Path) -> None:
+    """Write a network, both files or none."""
+    import openvino as ov
+
+    with torch.inference_mode():
+        names = tuple(named(network(torch.from_numpy(picture))))
+    program = torch.export.export(_Flat(network, names), (torch.from_numpy(picture),))
+    model: Any = ov.convert_model(program)
+    for name, output in zip(names, model.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as draft:
+        ov.save_model(model, Path(draft) / kept.name, compress_to_fp16=False)
+        # the weights first: where the description lies, both are whole
+        for suffix in (".bin", ".xml"):
+            (Path(draft) / kept.name).with_suffix(suffix).replace(kept.with_suffix(suffix))

@@ -1,0 +1,51 @@
+"""The first word on a study: its priority as soon as the models have answered, before their results are stored.
+
+The rule: it only raises. What is stored in the end decides, and where that never comes, a study stays where it was
+raised to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from orthanc_plugin.ledger.statements import run
+from orthanc_plugin.ledger.task_states import InferenceTask
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What the models said of a study whose results are not stored yet.
+
+    Parameters
+    ----------
+    priority_rank
+        0: critical, to 3: none.
+    message
+        Why, without patient data.
+    """
+
+    priority: str
+    priority_rank: int
+    message: str
+
+
+def flag(db: Connection, task: InferenceTask, raised: Flag, *, now: float) -> bool:
+    """Raise a study in the reading order; False when it stands as high already, or is another worker's."""
+    return (
+        run(
+            db,
+            """
+            UPDATE tasks SET priority = :priority, priority_rank = :rank, message = :message, written_at = :now
+            WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running' AND priority_rank > :rank
+            """,
+            uid=task.study_instance_uid,
+            fence=task.fence,
+            priority=raised.priority,
+            rank=raised.priority_rank,
+            message=raised.message,
+            now=now,
+        ).rowcount
+        == 1
+    )

@@ -1,0 +1,145 @@
+"""Whatever runs the networks says what torch says; what does not, or cannot, is not used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import runtime as runtimes
+from models.bundle import Bundle, load_bundle
+from models.findings import View
+from models.forward import torch_forward
+from models.inference import ImageIdentity, assemble
+from models.networks import Together, begin_alike
+from models.phantom import Pathology, chest
+from models.rendering import RenderedImage
+from models.runtime import Running, Runtime, forwards_of
+from models.translation import openvino_forward
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+NAMES = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity")
+IDENTITY = ImageIdentity("1.2", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3", View.PA)
+
+
+@pytest.fixture(scope="module")
+def bundles() -> list[Bundle]:
+    return [load_bundle(MODELS / name) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("translated")
+
+
+class Wrong(nn.Module):
+    """Says something else every time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))[:, None] + torch.rand(1)
+
+
+def test_the_shipped_bundles_say_the_same_by_openvino(bundles: list[Bundle], kept: Path) -> None:
+    by_torch = assemble(bundles, threads=1)
+    by_openvino = assemble(bundles, threads=1, running=Running(Runtime.OPENVINO, 1, kept))
+    for seed in range(3):
+        shown = [Pathology("lung_opacity", right=True, size=0.9, height=0.7)] if seed else []
+        image = RenderedImage(chest(seed, rows=900, columns=800, pathologies=shown).pixels)
+        one, other = by_torch.look(image, children=False), by_openvino.look(image, children=False)
+        assert one is not None
+        assert other is not None
+        assert (one.shows, one.accepted, one.score) == (
+            other.shows,
+            other.accepted,
+            pytest.approx(other.score, abs=1e-4),
+        )
+        ours, theirs = by_torch.predict(image, IDENTITY), by_openvino.predict(image, IDENTITY)
+        assert [(f.key, f.state) for f in ours.findings] == [(f.key, f.state) for f in theirs.findings]
+        for mine, other in zip(ours.findings, theirs.findings, strict=True):
+            assert (mine.probability is None) == (other.probability is None)
+            assert mine.probability is None or mine.probability == pytest.approx(other.probability, abs=1e-4)
+        for a, b in zip(ours.segments, theirs.segments, strict=True):
+            assert np.mean(a.mask != b.mask) < 1e-4
+
+
+def test_networks_that_begin_alike_are_run_as_one(bundles: list[Bundle], kept: Path) -> None:
+    findings, opacity = bundles[2], bundles[3]
+    assert findings.network is not None
+    assert opacity.network is not None
+    assert begin_alike(findings.network, opacity.network)
+    together = Together([findings.network, opacity.network]).eval()
+    picture = torch.rand(1, 1, 320, 320)
+    with torch.inference_mode():
+        said = together(picture)
+        for number, network in enumerate((findings.network, opacity.network)):
+            for name, value in network(picture).items():
+                assert torch.equal(said[f"{number}.{name}"], value)
+    asked = picture.numpy()
+    forwards = forwards_of(bundles, Running(Runtime.OPENVINO, 1, kept))
+    before, others = forwards[2](asked), forwards[3](asked)
+    assert before["logits"].shape == (15,)
+    assert others["logits"].shape == (1,)
+    assert not np.array_equal(forwards[3](asked.copy() * 0.5)["logits"], others["logits"]), "another picture is run"
+    assert np.array_equal(forwards[2](asked)["logits"], before["logits"])
+
+
+def test_other_first_layers_are_not_shared(bundles: list[Bundle]) -> None:
+    other = load_bundle(MODELS / "lung_opacity")
+    assert other.network is not None
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1e-3)
+    assert not begin_alike(bundles[2].network, other.network)  # type: ignore[arg-type]
+    assert not begin_alike(bundles[1].network, bundles[2].network)  # type: ignore[arg-type]
+
+
+def test_a_translation_is_kept_and_made_anew_when_it_is_damaged(bundles: list[Bundle], tmp_path: Path) -> None:
+    running, picture = Running(Runtime.OPENVINO, 1, tmp_path), np.random.default_rng(0).random((1, 1, 160, 160), "f4")
+    (first,) = forwards_of(bundles[:1], running)
+    (description,) = tmp_path.glob("*.xml")
+    written = description.stat().st_mtime_ns
+    (again,) = forwards_of(bundles[:1], running)
+    assert description.stat().st_mtime_ns == written
+    assert np.array_equal(first(picture)["logits"], again(picture)["logits"])
+    description.write_text("<net", "utf-8")
+    (damaged,) = forwards_of(bundles[:1], running)
+    assert damaged(picture)["logits"] == pytest.approx(first(picture)["logits"], abs=1e-3), "torch answers"
+    forwards_of(bundles[:1], running)
+    assert description.read_text("utf-8") != "<net", "it is made anew at the next start"
+
+
+def test_what_says_something_else_is_not_used(
+    bundles: list[Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Wrong()
+    made = openvino_forward(
+        other, np.zeros((1, 1, 160, 160), np.float32), precision="f32", threads=1, kept=tmp_path / "wrong.xml"
+    )
+    key = runtimes._key(bundles[:1])
+    for suffix in (".xml", ".bin"):
+        (tmp_path / "wrong").with_suffix(suffix).rename((tmp_path / key).with_suffix(suffix))
+    assert made(np.zeros((1, 1, 160, 160), np.float32))["logits"].shape == (1,)
+    (forward,) = forwards_of(bundles[:1], Running(Runtime.OPENVINO, 1, tmp_path))
+    picture = np.random.default_rng(0).random((1, 1, 160, 160), "f4")
+    assert bundles[0].network is not None
+    assert np.array_equal(forward(picture)["logits"], torch_forward(bundles[0].network)(picture)["logits"])
+    assert any("openvino" in record.getMessage() for record in caplog.records)
+
+
+def test_the_choice_of_auto_is_kept(bundles: list[Bundle], tmp_path: Path) -> None:
+    """A study that is read again is read in the same way, however busy the machine was at the start."""
+    auto = Running(Runtime.AUTO, 1, tmp_path)
+    forwards_of(bundles[:1], auto)
+    (choice,) = tmp_path.glob("*.runtime")
+    choice.write_text("torch\n", "utf-8")
+    (forward,) = forwards_of(bundles[:1], auto)
+    picture = np.random.default_rng(0).random((1, 1, 160, 160), "f4")
+    assert bundles[0].network is not None
+    assert np.array_equal(forward(picture)["logits"], torch_forward(bundles[0].network)(picture)["logits"])
+    assert choice.read_text("utf-8") == "torch\n"
+    other = [replace(bundles[0], identity=replace(bundles[0].identity, weights_digest="f" * 64))]
+    forwards_of(other, auto)
+    assert len(list(tmp_path.glob("*.runtime"))) == 2, "other weights are measured anew"
