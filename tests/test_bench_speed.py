@@ -19,7 +19,8 @@ from models.inference import ImageIdentity, assemble
 from models.phantom import chest
 from models.rendering import RenderedImage
 from orthanc_plugin.settings import REPOSITORY
-from tests.bench import growth, latency, machine, node_growth, plain_way, stages
+from tests.bench import growth, latency, limits, machine, node_growth, plain_way, stages
+from tests.bench.sampling import sampled
 from tests.bench.sheets import PAGE, Sheet, Spread, tell, with_section
 from tests.bench.sources import Pictures
 from tests.bench.throughput import Drain
@@ -129,6 +130,31 @@ def test_a_clock_counts_a_stage_within_another_as_the_outer_one() -> None:
         time.sleep(0.01)
     assert set(clock.seconds) == {"outer"}
     assert clock.seconds["outer"] >= 0.01
+
+
+def test_a_function_that_works_is_sampled_and_one_that_waits_is_not() -> None:
+    with sampled() as samples:
+        time.sleep(0.05)
+        _work(0.3)
+    told = samples.table(1)
+    assert samples.number >= 10
+    assert samples.below["tests/test_bench_speed.py:_work"] > 0.9 * samples.number
+    assert samples.seconds == pytest.approx(0.3, rel=0.2)
+    assert "tests/test_bench_speed.py:_work" in told
+
+
+def _work(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        math.sqrt(2.0)
+
+
+def test_the_machine_bounds_what_the_networks_need() -> None:
+    bundle = load_bundle(REPOSITORY / "models" / "lung_fields")
+    found = limits.limits_of([bundle, bundle])
+    assert found.operations == pytest.approx(2 * limits.limits_of([bundle]).operations)
+    assert found.shared <= found.operations
+    assert found.inference_seconds() == pytest.approx(found.shared / found.operations_per_second)
 
 
 def test_timed_models_answer_as_untimed_ones() -> None:

@@ -6,10 +6,8 @@ they begin and end. What is none of theirs is *interpret and encode*. The plain 
 
 from __future__ import annotations
 
-import cProfile
 import io
 import json
-import pstats
 import tempfile
 import time
 from collections import defaultdict
@@ -42,6 +40,7 @@ from tests.bench.baseline import warm_plain_way, write_study
 from tests.bench.limits import Limits, limits_of
 from tests.bench.machine import Machine, describe, keep_to_cores
 from tests.bench.plain_results import to_bytes
+from tests.bench.sampling import sampled
 from tests.bench.sheets import Sheet, Spread, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 
@@ -49,7 +48,6 @@ WHOLE, REST = "whole", "interpret and encode"
 FETCH, ASK, DECODE, INFER, STORE, CONCLUDE = "fetch", "ask Orthanc", "decode", "inference", "store", "report"
 ORDER = (FETCH, DECODE, INFER, REST, STORE, ASK, WHOLE, CONCLUDE)
 _WARMING = 3
-_FUNCTIONS = 25  # of a profile
 _PROFILED = 10  # studies
 _TOLD = {
     FETCH: "fetch: the file from Orthanc, over loopback",
@@ -234,16 +232,13 @@ def _task(ds: Dataset) -> InferenceTask:
 
 
 def _profiled(studies: Sequence[Dataset], reader: Reader) -> str:
-    """In which functions of the reading process the time goes: what it waits for in others counts as well."""
+    """In which functions of the reading process its processor time goes; that of intake and Orthanc is theirs."""
     for ds in studies:
         reader.orthanc.upload(io.BytesIO(to_bytes(ds)))
-    profile = cProfile.Profile()
-    for ds in studies:
-        profile.runcall(process_study, _task(ds), reader)
-    told = io.StringIO()
-    pstats.Stats(profile, stream=told).strip_dirs().sort_stats("tottime").print_stats(_FUNCTIONS)
-    lines = [line.rstrip() for line in told.getvalue().splitlines() if line.strip()]
-    return "\n".join([f"{len(studies)} studies, each read once, under cProfile:", *lines])
+    with sampled() as samples:
+        for ds in studies:
+            process_study(_task(ds), reader)
+    return samples.table(len(studies))
 
 
 def sheets(measured: Stages) -> list[Sheet]:

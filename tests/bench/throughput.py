@@ -91,7 +91,7 @@ def compare(
 
 def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str]) -> tuple[float, float, list[float]]:
     """Seconds until all are answered, and until all have their report; and those of each pass."""
-    site = {"bundles": ",".join(bundles), "quiet_seconds": str(QUIET_SECONDS), "study_seconds": "86400"}
+    site = {"bundles": ",".join(bundles), "quiet_seconds": str(QUIET_SECONDS), "study_seconds": "3600"}
     with ExitStack() as stack:
         settings, _process = start_node(home, **site)
         stack.callback(node.stop, settings)
