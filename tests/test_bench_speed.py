@@ -105,7 +105,11 @@ def test_an_exponent_tells_flat_from_linear() -> None:
     assert flat.exponent == pytest.approx(0.0, abs=1e-9)
     assert linear.exponent == pytest.approx(1.0)
     assert math.isnan(nothing.exponent)
-    assert growth.sheet(growth.PARTS[0], [flat, linear]).rows[-1] == ("exponent", "0.00", "1.00")
+    sheet = growth.sheet(growth.PARTS[0], [flat, linear])
+    assert sheet.rows[-1] == ("exponent", "0.00", "1.00")
+    assert "None grows faster" in sheet.note
+    steep = growth.Course("square, ms", sizes, tuple(Spread.of([size**2]) for size in sizes))
+    assert "Faster than the size grow: square, ms." in growth.sheet(growth.PARTS[0], [flat, steep]).note
 
 
 def test_the_ledger_is_asked_at_each_size_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +192,7 @@ def test_a_node_is_timed_beside_the_plain_way(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(latency, "keep_to_cores", lambda: None)
     monkeypatch.setattr(latency, "_WARMING", 0)
     told = tmp_path / "told.json"
-    measured = latency.compare(1, 0.25, json_file=told, rows=420, columns=360, bundles=("lung_fields",))
+    measured = latency.compare(1, 0.25, json_file=told, rows=420, columns=360, bundles=("lung_fields", "lung_opacity"))
     assert measured.alone["objects"].p50 <= measured.alone["report"].p50
     assert (measured.alone["flagged"].number, measured.loaded["flagged"].number) == (1, 2)
     assert measured.warm.p50 < measured.cold.p50

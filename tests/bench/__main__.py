@@ -123,8 +123,7 @@ def _measure(options: argparse.Namespace) -> None:
     else:
         from tests.bench import growth
 
-        every = [part.name for part in growth.PARTS]
-        names = every if "all" in options.parts else options.parts
+        names = growth.NAMES if "all" in options.parts else options.parts
         growth.compare(names, rounds=options.rounds, most=options.most, **told)
 
 

@@ -43,6 +43,7 @@ PARTS = (
     Part("queue", "With the length of the queue", "studies that wait", (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)),
     Part("archive", "With the size of the archive", "studies in the ledger", (1_000, 10_000, 100_000, 1_000_000)),
 )
+NAMES = tuple(part.name for part in PARTS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Course:
 
 
 def compare(
-    names: Sequence[str] = tuple(part.name for part in PARTS),
+    names: Sequence[str] = NAMES,
     *,
     rounds: int = 10,
     most: float = np.inf,
@@ -83,6 +84,8 @@ def compare(
     machine, found = describe(), {}
     for part in (part for part in PARTS if part.name in names):
         sizes = tuple(size for size in part.sizes if size <= most)
+        if not sizes:
+            raise SystemExit(f"no size of {part.name} is at most {most:g}: the least is {min(part.sizes):g}")
         with tempfile.TemporaryDirectory(prefix=f"hilum-growth-{part.name}-") as folder:
             costs = _MEASURES[part.name](sizes, rounds, Path(folder))
         courses = [Course(cost, sizes, tuple(map(Spread.of, values))) for cost, values in costs.items()]
@@ -113,7 +116,9 @@ def sheet(part: Part, courses: Sequence[Course]) -> Sheet:
         rows.append((f"{size:,g}" if size < 1e6 else f"{size:,.0f}", *map(_cell, spreads)))
     rows.append(("exponent", *("" if np.isnan(c.exponent) else f"{c.exponent:.2f}" for c in courses)))
     number = max(spread.number for course in courses for spread in course.spreads)
-    note = f"Medians of {number}; in brackets the 95th percentile."
+    steep = [course.cost for course in courses if course.exponent > LINEAR]
+    faster = f" Faster than the size grow: {', '.join(steep)}." if steep else " None grows faster than the size."
+    note = f"Medians of {number}; in brackets the 95th percentile.{faster}"
     return Sheet(part.title, (part.varied, *(course.cost for course in courses)), tuple(rows), note)
 
 

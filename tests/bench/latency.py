@@ -97,7 +97,8 @@ def compare(
         )
         stack.callback(node.stop, settings)
         files = [write_study(pictures.study("plain", number), folder) for number in range(len(pictures.templates))]
-        warm, cold = [], []
+        warm: list[float] = []
+        cold: list[float] = []
         bar = progress.add_task("alone", total=studies + _WARMING)
         with Watch(settings) as alone:
             for number in range(studies + _WARMING):

@@ -48,7 +48,7 @@ def with_queue(sizes: Sequence[float], rounds: int, folder: Path) -> dict[str, l
             taken: dict[str, list[float]] = defaultdict(list)
             for _ in range(_MORE * rounds):
                 task = _timed(taken["claim, ms"], ledger, _claim)
-                _timed(taken["release, ms"], ledger, lambda db, task=task: tasks.release(db, task, now=time.time()))
+                _timed(taken["release, ms"], ledger, _giving_back(task))
             for cost, values in taken.items():
                 costs[cost].append(values)
     return dict(costs)
@@ -84,6 +84,10 @@ def _claim(db: Connection) -> InferenceTask:
 
 def _coming(arrival: Arrival) -> Callable[[Connection], None]:
     return lambda db: tasks.enqueue(db, arrival, now=time.time())
+
+
+def _giving_back(task: InferenceTask) -> Callable[[Connection], None]:
+    return lambda db: tasks.release(db, task, now=time.time())
 
 
 def _answering(task: InferenceTask) -> Callable[[Connection], None]:

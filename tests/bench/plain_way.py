@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from monai.transforms import (  # type: ignore[attr-defined]
+from monai.transforms import (
     Activations,
     AsDiscrete,
     Compose,
@@ -33,7 +33,7 @@ from monai.transforms import (  # type: ignore[attr-defined]
     ScaleIntensityRangePercentiles,
 )
 from pydicom import Dataset, dcmread
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels.processing import apply_modality_lut
 from scipy import ndimage
 
 from models import networks  # noqa: F401  (bundles name what is in it)

@@ -1,6 +1,6 @@
 """Where a process spends its processor time, by looking at it every few milliseconds of that.
 
-The rule: calls are not timed and so not slowed, unlike under cProfile, which makes thousands of small ones look like the
+The rule: calls are not timed and so not slowed, unlike under cProfile, where thousands of small ones look like the
 work itself; and as the clock is the processor's, other programs on the machine change little.
 """
 

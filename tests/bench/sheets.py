@@ -29,12 +29,13 @@ class Spread:
     p95: float
     p99: float
     highest: float
+    mean: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """That of some values; percentiles between two of them are interpolated."""
         p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
-        return cls(len(values), min(values), p50, p95, p99, max(values))
+        return cls(len(values), min(values), p50, p95, p99, max(values), float(np.mean(values)))
 
     def cells(self, digits: int = 2) -> tuple[str, ...]:
         """Median, percentiles, and lowest to highest, as `SPREAD` names them."""

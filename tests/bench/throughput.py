@@ -63,7 +63,7 @@ class Drain:
     @property
     def ratio(self) -> float:
         """Studies a second over those of the plain way as one warm process."""
-        return self.warm.p50 * self.studies / self.drained
+        return self.warm.mean * self.studies / self.drained
 
 
 def compare(
@@ -136,7 +136,8 @@ def _passes(settings: Settings) -> list[float]:
 
 def _plain(studies: int, pictures: Pictures, folder: Path, bundles: Sequence[str]) -> tuple[list[float], list[float]]:
     """Seconds of each study, in one warm process and in processes of their own."""
-    warm, cold = [], []
+    warm: list[float] = []
+    cold: list[float] = []
     number = min(studies, _PLAIN)
     with bare_orthanc(folder / "bare") as orthanc:
         with warm_plain_way(orthanc, bundles) as plain:
@@ -155,7 +156,7 @@ def _plain(studies: int, pictures: Pictures, folder: Path, bundles: Sequence[str
 
 def sheets(drain: Drain) -> list[Sheet]:
     """The tables of a measurement."""
-    plain, cold = 1 / drain.warm.p50, 1 / drain.cold.p50
+    plain, cold = 1 / drain.warm.mean, 1 / drain.cold.mean
     rates = [
         ("node: SR and SEG", drain.studies / drain.answered),
         ("node: all, with reports", drain.studies / drain.drained),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, SegmentationStorage
@@ -21,7 +21,7 @@ from orthanc_plugin.settings import Settings
 
 STEP_SECONDS = 0.02
 _ENDED = ("done", "not_processed", "quarantined")
-_RESULTS = {Comprehensive3DSRStorage: "SR", SegmentationStorage: "SEG", BasicTextSRStorage: "report"}
+_RESULTS: Mapping[str, str] = {Comprehensive3DSRStorage: "SR", SegmentationStorage: "SEG", BasicTextSRStorage: "report"}
 
 
 @dataclass
