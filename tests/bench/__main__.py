@@ -37,7 +37,31 @@ def main() -> int:
     triage.add_argument("--write", action="store_true", help="docs/triage.md and its plot")
     bundles = parts.add_parser("models", help="the figures of each committed bundle, and its time an image")
     bundles.add_argument("--json", type=Path, metavar="FILE", help="write them there as well")
+    for name, what, studies in _OF_STUDIES:
+        part = _measuring(parts.add_parser(name, help=what))
+        part.add_argument("--studies", type=int, default=studies)
+        if name == "latency":
+            part.add_argument("--seconds", type=float, default=10.0, help="for which studies come at a steady rate")
+    growth = _measuring(parts.add_parser("growth", help="cost against size of image, bundles, queue and archive"))
+    parts_of_growth = ["pixels", "bundles", "queue", "archive", "all"]
+    growth.add_argument("parts", choices=parts_of_growth, nargs="*", default="all", metavar="PART")
+    growth.add_argument("--rounds", type=int, default=10, help="studies of each size; of a ledger 10 times as many")
+    growth.add_argument("--most", type=float, default=float("inf"), help="leave larger sizes out")
     return _run(parser.parse_args())
+
+
+# Those that send studies to a node: name, what is measured, and how many studies unless it is said.
+_OF_STUDIES = (
+    ("latency", "from the last C-STORE response to flag, objects and report, beside the plain way", 50),
+    ("throughput", "how fast waiting studies are read, beside the plain way", 500),
+    ("stages", "where the time of a study goes, beside the plain way", 30),
+)
+
+
+def _measuring(part: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    part.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    part.add_argument("--write", action="store_true", help="into docs/performance.md")
+    return part
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -57,7 +81,9 @@ def _run(options: argparse.Namespace) -> int:
 
         triage.compare(options.replications, options.days, write=options.write)
         return 0
-    if options.name == "models":
+    if options.name in ("latency", "throughput", "stages", "growth"):
+        _measure(options)
+    elif options.name == "models":
         from tests.bench import bundles
 
         bundles.compare(options.json)
@@ -79,6 +105,28 @@ def _run(options: argparse.Namespace) -> int:
         intake.compare(options.rounds)
         decoders.compare(options.rounds)
     return 0
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """What stands in docs/performance.md."""
+    told = {"json_file": options.json, "write": options.write}
+    if options.name == "latency":
+        from tests.bench import latency
+
+        latency.compare(options.studies, options.seconds, **told)
+    elif options.name == "throughput":
+        from tests.bench import throughput
+
+        throughput.compare(options.studies, **told)
+    elif options.name == "stages":
+        from tests.bench import stages
+
+        stages.compare(options.studies, **told)
+    else:
+        from tests.bench import growth
+
+        names = growth.NAMES if "all" in options.parts else options.parts
+        growth.compare(names, rounds=options.rounds, most=options.most, **told)
 
 
 if __name__ == "__main__":

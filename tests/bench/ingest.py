@@ -6,11 +6,9 @@ is compared with Orthanc's own in the same round.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -19,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import dcmwrite
@@ -29,9 +26,10 @@ from rich.table import Table
 
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.modality import Exposure, radiograph
-from orthanc_plugin.settings import Settings, load_settings
+from orthanc_plugin.settings import Settings
+from tests.bench.bare_orthanc import bare_orthanc
 from tests.faults import victims
-from tests.running_node import free_port, start_node
+from tests.running_node import start_node
 
 ASSOCIATIONS = 8
 ALONE, EMPTY, HELD, WHOLE = "Orthanc alone", "with an empty Python script", "node, reading held", "node, reading"
@@ -84,8 +82,8 @@ def compare(rounds: int, loads: tuple[Load, ...] = LOADS) -> list[Rate]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-ingest-")))
         running = stack.enter_context(_node(folder / "node"))
         servers = {
-            ALONE: stack.enter_context(_orthanc(folder / "alone", script=None)),
-            EMPTY: stack.enter_context(_orthanc(folder / "empty", script="")),
+            ALONE: _server(stack.enter_context(bare_orthanc(folder / "alone"))),
+            EMPTY: _server(stack.enter_context(bare_orthanc(folder / "empty", script=""))),
             HELD: running,
             WHOLE: replace(running, worker_may_run=True),
         }
@@ -128,7 +126,7 @@ def _write(load: Load, seed: str, images: Path) -> list[Path]:
 
 def _send(folders: list[Path], server: _Server) -> float:
     """Seconds until all associations have sent their files."""
-    _let_work(server.home, server.worker_may_run)
+    let_work(server.home, server.worker_may_run)
     started = time.perf_counter()
     senders = [
         subprocess.Popen(
@@ -140,13 +138,13 @@ def _send(folders: list[Path], server: _Server) -> float:
     ]
     codes = [sender.wait() for sender in senders]
     seconds = time.perf_counter() - started
-    _let_work(server.home, False)
+    let_work(server.home, False)
     if any(codes):
         raise SystemExit(f"storescu ended with {codes}: an image was not taken")
     return seconds
 
 
-def _let_work(home: Path, may_run: bool) -> None:
+def let_work(home: Path, may_run: bool) -> None:
     """Hold the reading of a node while others are timed; a bare Orthanc has none.
 
     Never the worker: it might be held in the middle of a transaction, for which the plugin would then wait.
@@ -161,52 +159,15 @@ def _let_work(home: Path, may_run: bool) -> None:
 def _node(home: Path) -> Iterator[_Server]:
     settings, _process = start_node(home, bundles=_BUNDLE, study_seconds="3600")  # a held study takes long
     try:
-        _let_work(home, False)
+        let_work(home, False)
         yield _Server(settings.dicom_port, home, worker_may_run=False)
     finally:
-        _let_work(home, True)
+        let_work(home, True)
         node.stop(settings)
 
 
-@contextmanager
-def _orthanc(home: Path, *, script: str | None) -> Iterator[_Server]:
-    """Orthanc with the node's configuration, but without our plugin; with another script, or without Python."""
-    ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
-    settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})
-    settings.storage.mkdir(parents=True)
-    file = home / "orthanc.json"
-    file.write_text(json.dumps(_configuration(settings, script)), "utf-8")
-    with (home / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(["Orthanc", str(file)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        _wait_for(settings.dicom_port)
-        yield _Server(settings.dicom_port, home, worker_may_run=False)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _configuration(settings: Settings, script: str | None) -> dict[str, Any]:
-    configuration = node.orthanc_configuration(settings) | node.password_check(settings)
-    if script is None:
-        del configuration["PythonScript"], configuration["PythonVerbose"]
-        configuration["Plugins"] = [p for p in configuration["Plugins"] if "Python" not in p]
-    else:
-        empty = settings.home / "empty.py"
-        empty.write_text(script, "utf-8")
-        configuration["PythonScript"] = str(empty)
-    return configuration
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 30
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if time.monotonic() > end:
-            raise SystemExit(f"nothing listens on port {port}")
-        time.sleep(0.1)
+def _server(settings: Settings) -> _Server:
+    return _Server(settings.dicom_port, settings.home, worker_may_run=False)
 
 
 def _table(rates: list[Rate], rounds: int) -> Table:
