@@ -6,9 +6,9 @@ were loaded; which one was taken is kept, for a study that is read again is to b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from models.translation import openvino_forward
 
 log = logging.getLogger("hilum.runtime")
 
-_TIMED = 3  # inferences, after one that warms up
+_TIMED = 5  # inferences, after one that warms up
 
 
 class Runtime(StrEnum):
@@ -142,7 +142,7 @@ def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
             difference = _difference(said, forward(picture))
         except Exception:  # whatever it is, torch answers
             log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
-            kept.unlink(missing_ok=True)  # in case that it is damaged
+            _discard(kept)
             continue
         if difference > _TOLERANCES[runtime]:
             log.warning("%s says something else, by %.3g", runtime, difference, extra={"model": "+".join(names)})
@@ -151,9 +151,16 @@ def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
         if running.runtime is not Runtime.AUTO or seconds[runtime] < seconds[best.runtime]:
             best = Engine(names, runtime, forward)
     if running.runtime is Runtime.AUTO:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        chosen.write_text(f"{best.runtime}\n", "utf-8")
+        with contextlib.suppress(OSError):  # then it is chosen again at the next start
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            chosen.write_text(f"{best.runtime}\n", "utf-8")
     return best
+
+
+def _discard(kept: Path) -> None:
+    """Take away what may be damaged."""
+    with contextlib.suppress(OSError):
+        kept.unlink(missing_ok=True)
 
 
 def _candidates(wanted: Runtime, chosen: Path) -> tuple[Runtime, ...]:
@@ -200,11 +207,11 @@ def _key(bundles: Sequence[Bundle]) -> str:
 
 
 def _seconds(forward: Forward, picture: FloatArray) -> float:
-    """Median time of an inference."""
+    """Time of an inference when nothing came between: the shortest of some."""
     forward(picture)
     times = []
     for _ in range(_TIMED):
         started = time.perf_counter()
         forward(picture)
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return min(times)

@@ -1,11 +1,13 @@
 """Networks in OpenVINO's form: translated once, kept by digest, and run.
 
-The rule: what is kept is a convenience. A file that is damaged or of another version is made anew, and nothing that
-comes from one is believed until it said the same as torch (``models.runtime``).
+The rule: what is kept is a convenience. A file that is damaged or of another version is made anew, one that cannot be
+written is done without, and nothing that comes from one is believed until it said the same as torch
+(``models.runtime``).
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from models.forward import FloatArray, Forward, named
+
+log = logging.getLogger("hilum.translation")
 
 
 class _Flat(nn.Module):
@@ -39,15 +43,18 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     precision
         ``f32`` or ``bf16``: of the computation.
     kept
-        File (.xml) of the translated network; it is written when it is not there.
+        File (.xml) of the translated network; it is written when it is not there and can be.
     """
     import openvino as ov
 
     core = ov.Core()
-    if not kept.exists():
-        _translate(network, picture, kept)
+    if kept.exists():
+        model = core.read_model(kept)
+    else:
+        model = _translate(network, picture)
+        _keep(model, kept)
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = core.compile_model(core.read_model(kept), "CPU", settings)
+    compiled = core.compile_model(model, "CPU", settings)
     request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
 
     def forward(asked: FloatArray) -> dict[str, FloatArray]:
@@ -58,19 +65,29 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     return forward
 
 
-def _translate(network: nn.Module, picture: FloatArray, kept: Path) -> None:
-    """Write a network, both files or none."""
+def _translate(network: nn.Module, picture: FloatArray) -> Any:
+    """A network as OpenVINO's model, its outputs named."""
     import openvino as ov
 
     with torch.inference_mode():
         names = tuple(named(network(torch.from_numpy(picture))))
     program = torch.export.export(_Flat(network, names), (torch.from_numpy(picture),))
-    model: Any = ov.convert_model(program)
+    model = ov.convert_model(program)
     for name, output in zip(names, model.outputs, strict=True):
         output.get_tensor().set_names({name})
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as draft:
-        ov.save_model(model, Path(draft) / kept.name, compress_to_fp16=False)
-        # the weights first: where the description lies, both are whole
-        for suffix in (".bin", ".xml"):
-            (Path(draft) / kept.name).with_suffix(suffix).replace(kept.with_suffix(suffix))
+    return model
+
+
+def _keep(model: Any, kept: Path) -> None:
+    """Write a model, both files or none; where that cannot be, it is translated anew each time."""
+    import openvino as ov
+
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as draft:
+            ov.save_model(model, Path(draft) / kept.name, compress_to_fp16=False)
+            # the weights first: where the description lies, both are whole
+            for suffix in (".bin", ".xml"):
+                (Path(draft) / kept.name).with_suffix(suffix).replace(kept.with_suffix(suffix))
+    except OSError as error:
+        log.warning("a translated network cannot be kept (%s): it is made at each start", error.strerror)

@@ -89,6 +89,8 @@ class Settings:
         How long a study stays in the hands of somebody who does nothing.
     viewer
         Folder of the prepared OHIF files.
+    translated
+        Folder of networks in the form of the runtime that runs them; it may be emptied.
     """
 
     home: Path
@@ -121,6 +123,7 @@ class Settings:
     waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
     viewer: Path = REPOSITORY / ".cache" / "ohif"
+    translated: Path = REPOSITORY / ".cache" / "translated"
 
     @property
     def ledger(self) -> Path:
@@ -183,11 +186,6 @@ class Settings:
     def own_models(self) -> Path:
         """Folder of the site's own bundles, and of what is known of them (``models.registry``)."""
         return self.home / "models"
-
-    @property
-    def translated(self) -> Path:
-        """Folder of networks in the form of the runtime that runs them; it may be emptied."""
-        return self.home / "translated"
 
     @property
     def active_models(self) -> Path:

@@ -111,6 +111,19 @@ def test_a_translation_is_kept_and_made_anew_when_it_is_damaged(bundles: list[Bu
     assert description.read_text("utf-8") != "<net", "it is made anew at the next start"
 
 
+def test_where_nothing_can_be_written_a_network_is_translated_each_time(
+    bundles: list[Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    picture = np.random.default_rng(0).random((1, 1, 160, 160), "f4")
+    for runtime in (Runtime.OPENVINO, Runtime.AUTO):
+        (forward,) = forwards_of(bundles[:1], Running(runtime, 1, tmp_path / "file"))
+        assert bundles[0].network is not None
+        assert forward(picture)["logits"] == pytest.approx(torch_forward(bundles[0].network)(picture)["logits"], abs=1e-3)
+    assert any("cannot be kept" in record.getMessage() for record in caplog.records)
+    assert not any("cannot run it" in record.getMessage() for record in caplog.records)
+
+
 def test_what_says_something_else_is_not_used(
     bundles: list[Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
