@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from models.bundle import Bundle
 from models.forward import FloatArray, Forward, torch_forward
+from models.networks import Together, begin_alike
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
 from models.translation import openvino_forward
@@ -63,43 +64,97 @@ class Running:
     kept: Path
 
 
+@dataclass
+class Engine:
+    """One network, or several that begin alike, and what they said last."""
+
+    names: tuple[str, ...]
+    runtime: Runtime
+    run: Forward
+    _asked: FloatArray | None = field(default=None, repr=False)
+    _said: dict[str, FloatArray] = field(default_factory=dict, repr=False)
+
+    def part(self, number: int) -> Forward:
+        """One of its networks: asked about the same array as another was, it need not be run."""
+        prefix = f"{number}." if len(self.names) > 1 else ""
+
+        def forward(picture: FloatArray) -> dict[str, FloatArray]:
+            if not prefix:
+                return self.run(picture)
+            if picture is not self._asked:
+                self._asked, self._said = None, self.run(picture)
+                self._asked = picture
+            return {key.removeprefix(prefix): value for key, value in self._said.items() if key.startswith(prefix)}
+
+        return forward
+
+
 def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: int = 1) -> list[Forward]:
     """What to ask for the answer of each bundle, all of which have a network; without `running`, torch answers."""
     torch.set_num_threads(threads if running is None else running.threads)
     networks = [bundle.network for bundle in bundles if bundle.network is not None]
     if running is None or running.runtime is Runtime.TORCH:
         return [torch_forward(network) for network in networks]
-    return [_chosen(network, bundle, running) for network, bundle in zip(networks, bundles, strict=True)]
+    forwards: dict[int, Forward] = {}
+    for group in _groups(bundles):
+        engine = _engine([bundles[number] for number in group], running)
+        log.info("networks run", extra={"model": "+".join(engine.names), "runtime": str(engine.runtime)})
+        forwards |= {number: engine.part(place) for place, number in enumerate(group)}
+    return [forwards[number] for number in range(len(bundles))]
 
 
-def _chosen(network: nn.Module, bundle: Bundle, running: Running) -> Forward:
-    """A network by the runtime chosen before, or by the fastest that says the same now."""
-    picture, named = _probe(bundle), {"model": bundle.identity.name}
-    kept = running.kept / f"{_key(bundle)}.xml"
-    best, forward = Runtime.TORCH, torch_forward(network)
-    said = forward(picture)
-    seconds = {best: _seconds(forward, picture)}
-    choice = kept.with_suffix(".runtime")
-    for runtime in _candidates(running.runtime, choice):
+def _groups(bundles: Sequence[Bundle]) -> list[list[int]]:
+    """Which bundles are run together: numbers, each once."""
+    groups: list[list[int]] = []
+    for number, bundle in enumerate(bundles):
+        for group in groups:
+            if _can_share(bundles[group[0]], bundle):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def _can_share(one: Bundle, other: Bundle) -> bool:
+    if (
+        one.contract.input_size != other.contract.input_size
+        or one.contract.preprocessing
+        or other.contract.preprocessing
+    ):
+        return False
+    return one.network is not None and other.network is not None and begin_alike(one.network, other.network)
+
+
+def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
+    """The engine of one group: the runtime chosen before, or the fastest that says the same now."""
+    networks = [bundle.network for bundle in bundles if bundle.network is not None]
+    network = networks[0] if len(networks) == 1 else Together(networks).eval()
+    names, picture = tuple(bundle.identity.name for bundle in bundles), _probe(bundles[0])
+    kept = running.kept / f"{_key(bundles)}.xml"
+    right = torch_forward(network)
+    said, best = right(picture), Engine(names, Runtime.TORCH, right)
+    seconds = {Runtime.TORCH: _seconds(right, picture)}
+    chosen = kept.with_suffix(".runtime")
+    for runtime in _candidates(running.runtime, chosen):
         try:
-            candidate = _made(runtime, network, picture, running.threads, kept)
-            difference = _difference(said, candidate(picture))
+            forward = _made(runtime, network, picture, running.threads, kept)
+            difference = _difference(said, forward(picture))
         except Exception:  # whatever it is, torch answers
-            log.warning("%s cannot run it", runtime, exc_info=True, extra=named)
+            log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
             _discard(kept)
             continue
         if difference > _TOLERANCES[runtime]:
-            log.warning("%s says something else, by %.3g", runtime, difference, extra=named)
+            log.warning("%s says something else, by %.3g", runtime, difference, extra={"model": "+".join(names)})
             continue
-        seconds[runtime] = _seconds(candidate, picture)
-        if running.runtime is not Runtime.AUTO or seconds[runtime] < seconds[best]:
-            best, forward = runtime, candidate
+        seconds[runtime] = _seconds(forward, picture)
+        if running.runtime is not Runtime.AUTO or seconds[runtime] < seconds[best.runtime]:
+            best = Engine(names, runtime, forward)
     if running.runtime is Runtime.AUTO:
         with contextlib.suppress(OSError):  # then it is chosen again at the next start
             kept.parent.mkdir(parents=True, exist_ok=True)
-            choice.write_text(f"{best}\n", "utf-8")
-    log.info("network runs", extra={**named, "runtime": str(best)})
-    return forward
+            chosen.write_text(f"{best.runtime}\n", "utf-8")
+    return best
 
 
 def _discard(kept: Path) -> None:
@@ -143,12 +198,12 @@ def _probe(bundle: Bundle) -> FloatArray:
     return picture[None, None]
 
 
-def _key(bundle: Bundle) -> str:
-    """A name for files of this very network, translated by this very OpenVINO."""
+def _key(bundles: Sequence[Bundle]) -> str:
+    """A name for files of these very networks, translated by this very OpenVINO."""
     import openvino as ov
 
-    parts = (bundle.identity.weights_digest, bundle.identity.config_digest, ov.__version__, torch.__version__)
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+    parts = [part for b in bundles for part in (b.identity.weights_digest, b.identity.config_digest)]
+    return hashlib.sha256("|".join([*parts, ov.__version__, torch.__version__]).encode()).hexdigest()[:32]
 
 
 def _seconds(forward: Forward, picture: FloatArray) -> float:

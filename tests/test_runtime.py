@@ -15,6 +15,7 @@ from models.bundle import Bundle, load_bundle
 from models.findings import View
 from models.forward import torch_forward
 from models.inference import ImageIdentity, assemble
+from models.networks import Together, begin_alike
 from models.phantom import Pathology, chest
 from models.rendering import RenderedImage
 from models.runtime import Running, Runtime, forwards_of
@@ -65,6 +66,36 @@ def test_the_shipped_bundles_say_the_same_by_openvino(bundles: list[Bundle], kep
             assert np.mean(a.mask != b.mask) < 1e-4
 
 
+def test_networks_that_begin_alike_are_run_as_one(bundles: list[Bundle], kept: Path) -> None:
+    findings, opacity = bundles[2], bundles[3]
+    assert findings.network is not None
+    assert opacity.network is not None
+    assert begin_alike(findings.network, opacity.network)
+    together = Together([findings.network, opacity.network]).eval()
+    picture = torch.rand(1, 1, 320, 320)
+    with torch.inference_mode():
+        said = together(picture)
+        for number, network in enumerate((findings.network, opacity.network)):
+            for name, value in network(picture).items():
+                assert torch.equal(said[f"{number}.{name}"], value)
+    asked = picture.numpy()
+    forwards = forwards_of(bundles, Running(Runtime.OPENVINO, 1, kept))
+    before, others = forwards[2](asked), forwards[3](asked)
+    assert before["logits"].shape == (15,)
+    assert others["logits"].shape == (1,)
+    assert not np.array_equal(forwards[3](asked.copy() * 0.5)["logits"], others["logits"]), "another picture is run"
+    assert np.array_equal(forwards[2](asked)["logits"], before["logits"])
+
+
+def test_other_first_layers_are_not_shared(bundles: list[Bundle]) -> None:
+    other = load_bundle(MODELS / "lung_opacity")
+    assert other.network is not None
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1e-3)
+    assert not begin_alike(bundles[2].network, other.network)  # type: ignore[arg-type]
+    assert not begin_alike(bundles[1].network, bundles[2].network)  # type: ignore[arg-type]
+
+
 def test_a_translation_is_kept_and_made_anew_when_it_is_damaged(bundles: list[Bundle], tmp_path: Path) -> None:
     running, picture = Running(Runtime.OPENVINO, 1, tmp_path), np.random.default_rng(0).random((1, 1, 160, 160), "f4")
     (first,) = forwards_of(bundles[:1], running)
@@ -101,7 +132,7 @@ def test_what_says_something_else_is_not_used(
     made = openvino_forward(
         other, np.zeros((1, 1, 160, 160), np.float32), precision="f32", threads=1, kept=tmp_path / "wrong.xml"
     )
-    key = runtimes._key(bundles[0])
+    key = runtimes._key(bundles[:1])
     for suffix in (".xml", ".bin"):
         (tmp_path / "wrong").with_suffix(suffix).rename((tmp_path / key).with_suffix(suffix))
     assert made(np.zeros((1, 1, 160, 160), np.float32))["logits"].shape == (1,)

@@ -1,9 +1,8 @@
-"""Trains ``chest_findings`` (the 14 NIH findings, any abnormality) and ``lung_opacity`` (with boxes).
+"""Trains ``chest_findings`` (the 14 NIH findings, any abnormality) and ``lung_opacity`` (with boxes) together.
 
 A network that has learnt to see on ImageNet is trained further from its middle on; its first layers stay as they are,
 so that what they give for six views of each picture is worked out once. Findings are learnt from labels that are
-softened by the scores of another model, opacities from boxes and outlines that people drew. Both are learnt together,
-for each teaches the other, and twice: opacities are found better on larger pictures, and findings are not.
+softened by the scores of another model, opacities from boxes and outlines that people drew.
 
 The rule: every figure and threshold comes from patients that the weights behind it have not seen (five folds by
 patient). What ships is trained on all in the same way: the figures are those of the folds.
@@ -37,7 +36,7 @@ from training.data import (
     read_outlined_opacities,
     split_patients,
 )
-from training.evidence import CELL, FOLDS, INPUT_SIZE, OPACITY_SIZE, OUTPUTS, FloatArray, HeldOut, Samples, write
+from training.evidence import CELLS, FOLDS, INPUT_SIZE, OUTPUTS, FloatArray, HeldOut, Samples, write
 from training.findings_learner import FindingsLearner
 from training.fine_tuning import FineTuning, Rates
 from training.opacity_evidence import write_opacity
@@ -74,9 +73,13 @@ def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, s
     kept
         Folder for the networks of the folds: one that lies there from the same command and data is not trained again.
     """
+    torch.manual_seed(seed)
     records = [*read_findings(data), *read_outlined_opacities(data)]
     trunk = EfficientNetLite()
     load_efficientnet_lite(trunk, weights)
+    pictures, frames = network_pictures([r.image for r in records], INPUT_SIZE, "rendering")
+    lows, samples = look(trunk, pictures, draw_opacities(records, frames), records, seed)
+    held_out = HeldOut(np.zeros((len(records), len(OUTPUTS))), np.zeros((len(records), CELLS, CELLS)))
     provenance = {
         "command": f"./hilum train chest_findings --epochs {epochs} --seed {seed}",
         "seed": seed,
@@ -88,34 +91,23 @@ def train(data: Path, bundle: Path, weights: Path, kept: Path, *, epochs: int, s
         ),
         "starts_from_sha256": data_digest([weights]),
         "images": len(records),
-        "patients": len({record.patient for record in records}),
+        "patients": len(set(samples.patients)),
     }
 
-    def learnt(size: int) -> tuple[FindingsLearner, Samples, HeldOut]:
-        pictures, frames = network_pictures([r.image for r in records], size, "rendering")
-        lows, samples = look(trunk, pictures, draw_opacities(records, frames, size // 4), records, seed)
-        of_size = {**provenance, "input_size": size}
-
-        def fitted(inside: npt.NDArray[np.bool_], own_seed: int, part: str) -> FindingsLearner:
-            return kept_or_made(
-                kept / f"{size} {part}.pt",
-                of_size,
-                lambda: fit(trunk, lows, samples, inside, epochs=epochs, seed=own_seed, what=f"{size} px, {part}"),
-            )
-
-        held_out = HeldOut(
-            np.zeros((len(records), len(OUTPUTS))), np.zeros((len(records), samples.cells, samples.cells))
+    def fitted(inside: npt.NDArray[np.bool_], own_seed: int, part: str) -> FindingsLearner:
+        return kept_or_made(
+            kept / f"{part}.pt",
+            provenance,
+            lambda: fit(trunk, lows, samples, inside, epochs=epochs, seed=own_seed, what=part),
         )
-        for fold in range(FOLDS):
-            unseen = samples.fold == fold
-            network = fitted(~unseen, seed + fold, f"fold {fold + 1}")
-            held_out.logits[unseen], held_out.maps[unseen] = answer(network, lows, unseen)
-        return fitted(samples.fold >= 0, seed, "all"), samples, held_out
 
-    network, samples, held_out = learnt(INPUT_SIZE)
-    write(bundle, network.parts()[0], samples, held_out, provenance)
-    network, samples, held_out = learnt(OPACITY_SIZE)
-    write_opacity(bundle.with_name("lung_opacity"), network.parts()[1], samples, held_out, provenance)
+    for fold in range(FOLDS):
+        unseen = samples.fold == fold
+        network = fitted(~unseen, seed + fold, f"fold {fold + 1}")
+        held_out.logits[unseen], held_out.maps[unseen] = answer(network, lows, unseen)
+    findings, opacity = fitted(samples.fold >= 0, seed, "all").parts()
+    write(bundle, findings, samples, held_out, provenance)
+    write_opacity(bundle.with_name("lung_opacity"), opacity, samples, held_out, provenance)
 
 
 def kept_or_made(file: Path, provenance: dict[str, Any], make: Callable[[], FindingsLearner]) -> FindingsLearner:
@@ -123,7 +115,7 @@ def kept_or_made(file: Path, provenance: dict[str, Any], make: Callable[[], Find
     if file.exists():
         saved = torch.load(file, weights_only=True)
         if saved["provenance"] == provenance:
-            network = FindingsLearner(len(OUTPUTS) - 1, len(saved["state"]["opacity.place"]))
+            network = FindingsLearner(len(OUTPUTS) - 1, CELLS)
             network.load_state_dict(saved["state"])
             return network.eval()
     network = make()
@@ -150,9 +142,9 @@ def look(
     """
     torch.manual_seed(seed)
     trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
-    count, side, cells = len(records), pictures.shape[-1] // 8, pictures.shape[-1] // CELL
+    count, side = len(records), INPUT_SIZE // 8
     lows = np.empty((VIEWS, count, trunk.LOW, side, side), np.float16)
-    opaque = torch.empty(VIEWS, count, cells, cells)
+    opaque = torch.empty(VIEWS, count, CELLS, CELLS)
     with torch.inference_mode(), tqdm(total=VIEWS * count, desc="first layers", unit="image") as progress:
         for view in range(VIEWS):
             for start in range(0, count, BATCH):
@@ -184,7 +176,9 @@ def frozen_features(trunk: EfficientNetLite, lows: Lows) -> FloatArray:
     return torch.cat(features).double().numpy()
 
 
-def draw_opacities(records: Sequence[FindingRecord], frames: Sequence[Frame], side: int) -> npt.NDArray[np.float32]:
+def draw_opacities(
+    records: Sequence[FindingRecord], frames: Sequence[Frame], side: int = 4 * CELLS
+) -> npt.NDArray[np.float32]:
     """Boxes and outlines as pictures of shape (n, side, side)."""
     drawn = np.zeros((len(records), side, side), np.float32)
     for canvas, record, frame in zip(drawn, records, frames, strict=True):
@@ -246,7 +240,7 @@ def mix(
 
 def begin(trunk: EfficientNetLite, samples: Samples, pool: npt.NDArray[np.int_]) -> FindingsLearner:
     """A network that knows how often each finding is there, and where opacities lie, but has looked at no picture."""
-    network = FindingsLearner(len(OUTPUTS) - 1, samples.cells)
+    network = FindingsLearner(len(OUTPUTS) - 1, CELLS)
     network.trunk.load_state_dict(trunk.state_dict())
     share = torch.from_numpy(np.nanmean(samples.truth[pool, :-1], 0))
     network.findings.weight.data.normal_(0.0, 0.005)
@@ -264,7 +258,7 @@ def loss_of(logits: Tensor, heat: Tensor, targets: Tensor, marked: Tensor) -> Te
     logits, targets
         Shape (n, outputs); a target is NaN where unknown.
     heat, marked
-        Logits and shares of each cell that lies in an opacity, shape (n, cells, cells); a share is NaN where nobody
+        Logits and shares of each cell that lies in an opacity, shape (n, CELLS, CELLS); a share is NaN where nobody
         looked.
     """
     known = ~torch.isnan(targets)
@@ -297,7 +291,7 @@ def soft_targets(samples: Samples) -> npt.NDArray[np.float32]:
 
 
 def place_of(boxes: Tensor) -> Tensor:
-    """How often a cell lies in a box, as log odds around their mean: shape (cells, cells) from (n, cells, cells)."""
+    """How often a cell lies in a box, as log odds around their mean: shape (CELLS, CELLS) from (n, CELLS, CELLS)."""
     smooth = functional.avg_pool2d(boxes.mean(0)[None, None], 3, 1, padding=1, count_include_pad=False)[0, 0]
     both_sides = (smooth + smooth.flip(-1)) / 2  # pictures are mirrored in training
     odds = torch.logit(both_sides.clamp(0.004, 0.996))

@@ -29,8 +29,7 @@ from training.metrics.shortcuts import feature_scores, margin, shortcut_scores
 from training.recipe import load_recipe
 
 INPUT_SIZE = 320
-OPACITY_SIZE = 448  # opacities are found, and pointed at, better than on smaller pictures; findings are not
-CELL = 16  # pixels of such a picture along a side of a cell of a map
+CELLS = INPUT_SIZE // 16  # side of a map
 OUTPUTS = (*NIH_COLUMNS, "abnormal", "lung_opacity")  # opacity last: it has its own head
 FOLDS = 5
 # A finding is evaluated when the lower bound of its AUROC reaches this, with enough positives, above the shortcut, and
@@ -71,7 +70,7 @@ class Samples:
     truth, teacher
         Shape (n, outputs): 0 to 1, NaN where nobody said.
     opaque
-        Shape (views, n, cells, cells): share of each cell that lies in an opacity's box or outline.
+        Shape (views, n, CELLS, CELLS): share of each cell that lies in an opacity's box or outline.
     frozen
         Shape (n, features): what the trunk, as published, gives of each picture. A regression on it is the floor.
     """
@@ -82,11 +81,6 @@ class Samples:
     teacher: npt.NDArray[np.float32]
     opaque: Tensor
     frozen: FloatArray
-
-    @property
-    def cells(self) -> int:
-        """Of the side of a map."""
-        return int(self.opaque.shape[-1])
 
     @property
     def looked_at(self) -> npt.NDArray[np.bool_]:

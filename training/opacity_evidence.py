@@ -27,12 +27,12 @@ from models.scores import boxes_of
 from training.card import Card, Table, metadata, plot_intervals, plot_reliability, write_card
 from training.data import BOXED_SIDE
 from training.evidence import (
-    CELL,
+    CELLS,
     HEADER,
+    INPUT_SIZE,
     LEAST_AUROC,
     LEAST_POINTING,
     NEVER_MEASURED,
-    OPACITY_SIZE,
     OUTPUTS,
     Evidence,
     FloatArray,
@@ -51,7 +51,7 @@ from training.metrics.scores import auroc
 from training.opacity_outlines import OUTLINE_FROM, OutlineFigures, outline_figures
 
 KEY = "lung_opacity"
-VERSION = "0.2.0"
+VERSION = "0.1.0"
 Lungs = tuple[SegmentMask, ...]
 
 
@@ -90,9 +90,8 @@ def lungs_of(samples: Samples, finder: LungFinder) -> dict[int, Lungs]:
 
 def _boxes(heat: FloatArray, logit: float, lungs: Lungs) -> Detections:
     """As the node draws them, surer where the image is; in pixels of the files, which are square."""
-    side = 4 * len(heat)
-    fine = resize(heat.astype(np.float32), side, side)
-    scale = BOXED_SIDE / side
+    fine = resize(heat.astype(np.float32), 4 * CELLS, 4 * CELLS)
+    scale = BOXED_SIDE / (4 * CELLS)
     told = (Region(x * scale, y * scale, w * scale, h * scale, score) for x, y, w, h, score in boxes_of(fine, 1.0))
     drawn = [region for box in told if (region := cut_to_lungs(box, lungs))]
     likely = float(sigmoid(logit))
@@ -140,16 +139,16 @@ def write_opacity(
                "average_precision_without_cutting_to_lungs": asdict(uncut),
                "outlines": asdict(outlines)}  # fmt: skip
     section = {
-        "interpreter": "scores", "input_size": OPACITY_SIZE,
+        "interpreter": "scores", "input_size": INPUT_SIZE,
         "findings": {KEY: finding},
         "provenance": provenance, "figures": figures,
     }  # fmt: skip
     described = metadata(
         "Lung opacity on frontal chest radiographs of adults",
         "Raising the reading priority of radiographs in research. Not a medical device, not for diagnosis.",
-        channels=1, size=OPACITY_SIZE, outputs={"0": KEY}, version=VERSION,
+        channels=1, size=INPUT_SIZE, outputs={"0": KEY}, version=VERSION,
     )  # fmt: skip
-    network_def = {"_target_": "models.networks.OpacityNet", "cells": samples.cells}
+    network_def = {"_target_": "models.networks.OpacityNet", "cells": CELLS}
     write_bundle(bundle, network, {"network_def": network_def}, {**described, "hilum": section})
     plots = (
         plot_intervals(
@@ -221,9 +220,8 @@ def _card(
             "they show where to look, and not how far an opacity reaches. Much of the hit rate is where opacities "
             "usually lie.",
             f"The outline is {'shown' if outlines.carries else 'not shown'}, for which it must lie on people's "
-            "outlines better than both lungs as a whole, beyond doubt. It is coarse: a cell is a "
-            f"{OPACITY_SIZE // CELL}th of the picture. The lungs are those of lung_fields, which learnt from some of "
-            "these pictures.",
+            "outlines better than both lungs as a whole, beyond doubt. It is coarse: a cell is a 20th of the picture. "
+            "The lungs are those of lung_fields, which learnt from some of these pictures.",
             NEVER_MEASURED,
             "Share of the teacher and mixup were chosen on two of the five folds, and how far a cell looks at its "
             "neighbours and whether boxes are cut to the lungs on all of them, which makes the figures, of pointing "

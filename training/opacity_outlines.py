@@ -17,7 +17,7 @@ from models.findings import BoolMask
 from models.rendering import network_input, render_picture
 from models.scores import outline
 from training.data import FindingRecord, paint_boxes
-from training.evidence import CELL, FloatArray
+from training.evidence import INPUT_SIZE, FloatArray
 from training.lung_crop import LungFinder
 from training.metrics.intervals import Interval, mean_interval
 from training.metrics.overlap import dice
@@ -74,7 +74,7 @@ def _drawn(
         record, image = records[i], render_picture(records[i].image)
         lungs = finder.find(image)
         if lungs is not None:  # without lungs the node shows nothing, and refuses the picture
-            _, frame = network_input(image, CELL * maps.shape[-1])
+            _, frame = network_input(image, INPUT_SIZE)
             ours = outline(maps[i].astype(np.float32), frame, OUTLINE_FROM, lungs)
             yield record, ours, lungs, _truth(record, *lungs.shape)
 

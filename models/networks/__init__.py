@@ -15,6 +15,7 @@ from models.networks.lite_unet import LiteUNet
 from models.networks.mirrored import Mirrored
 from models.networks.pyramid import PyramidFeatures
 from models.networks.squeezenet import Fire, SqueezeNetTrunk
+from models.networks.together import Together, begin_alike
 from models.networks.transition import TransitionClassifier
 from models.networks.trunks import DenseNetFeatures, ResNetFeatures, SqueezeNetFeatures
 from models.networks.vision_transformer import TransformerClassifier, VisionTransformer
@@ -37,8 +38,10 @@ __all__ = [
     "ResNetFeatures",
     "SqueezeNetFeatures",
     "SqueezeNetTrunk",
+    "Together",
     "TransformerClassifier",
     "TransitionClassifier",
     "VisionTransformer",
+    "begin_alike",
     "decode",
 ]

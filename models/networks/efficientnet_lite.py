@@ -87,6 +87,10 @@ class EfficientNetLite(nn.Module):
         """Edges and textures: from (n, 1, h, w) to (n, LOW, h / 8, w / 8)."""
         return self.coarser(self.fine(x))
 
+    def beginning(self) -> list[nn.Parameter]:
+        """The parameters behind `low`."""
+        return [p for part in (self.stem, *self.blocks[: self.LOW_BLOCKS]) for p in part.parameters()]
+
     def high(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `low` gives, to features of shapes (n, MIDDLE, h / 16, w / 16) and (n, TOP, h / 32, w / 32)."""
         middle = x

@@ -27,7 +27,11 @@ class FindingsNet(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """From (n, 1, h, w), 0 to 1, to ``logits`` (n, outputs) and ``maps`` (n, outputs, h / 16, w / 16)."""
-        middle, top = self.trunk(x)
+        return self.after(self.trunk.low(x))
+
+    def after(self, low: Tensor) -> dict[str, Tensor]:
+        """The same from what ``trunk.low`` gives."""
+        middle, top = self.trunk.high(low)
         maps = self.findings(torch.cat((middle, _enlarged(top)), 1))
         return {"logits": maps.mean((2, 3)), "maps": maps}
 
@@ -51,7 +55,11 @@ class OpacityNet(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """From (n, 1, h, w), 0 to 1, to ``logits`` (n, 1) and ``maps`` (n, 1, h / 16, w / 16), shares of each cell."""
-        middle, top = self.trunk(x)
+        return self.after(self.trunk.low(x))
+
+    def after(self, low: Tensor) -> dict[str, Tensor]:
+        """The same from what ``trunk.low`` gives."""
+        middle, top = self.trunk.high(low)
         logit, heat = self.opacity(torch.cat((middle, _enlarged(functional.relu6(self.reduce(top)))), 1))
         return {"logits": logit[:, None], "maps": shares(heat)[:, None]}
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.bundle import Bundle
+from models.networks import Together, begin_alike
 
 _SIDE = 1536  # of the matrices
 _BYTES = 64 * 2**20  # copied: more than any cache holds
@@ -27,8 +28,9 @@ class Limits:
 
     Parameters
     ----------
-    operations
-        Floating-point operations of all networks for one image.
+    operations, shared
+        Floating-point operations of all networks for one image, each by itself; and where those that begin alike are
+        run as one.
     operations_per_second
         Of a matrix product in float32.
     bytes_per_second
@@ -36,12 +38,13 @@ class Limits:
     """
 
     operations: float
+    shared: float
     operations_per_second: float
     bytes_per_second: float
 
     def inference_seconds(self) -> float:
-        """What the networks would take if all of it ran as fast as a matrix product."""
-        return self.operations / self.operations_per_second
+        """What the shared networks would take if all of it ran as fast as a matrix product."""
+        return self.shared / self.operations_per_second
 
     def copy_seconds(self, size: float) -> float:
         """What copying so many bytes once takes."""
@@ -51,14 +54,27 @@ class Limits:
 def limits_of(bundles: Sequence[Bundle]) -> Limits:
     """Count what the bundles need, and measure the machine."""
     asked = [bundle for bundle in bundles if bundle.network is not None]
-    return Limits(sum(map(_operations, asked)), _peak(), _bandwidth())
+    alone = sum(_operations([bundle]) for bundle in asked)
+    groups: list[list[Bundle]] = []
+    for bundle in asked:
+        group = next((g for g in groups if _alike(g[0], bundle)), None)
+        groups.append([bundle]) if group is None else group.append(bundle)
+    return Limits(alone, sum(map(_operations, groups)), _peak(), _bandwidth())
 
 
-def _operations(bundle: Bundle) -> float:
+def _alike(one: Bundle, other: Bundle) -> bool:
+    if one.network is None or other.network is None:
+        return False
+    return one.contract.input_size == other.contract.input_size and begin_alike(one.network, other.network)
+
+
+def _operations(bundles: Sequence[Bundle]) -> float:
     """Of one image; a multiplication and an addition are two."""
-    size = bundle.contract.input_size
+    networks = [bundle.network for bundle in bundles if bundle.network is not None]
+    size = bundles[0].contract.input_size
+    network = networks[0] if len(networks) == 1 else Together(networks).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bundle.network(torch.zeros(1, 1, size, size))  # type: ignore[misc]
+        network(torch.zeros(1, 1, size, size))
     return float(counter.get_total_flops())
 
 

@@ -17,10 +17,8 @@ from models.rendering import RenderedImage, network_input
 from training.backbone import load_efficientnet_lite
 from training.chest_findings import VIEWS, draw_opacities, fit, kept_or_made, loss_of, mix, soft_targets
 from training.data import FindingRecord
-from training.evidence import OUTPUTS, Samples
+from training.evidence import CELLS, OUTPUTS, Samples
 from training.findings_learner import FindingsLearner
-
-CELLS = 20
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.data import NIH_COLUMNS, FindingRecord
-from training.evidence import FOLDS, LEAST_AUROC, OUTPUTS, RANDOM_SOURCE, Samples, mean_of_eight, weigh
+from training.evidence import CELLS, FOLDS, LEAST_AUROC, OUTPUTS, RANDOM_SOURCE, Samples, mean_of_eight, weigh
 from training.metrics.scores import auroc
 
 IMAGES = 600
@@ -31,7 +31,7 @@ def samples(seed: int, *, told_apart: bool) -> tuple[Samples, npt.NDArray[np.flo
     ]
     made = Samples(
         records, np.arange(IMAGES) // 2 % FOLDS, truth, np.full_like(truth, np.nan),
-        torch.zeros(1, IMAGES, 20, 20), rng.normal(size=(IMAGES, 4)) + 0.5 * truth[:, EFFUSION : EFFUSION + 1],
+        torch.zeros(1, IMAGES, CELLS, CELLS), rng.normal(size=(IMAGES, 4)) + 0.5 * truth[:, EFFUSION : EFFUSION + 1],
     )  # fmt: skip
     return made, within.astype(float) + rng.normal(size=truth.shape)
 

@@ -9,11 +9,10 @@ from PIL import Image
 from models.phantom import chest
 from models.rendering import network_input, render_picture, resize
 from training.data import FindingRecord
-from training.evidence import CELL
+from training.evidence import CELLS, INPUT_SIZE
 from training.lung_crop import LungFinder
 from training.opacity_outlines import OUTLINE_FROM, outline_figures
 
-CELLS = 20
 LOWER = slice(CELLS // 2, CELLS)  # rows of cells
 
 
@@ -75,12 +74,12 @@ def test_a_picture_without_lungs_counts_for_nothing(
 
 def test_the_outline_is_cut_at_the_share_of_a_cell(records: list[FindingRecord], finder: LungFinder) -> None:
     image = render_picture(records[0].image)
-    _, frame = network_input(image, CELL * CELLS)
+    _, frame = network_input(image, INPUT_SIZE)
     lungs = finder.find(image)
     assert lungs is not None
     shares = np.linspace(0.0, 1.0, CELLS, dtype=np.float32)[:, None].repeat(CELLS, 1)
     found = outline_figures(records, np.stack([shares] * 4), finder)
-    kept = frame.mask_to_stored(resize(shares, CELL * CELLS, CELL * CELLS), OUTLINE_FROM)
+    kept = frame.mask_to_stored(resize(shares, INPUT_SIZE, INPUT_SIZE), OUTLINE_FROM)
     assert not kept[:80].any()
     assert kept[130:].all()
     assert found.outlined.value > found.lungs_on_outlined.value
