@@ -36,6 +36,10 @@ from orthanc_plugin.working.worker import Worker
 _WITNESS = (
     "CREATE TABLE seen (study TEXT, before TEXT, after TEXT)",
     """
+    CREATE TRIGGER beginning AFTER INSERT ON tasks
+    BEGIN INSERT INTO seen VALUES (new.study_instance_uid, NULL, new.status); END
+    """,
+    """
     CREATE TRIGGER witness AFTER UPDATE OF status ON tasks WHEN old.status <> new.status
     BEGIN INSERT INTO seen VALUES (new.study_instance_uid, old.status, new.status); END
     """,
@@ -77,7 +81,7 @@ class Site:
             rows = db.execute(
                 text("SELECT before, after FROM seen WHERE study = :s ORDER BY rowid"), {"s": study}
             ).all()
-        for before, after in rows:
+        for before, after in rows[1:]:
             assert TaskStatus(after) in TRANSITIONS[TaskStatus(before)]
         return [after for _, after in rows]
 

@@ -1,12 +1,13 @@
 """Cursors: after which study a page of the worklist begins, or before which it ends.
 
-The rule: a cursor names no patient, for cursors stand in addresses.
+The rule: a cursor names no patient, for cursors stand in addresses; and whoever writes an address may write anything.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from sqlalchemy import Connection
 from orthanc_plugin.ledger.filters import FilterInvalid
 from orthanc_plugin.ledger.statements import run
 
-READING_KEYS = 3  # of the reading order (``reading_order``)
+_LONGEST = 1000  # characters; that of a study with the longest of UIDs has 250
+_LARGEST = 1e15  # of its numbers
 _NAMES_PATIENTS = "patient"  # the sort whose keys are in no cursor
 
 
@@ -53,22 +55,27 @@ def token(sort: str, cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(told.encode()).decode().rstrip("=")
 
 
-def read_cursor(db: Connection, given: str, sort: str, width: int) -> Cursor:
+def read_cursor(db: Connection, given: str, sort: str, kinds: Sequence[type]) -> Cursor:
     """The cursor that `token` made.
 
     Parameters
     ----------
-    width
-        How many keys the order has.
+    kinds
+        Of the order's keys: text or numbers.
 
     Raises
     ------
     FilterInvalid
     """
     try:
-        told = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
-        named, now, keys, uid, passed = told
+        told = base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)) if len(given) <= _LONGEST else b""
+        # reading JSON goes down once for each bracket, for which the threads of Orthanc's web server have little room
+        if told.count(b"[") > 2 or b"{" in told:
+            raise ValueError
+        named, now, keys, uid, passed = json.loads(told)
         cursor = Cursor(float(now), Found(str(uid), tuple(keys)), int(passed))
+        if not (_is(now, float) and 0 <= cursor.passed < _LARGEST):
+            raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise FilterInvalid("this is no cursor of a page: begin with the first page") from None
     if named != sort:
@@ -77,6 +84,12 @@ def read_cursor(db: Connection, given: str, sort: str, width: int) -> Cursor:
         sql = "SELECT coalesce(search_words, '') FROM tasks WHERE study_instance_uid = :uid"
         words = run(db, sql, uid=cursor.place.uid).scalar() or ""
         return replace(cursor, place=Found(cursor.place.uid, (words,)))
-    if len(keys) != width or not all(isinstance(key, str | int | float) for key in keys):
+    if len(keys) != len(kinds) or not all(map(_is, keys, kinds)):
         raise FilterInvalid("this is no cursor of a page: begin with the first page")
     return cursor
+
+
+def _is(key: object, kind: type) -> bool:
+    if kind is str:
+        return isinstance(key, str)
+    return isinstance(key, int | float) and not isinstance(key, bool) and abs(key) < _LARGEST

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
-from orthanc_plugin.ledger.cursors import READING_KEYS, Cursor, read_cursor, token
+from orthanc_plugin.ledger.cursors import Cursor, read_cursor, token
 from orthanc_plugin.ledger.derived import is_complete
 from orthanc_plugin.ledger.filters import PRIORITIES, Filter, FilterInvalid, conditions
 from orthanc_plugin.ledger.patients import named
@@ -66,6 +66,8 @@ def _column(*columns: str, holds: Sequence[str] = ()) -> Order:
     )
     return Order(columns, ((stream,),), holds=frozenset(holds))
 
+
+_TEXTS = frozenset({"study_date", "study_time", "status"})  # keys that are no numbers
 
 # By which a page may be sorted; with "-" before the name the other way round. Each has its index.
 SORTS = {
@@ -120,8 +122,7 @@ def page(
         )
     if before and (after or offset):
         raise FilterInvalid("ask for a page by one of before, after and its number")
-    width = len(SORTS[sort.removeprefix("-")].keys) if sort.removeprefix("-") in SORTS else READING_KEYS
-    cursor = read_cursor(db, after or before, sort, width) if after or before else None
+    cursor = read_cursor(db, after or before, sort, _kinds(sort)) if after or before else None
     at = cursor.now if cursor else now
     back = bool(before)
     asked, order = conditions(wanted.checked(), user, now), _order(sort, wanted, at, limits)
@@ -154,6 +155,14 @@ def _order(sort: str, wanted: Filter, now: float, limits: WaitingLimits) -> Orde
     if order is None:
         raise FilterInvalid(f"sort is one of {', '.join(SORTS)}, with - before it the other way round")
     return order.turned() if sort.startswith("-") else order
+
+
+def _kinds(sort: str) -> tuple[type, ...]:
+    """Of the keys of a sort."""
+    order = SORTS.get(sort.removeprefix("-"))
+    if order is None:
+        return (float, float, float)  # of `Place`
+    return tuple(str if key in _TEXTS else float for key in order.keys)
 
 
 def _rows(db: Connection, uids: list[str]) -> list[dict[str, Any]]:
