@@ -748,6 +748,31 @@ def test_a_row_counts_undetermined_findings_in_one_way(pages: Pages, window: Ope
     expect(row.locator(".chips")).to_contain_text("+ 2 undetermined")
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_a_click_on_findings_shows_the_most_first_then_the_fewest_then_the_reading_order(
+    pages: Pages, window: Open, script: bool
+) -> None:
+    fill(pages)
+    page = window(java_script_enabled=script)
+    reading = listed(page)
+    head = page.get_by_role("columnheader", name="Findings")
+    most = [URGENT, CRITICAL, *(f"{UID}{number}" for number in (102, 103, 123, 122, 120, 121, 106, 107, 108))]
+    for way, words, wanted in (
+        ("descending", "sorted by number of findings, descending", most),
+        ("ascending", "sorted by number of findings", most[::-1]),
+    ):
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", way)
+        expect(page.locator("#count")).to_contain_text(words)
+        require_listed(page, wanted)
+        if script:
+            page.screenshot(path=ARTEFACTS / f"worklist_findings_{way}.png")
+            require_accessible(page)
+    head.get_by_role("button").click()
+    expect(page.locator("#count")).not_to_contain_text("sorted")
+    require_listed(page, reading)
+
+
 def test_the_page_is_dark_until_light_is_chosen(pages: Pages, window: Open) -> None:
     page = window()
     page.emulate_media(color_scheme="light")
