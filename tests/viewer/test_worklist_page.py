@@ -145,7 +145,7 @@ def test_a_night_is_shown_in_the_reading_order_with_why_and_how_long(pages: Page
     for text in ("Critical", "Pneumothorax 91 %, right", "of 15 min", "Núñez de la Peña, María José", "55 y F", "PA",
                  "Welby, Marcus", "Effusion ?", "AP view", "chest_findings 2.1.0", "Emphysema"):  # fmt: skip
         expect(first).to_contain_text(text)
-    expect(row_of(page, f"{UID}103")).to_contain_text(re.compile("1 h (19|20) over"))
+    expect(row_of(page, f"{UID}103")).to_contain_text(re.compile("5 h (19|20) over"))
     expect(row_of(page, f"{UID}102")).to_contain_text("With ben")
     expect(row_of(page, f"{UID}120")).to_contain_text("the view is not frontal")
     expect(row_of(page, f"{UID}121").get_by_role("button", name="Try again")).to_be_visible()
