@@ -30,7 +30,7 @@ from orthanc_plugin.ledger.database import (
 from orthanc_plugin.ledger.notes import belong_to, get_fact, set_fact
 from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.schema import SCHEMA_VERSION
-from orthanc_plugin.ledger.tasks import Arrival
+from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 
 FIRST_SCHEMA = Path(__file__).parent / "ledger_v1.sql"
 SECRET = "Secret^Patient"
@@ -491,6 +491,31 @@ def test_a_server_that_only_reads_is_transient(postgres: PostgresServer) -> None
     note(ledger, "after")
     assert noted(ledger) == "after"
     ledger.close()
+
+
+def test_a_migration_may_take_longer_than_any_other_statement(postgres: PostgresServer) -> None:
+    address = postgres.new_database()
+    ledger = open_ledger(address)
+    migrate(ledger)
+    found = {"key": "edema", "state": "present", "probability": 0.9}
+    with ledger.write() as db:
+        outcome = Outcome(TaskStatus.DONE, "urgent", 1, {"version": 1, "images": [{"findings": [found]}]})
+        tasks.adopt(db, Arrival("1.2"), outcome, now=1.0)
+    migrate(ledger, 5)
+    with ledger.write() as db:
+        db.exec_driver_sql(
+            "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(3); RETURN NEW; END $$"
+        )
+        db.exec_driver_sql("CREATE TRIGGER linger BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION linger()")
+    ledger.close()
+    hurried = open_ledger(f"{address}{'&' if '?' in address else '?'}options=-c%20statement_timeout%3D2s")
+    with pytest.raises(LedgerUnavailable, match="57014"), hurried.write() as db:
+        db.exec_driver_sql("UPDATE tasks SET message = 'too long'")
+    assert migrate(hurried) == 5
+    with hurried.read() as db:
+        assert tasks.of_study(db, "1.2")[0]["present"] == 1
+    hurried.close()
 
 
 def test_what_stays_of_a_ledger_that_was_deleted_does_not_spoil_the_next(tmp_path: Path) -> None:

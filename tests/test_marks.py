@@ -460,7 +460,7 @@ def test_marks_and_what_they_made_of_a_study_survive_an_earlier_hilum(ledger: Le
             db.execute(text("UPDATE tasks SET message = 'seen'"))
         migrate(ledger)
         after = row_of(ledger)
-        told = {"message", "search_words", "answer_version", "changed", "written_at", "content"}
+        told = {"message", "search_words", "answer_version", "present", "changed", "written_at", "content"}
         assert {k: v for k, v in after.items() if k not in told} == {
             k: v for k, v in before.items() if k not in told
         } | {"holder": after["holder"], "answered_generation": after["answered_generation"]}

@@ -6,6 +6,7 @@ import base64
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import Ledger, migrate
+from models.findings import OF_ABSENCE
+from orthanc_plugin.ledger import derived, tasks
+from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 from orthanc_plugin.ledger.derived import asked_words, derive_missing, words_of
+from orthanc_plugin.ledger.dump import dump, load
 from orthanc_plugin.ledger.filters import (
     NAMED,
     PRIORITIES,
@@ -68,6 +71,10 @@ class Study:
     claimed_until: float = 0.0
     assigned_to: str = ""
     reason: str | None = None
+
+    def number(self, state: str) -> int:
+        """Of findings; what says that nothing was found is none."""
+        return sum(said == state and (key != "no_finding" or said != "present") for key, said in self.findings.items())
 
     @property
     def words(self) -> str:
@@ -128,6 +135,7 @@ KEYS: dict[str, Callable[[Study], Any]] = {
     "study_date": lambda s: s.date,
     "status": lambda s: (s.status, s.received_at),
     "priority": lambda s: (-s.rank, s.received_at),
+    "findings": lambda s: (s.number("present"), s.number("undetermined"), s.received_at),
 }
 
 
@@ -152,7 +160,8 @@ STUDIES = st.lists(
         status=st.sampled_from(["done", "done", "queued", "running", "answered", "quarantined", "removed"]),
         name=st.sampled_from(NAMES),
         findings=st.dictionaries(
-            st.sampled_from(["effusion", "edema", "mass"]), st.sampled_from(["present", "undetermined", "absent"])
+            st.sampled_from(["effusion", "edema", "mass", "no_finding"]),
+            st.sampled_from(["present", "undetermined", "absent"]),
         ),
         date=st.sampled_from(["", "20251231", "20260101", "20260102"]),
         claimed_by=st.sampled_from(PEOPLE),
@@ -243,7 +252,7 @@ def test_all_pages_together_are_what_fits_once_and_in_order(
                 walk_there_and_back(db, wanted, whole, may_end=way == "ended", **asked)
 
 
-@pytest.mark.parametrize("sort", ["", "-received", "patient"])
+@pytest.mark.parametrize("sort", ["", "-received", "patient", "-findings"])
 def test_a_search_that_ends_early_leads_to_all_that_fits_and_back(ledger: Ledger, sort: str) -> None:
     drawn = random.Random(7)  # noqa: S311
     studies = [
@@ -496,11 +505,63 @@ def test_an_answer_replaces_the_findings_of_the_one_before(ledger: Ledger) -> No
     assert not found(present=("edema",))
 
 
+def numbers(ledger: Ledger) -> list[tuple[str, int, int]]:
+    """How many findings each study has that are present, and undetermined, as its task says."""
+    with ledger.read() as db:
+        rows = db.execute(text("SELECT study_instance_uid, present, undetermined FROM tasks ORDER BY 1"))
+        return [tuple(row) for row in rows]
+
+
+def test_the_most_findings_come_first_of_as_many_the_most_undetermined_then_the_latest(ledger: Ledger) -> None:
+    present, undetermined, absent = "present", "undetermined", "absent"
+    fill(
+        ledger,
+        [
+            Study("1.1", findings={"edema": present, "mass": present, "nodule": absent}),
+            Study("1.2", findings={"edema": present, "mass": undetermined, "nodule": undetermined}),
+            Study("1.3", findings={"edema": present, "mass": undetermined}, received_at=NOW - 90),
+            Study("1.4", findings={"hernia": present, "mass": undetermined}, received_at=NOW - 30),
+            Study("1.5", findings={"no_finding": present, "edema": absent}, received_at=NOW - 50),
+            Study("1.6", findings={"mass": undetermined}),
+            Study("1.8", findings={"edema": present, "mass": present}, status="removed"),
+        ],
+    )
+    with ledger.write() as db:
+        tasks.enqueue(db, Arrival("1.7"), now=NOW - 40)
+    order = ["1.1", "1.2", "1.4", "1.3", "1.6", "1.7", "1.5"]
+    with ledger.read() as db:
+        assert uids(page(db, now=NOW, sort="-findings")) == order
+        assert uids(page(db, now=NOW, sort="findings")) == order[::-1]
+
+
+def test_the_number_of_findings_is_that_of_the_latest_answer(ledger: Ledger) -> None:
+    def answer(*states: str) -> list[tuple[str, int, int]]:
+        found = [{"key": f"key_{n}", "state": state, "probability": 0.5} for n, state in enumerate(states)]
+        with ledger.write() as db:
+            tasks.enqueue(db, Arrival("1.2"), now=1)
+            task = tasks.claim(db, "w", now=2, lease_seconds=60, abandoned_limit=3)
+            assert task is not None
+            result = {"version": 1, "images": [{"findings": found[:2]}, {"findings": found}]}
+            tasks.answer(db, task, Outcome(TaskStatus.DONE, "none", 3, result), now=3, conclude_at=None)
+        return numbers(ledger)
+
+    assert answer("present", "undetermined", "present", "absent") == [("1.2", 2, 1)]
+    assert answer("undetermined", "absent") == [("1.2", 0, 1)]
+    assert answer("present") == [("1.2", 1, 0)]
+    with ledger.write() as db:
+        assert tasks.mark_removed(db, "1.2", seen=3, now=4)
+    assert numbers(ledger) == [("1.2", 0, 0)]
+
+
+def test_what_says_that_nothing_was_found_is_known() -> None:
+    assert derived._OF_ABSENCE == OF_ABSENCE
+
+
 def test_studies_of_an_earlier_ledger_are_made_to_be_found(ledger: Ledger) -> None:
     studies = [Study(f"1.2.{n}", name="Doe^Jane", findings={"edema": "present"}) for n in range(100, 125)]
     fill(ledger, studies)
     with ledger.write() as db:
-        db.execute(text("UPDATE tasks SET search_words = NULL, answer_version = 0"))
+        db.execute(text("UPDATE tasks SET search_words = NULL, answer_version = 0, present = 0, undetermined = 9"))
         db.execute(text("DELETE FROM search_terms"))
         db.execute(text("DELETE FROM study_findings"))
     with ledger.read() as db:
@@ -514,6 +575,7 @@ def test_studies_of_an_earlier_ledger_are_made_to_be_found(ledger: Ledger) -> No
     with ledger.read() as db:
         found = page(db, Filter(text="doe", present=("edema",)), now=NOW)
     assert (len(found.rows), found.searchable, found.rows[0]["answer_version"]) == (25, True, 1)
+    assert numbers(ledger) == [(study.uid, 1, 0) for study in studies]
 
 
 def test_the_latest_critical_studies_are_told_with_the_number_of_all(ledger: Ledger) -> None:
@@ -549,10 +611,20 @@ def test_the_way_through_all_studies_tells_which_answers_cannot_be_read(ledger: 
 
 
 def test_what_a_study_is_found_by_comes_through_an_older_schema_and_back(ledger: Ledger) -> None:
-    findings = {"edema": "present", "mass": "undetermined"}
-    fill(ledger, [Study(f"1.2.{n}", name="Müller^Jörg", findings=findings) for n in range(100, 110)])
-    for schema in (4, 6, 3, 6):  # schema 3 has neither words nor findings: they are made anew
-        migrate(ledger, schema)
+    findings = {"edema": "present", "mass": "undetermined", "nodule": "undetermined", "no_finding": "present"}
+    fill(
+        ledger,
+        [
+            *(Study(f"1.2.{n}", name="Müller^Jörg", findings=findings) for n in range(100, 110)),
+            Study("1.3", findings={"effusion": "absent"}),
+        ],
+    )
+    counted = numbers(ledger)
+    assert counted == [*((f"1.2.{n}", 1, 2) for n in range(100, 110)), ("1.3", 0, 0)]
+    for schema in (4, 6, 5, 6, 3, 6):  # schema 3 has neither words nor findings: they are made anew
+        before = migrate(ledger, schema)
+        if (before, schema) in ((4, 6), (5, 6)):
+            assert numbers(ledger) == counted
         if schema == 4:
             with ledger.read() as db:
                 assert db.execute(text("SELECT count(*) FROM search_terms WHERE term = 'muller'")).scalar() == 10
@@ -564,6 +636,17 @@ def test_what_a_study_is_found_by_comes_through_an_older_schema_and_back(ledger:
                 found = page(db, Filter(text="jorg mull", present=("edema",), undetermined=("mass",)), now=NOW)
                 assert len(found.rows) == 10
                 assert not page(db, Filter(undetermined=("edema",)), now=NOW).rows
+            assert numbers(ledger) == counted
+
+
+def test_the_number_of_findings_comes_with_a_dump_and_is_made_anew(ledger: Ledger, tmp_path: Path) -> None:
+    fill(ledger, [Study("1.1", findings={"edema": "present", "mass": "undetermined"}), Study("1.2")])
+    lines = [line.replace('"present":1,', '"present":7,') for line in dump(ledger)]
+    assert any('"present":7,' in line for line in lines)
+    other = open_ledger(tmp_path / "other.sqlite")
+    load(other, lines)
+    assert numbers(other) == numbers(ledger) == [("1.1", 1, 1), ("1.2", 0, 0)]
+    other.close()
 
 
 # --- filters that are kept

@@ -26,7 +26,7 @@ from orthanc_plugin.ledger.claiming import BACKGROUND_TURN_SECONDS, CLOCK_SLACK_
 from orthanc_plugin.ledger.database import Ledger, LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.filters import Filter
 from orthanc_plugin.ledger.mark_history import undo
-from orthanc_plugin.ledger.pages import page
+from orthanc_plugin.ledger.pages import SORTS, page
 from orthanc_plugin.ledger.tasks import (
     TRANSITIONS,
     Arrival,
@@ -822,6 +822,8 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         page(db, Filter(read=False, priority=("none",)), now=now, offset=950)
         page(db, now=now, before=page(db, now=now, offset=950).previous)
         page(db, Filter(status=("quarantined",)), now=now, sort="-received")
+        for sort in (*SORTS, *(f"-{name}" for name in SORTS)):
+            page(db, now=now, sort=sort, after=page(db, now=now, sort=sort).next)
         page(db, Filter(text="phantom", present=("edema",), mine=True, reason="age"), now=now, user="ada")
         marks.begin_act(db, "ada")
         marks.claim(db, "1.2.500", "ada", now=now, seconds=900)
@@ -858,7 +860,7 @@ def test_with_a_hundred_thousand_studies_every_step_uses_an_index(ledger: Ledger
             assert counts or "Seq Scan on tasks" not in plan, f"{statement}\n{plan}"
         else:
             assert not re.search(r"SCAN tasks(?! USING (COVERING )?INDEX)", plan), f"{statement}\n{plan}"
-    assert {"tasks_live", "tasks_background", "tasks_status", "tasks_unread", "tasks_waiting"} <= used
+    assert {"tasks_live", "tasks_background", "tasks_status", "tasks_unread", "tasks_waiting", "tasks_found"} <= used
 
 
 def test_the_work_of_a_step_does_not_grow_with_the_number_of_studies(tmp_path: Path) -> None:

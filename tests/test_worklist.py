@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from models.findings import OF_ABSENCE, Caution, Priority
+from orthanc_plugin.ledger.pages import SORTS
 from orthanc_plugin.ledger.tasks import TaskStatus
 from orthanc_plugin.worklist import listing, page, rows
 
@@ -266,6 +267,29 @@ def test_the_page_shows_the_picture_and_a_row_without_one_keeps_its_columns() ->
     columns = html[html.index("<thead>") : html.index("</thead>")].count("<th ")
     cells = [row.partition("</tr>")[0] for row in html.split("<tbody")[1:]]
     assert [row.count("<td") + row.count("<th") for row in cells] == [columns] * 3
+
+
+def test_the_head_of_a_column_sorts_by_it_then_the_other_way_then_in_the_reading_order() -> None:
+    row = rows.worklist_row(task(image(finding("effusion", "present", 0.8))))
+
+    def head_of(words: str, sort: str) -> str:
+        html = page.render_rows(listing.Listing((row,), "1", sort=sort), READY, 200.0)
+        (head,) = (part for part in html.partition("</thead>")[0].split("<th ") if f">{words}" in part)
+        return head
+
+    for words, column in (("Findings", "findings"), ("Waiting", "received"), ("Study", "study_date")):
+        assert f'value="-{column}"' in head_of(words, ""), "the most, and the latest, first"
+        assert f'value="{column}"' in head_of(words, f"-{column}")
+        assert 'value=""' in head_of(words, column)
+    assert 'value="patient"' in head_of("Patient", "-findings")
+    assert 'aria-sort="descending"' in head_of("Findings", "-findings")
+    assert "Findings \u2193</button> <span" in head_of("Findings", "-findings")
+    assert "AI result, not verified" in head_of("Findings", "")
+    assert "aria-sort" not in head_of("Findings", "-received")
+
+
+def test_every_order_has_words() -> None:
+    assert set(listing.SORT_WORDS) == set(SORTS)
 
 
 def test_every_priority_can_lead() -> None:

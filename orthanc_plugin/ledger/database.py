@@ -241,6 +241,7 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
     with ledger.write() as db:
         if ledger.path is None:
             db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            db.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a step takes the longer, the more studies there are
         found = _version(db)  # another process may have been quicker
         _check(ledger, found)
         if found == 0 and (foreign := _foreign_tables(db)):

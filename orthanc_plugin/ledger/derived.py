@@ -1,8 +1,8 @@
 """What is derived from a task so that it is found: the words of its patient, and the findings of its answer.
 
-The rule: nothing here is known here alone. Words and findings are written in the transaction that changes what they
-come from; a task whose `search_words` is NULL has none yet (it came from an earlier Hilum, or from a backup), and
-`derive_missing` makes them.
+The rule: nothing here is known here alone. Words and findings, and how many of these a task has, are written in the
+transaction that changes what they come from; a task whose `search_words` is NULL has none yet (it came from an earlier
+Hilum, or from a backup), and `derive_missing` makes them.
 
 Words are folded: without accents, without case, in Unicode's compatibility form; letters that Unicode does not take
 apart (``ø``, ``ł``) count as the plain ones. Chinese and Japanese names have no spaces: a name is found by its
@@ -27,6 +27,8 @@ _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", 
 _WORD = re.compile(r"[^\W_]+")
 _APART = re.compile(r"[\s^=]+")  # ^ and = part the components and groups of a PN (PS3.5 6.2)
 _TELLING = {"present": 0, "undetermined": 1}
+# Findings that say that nothing was found (``models.findings.OF_ABSENCE``).
+_OF_ABSENCE = frozenset({"no_finding", "covid_negative"})
 
 
 @lru_cache(maxsize=256)  # the images of a study come one after the other
@@ -102,6 +104,18 @@ def findings_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{name: f[name] for name in ("key", "state", "probability")} for f in best.values()]
 
 
+def counts_of(result: Mapping[str, Any]) -> dict[str, int]:
+    """How many findings of an answer are ``present`` and how many ``undetermined``, as the task has them.
+
+    What is called present where nothing is found is not counted, as it is not shown on the worklist either.
+    """
+    found = findings_of(result)
+    return {
+        "present": sum(f["state"] == "present" and f["key"] not in _OF_ABSENCE for f in found),
+        "undetermined": sum(f["state"] == "undetermined" for f in found),
+    }
+
+
 def _rank(finding: Mapping[str, Any]) -> tuple[int, float]:
     return _TELLING[finding["state"]], -(finding["probability"] or 0.0)
 
@@ -131,10 +145,15 @@ def _derive(db: Connection, uid: str, row: Mapping[Any, Any]) -> None:
     words = words_of(row["patient_name"], row["patient_id"], row["accession_number"])
     run(
         db,
-        "UPDATE tasks SET search_words = :words, answer_version = :version WHERE study_instance_uid = :uid",
+        """
+        UPDATE tasks SET search_words = :words, answer_version = :version,
+                         present = :present, undetermined = :undetermined
+        WHERE study_instance_uid = :uid
+        """,
         uid=uid,
         words=words,
         version=version_of(result),
+        **counts_of(result),
     )
     write_words(db, uid, words, before="")  # it has none: where words are NULL, they were never written
     write_findings(db, uid, result)

@@ -76,6 +76,7 @@ SORTS = {
     "study_date": _column("study_date", "study_time", holds=("study_date", "search_words")),
     "status": _column("status", "received_at", holds=("status",)),
     "priority": _column("3 - priority_rank", "received_at"),
+    "findings": _column("present", "undetermined", "received_at"),
 }
 
 

@@ -320,17 +320,33 @@ _FINDING = Migration(
         "DROP INDEX tasks_dated",
         "DROP INDEX tasks_read",
         "DROP INDEX tasks_unread",
+        "ALTER TABLE tasks ADD COLUMN present SMALLINT NOT NULL DEFAULT 0",  # how many findings are, see derived.py
+        "ALTER TABLE tasks ADD COLUMN undetermined SMALLINT NOT NULL DEFAULT 0",
+        """
+        UPDATE tasks SET present = f.present, undetermined = f.undetermined FROM (
+            SELECT study_instance_uid AS uid,
+                   sum(CASE WHEN state = 'present' AND key NOT IN ('no_finding', 'covid_negative')
+                            THEN 1 ELSE 0 END) AS present,
+                   sum(CASE WHEN state = 'undetermined' THEN 1 ELSE 0 END) AS undetermined
+            FROM study_findings GROUP BY study_instance_uid
+        ) AS f WHERE f.uid = tasks.study_instance_uid
+        """,
         "CREATE INDEX tasks_unread ON tasks (priority_rank, received_at, study_instance_uid, status, study_date, "
         "search_words) WHERE read_at IS NULL AND status <> 'removed'",
         "CREATE INDEX tasks_read ON tasks (priority_rank, read_at DESC, study_instance_uid, status, study_date, "
         "search_words) WHERE read_at IS NOT NULL AND status <> 'removed'",
         "CREATE INDEX tasks_dated ON tasks (study_date, study_time, study_instance_uid, search_words) "
         "WHERE status <> 'removed'",
+        "CREATE INDEX tasks_found ON tasks (present, undetermined, received_at, study_instance_uid) "
+        "WHERE status <> 'removed'",
     ),
     down=(
+        "DROP INDEX tasks_found",
         "DROP INDEX tasks_dated",
         "DROP INDEX tasks_read",
         "DROP INDEX tasks_unread",
+        "ALTER TABLE tasks DROP COLUMN undetermined",
+        "ALTER TABLE tasks DROP COLUMN present",
         "CREATE INDEX tasks_unread ON tasks (priority_rank, received_at, study_instance_uid, status) "
         "WHERE read_at IS NULL AND status <> 'removed'",
         "CREATE INDEX tasks_read ON tasks (read_at DESC, study_instance_uid, priority_rank, status) "

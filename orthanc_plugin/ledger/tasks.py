@@ -26,7 +26,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
-from orthanc_plugin.ledger.derived import version_of, words_of, write_findings, write_words
+from orthanc_plugin.ledger.derived import counts_of, version_of, words_of, write_findings, write_words
 from orthanc_plugin.ledger.lowering import priority_kept
 from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.notes import (
@@ -187,12 +187,12 @@ def adopt(db: Connection, arrival: Arrival, outcome: Outcome, *, now: float, rec
         """
         INSERT INTO tasks (study_instance_uid, status, generation, claimed_generation, answered_generation,
                            not_before, written_at, received_at, last_instance_at, completed_at,
-                           priority, priority_rank, reason, message, result, content, answer_version,
-                           patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
+                           priority, priority_rank, reason, message, result, content, answer_version, present,
+                           undetermined, patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
                            study_date, study_time, study_description, referring_physician, patient_age, search_words)
         VALUES (:study_instance_uid, :status, 1, 1, 1, :now, :now, :received_at, :received_at, :now,
-                :priority, :priority_rank, :reason, :message, :result, :content, :answer_version,
-                :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
+                :priority, :priority_rank, :reason, :message, :result, :content, :answer_version, :present,
+                :undetermined, :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
                 :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO NOTHING
         """,
@@ -255,8 +255,8 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
             answered_generation = claimed_generation,
             priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
             lowered_from = :lowered_from, result = :result, content = :content, answer_version = :answer_version,
-            completed_at = :now, written_at = :now, lease_until = NULL,
-            attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
+            present = :present, undetermined = :undetermined, completed_at = :now, written_at = :now,
+            lease_until = NULL, attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
         **(_answer(outcome) | priority_kept(db, task.study_instance_uid, outcome)),
@@ -367,7 +367,7 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
                          accession_number = '', study_date = '', study_time = '', study_description = '',
                          referring_physician = '', patient_age = '', search_words = '', answer_version = 0,
                          read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = '',
-                         lowered_from = ''
+                         lowered_from = '', present = 0, undetermined = 0
         WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
         """,
         uid=study_instance_uid,
@@ -390,6 +390,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "message": outcome.message,
         "result": json.dumps(outcome.result, separators=(",", ":")),
         "answer_version": version_of(outcome.result),
+        **counts_of(outcome.result),
         "content": outcome.content,
     }
 

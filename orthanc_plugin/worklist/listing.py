@@ -37,7 +37,9 @@ SORT_WORDS = {
     "study_date": "by study date",
     "status": "by status",
     "priority": "by priority",
+    "findings": "by number of findings",
 }
+_MOST_FIRST = ("received", "study_date", "findings")  # columns that a click sorts the latest, or the most, first
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class Listing:
 
     def turned(self, column: str) -> str:
         """How a click on a column's head sorts: by it, then the other way round, then in the reading order."""
-        first, second = (f"-{column}", column) if column in ("received", "study_date") else (column, f"-{column}")
+        first, second = (f"-{column}", column) if column in _MOST_FIRST else (column, f"-{column}")
         return {first: second, second: ""}.get(self.sort, first)
 
 

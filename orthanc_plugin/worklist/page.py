@@ -142,20 +142,27 @@ def _context(listing: Listing, status: dict[str, Any], now: float, ledger: bool)
         "status_words": STATUS_WORDS,
         "sort_words": lambda sort: SORT_WORDS[sort.lstrip("-")] + (", descending" if sort.startswith("-") else ""),
         "waiting": waiting,
-        "head": lambda column, words, css: _head(listing, column, words, css),
+        "head": lambda *told: _head(listing, *told),
         "opinion": lambda row, finding: _opinion(listing.opinions_of(row, finding)),
     }
 
 
-def _head(listing: Listing, column: str, words: str, css: str) -> Markup:
-    """The head of a column by which the list can be sorted."""
+def _head(listing: Listing, column: str, words: str, css: str, unverified: str = "") -> Markup:
+    """The head of a column by which the list can be sorted; and what is said beside it of what the AI states."""
     sorted_by = listing.sort.lstrip("-") == column
     way = ("descending" if listing.sort.startswith("-") else "ascending") if sorted_by else ""
     arrow = {"ascending": " \u2191", "descending": " \u2193", "": ""}[way]
     return Markup(
         '<th scope="col" class="{}"{}><button class="plain" form="sorting" name="sort" value="{}" '
-        'title="Sort by this column">{}{}</button></th>'
-    ).format(css, Markup(' aria-sort="{}"').format(way) if way else "", listing.turned(column), words, arrow)
+        'title="Sort by this column">{}{}</button>{}</th>'
+    ).format(
+        css,
+        Markup(' aria-sort="{}"').format(way) if way else "",
+        listing.turned(column),
+        words,
+        arrow,
+        Markup(' <span class="unverified">{}</span>').format(unverified) if unverified else "",
+    )
 
 
 def _opinion(opinions: list[Opinion]) -> str:

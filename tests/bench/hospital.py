@@ -15,7 +15,7 @@ from rich.progress import track
 from sqlalchemy import Connection, text
 
 from orthanc_plugin.ledger.database import Ledger
-from orthanc_plugin.ledger.derived import words_of
+from orthanc_plugin.ledger.derived import counts_of, findings_of, words_of
 from orthanc_plugin.ledger.filters import PRIORITIES
 
 _BATCH = 10_000
@@ -130,14 +130,9 @@ def _studies(number: int, chance: random.Random) -> Iterator[tuple[dict[str, Any
             "assigned_to": f"reader{n % 10}" if n % 997 == 0 else "",
             "claimed_by": f"reader{n % 10}" if not is_read and n % 500 < 10 else "",
             "claimed_until": now + 36_000,
+            **counts_of(result),
         }
-        found = [
-            {"study_instance_uid": uid, "key": f["key"], "state": f["state"], "probability": f["probability"]}
-            for image in result.get("images", ())
-            for f in image["findings"]
-            if f["state"] in ("present", "undetermined")
-        ]
-        yield row, found
+        yield row, [{"study_instance_uid": uid, **found} for found in findings_of(result)]
 
 
 def answer_of(uid: str, rank: int, chance: random.Random) -> dict[str, Any]:

@@ -166,6 +166,8 @@ def _questions(studies: int) -> dict[str, dict[str, Any]]:
         **{f"sorted by {sort}": {"sort": sort} for sort in (*SORTS, *(f"-{name}" for name in SORTS))},
         "common name, sorted by date": {"wanted": filters["common name"], "sort": "-study_date"},
         "pneumothorax, sorted by patient": {"wanted": filters["pneumothorax present"], "sort": "patient"},
+        "pneumothorax, most findings first": {"wanted": filters["pneumothorax present"], "sort": "-findings"},
+        "unread, most findings first": {"wanted": filters["unread"], "sort": "-findings"},
         "a common name of two years ago": {"wanted": long_ago},
         "not processed, latest first": {"wanted": Filter(status=("not_processed",)), "sort": "-received"},
     }

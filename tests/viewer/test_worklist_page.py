@@ -145,7 +145,7 @@ def test_a_night_is_shown_in_the_reading_order_with_why_and_how_long(pages: Page
     for text in ("Critical", "Pneumothorax 91 %, right", "of 15 min", "Núñez de la Peña, María José", "55 y F", "PA",
                  "Welby, Marcus", "Effusion ?", "AP view", "chest_findings 2.1.0", "Emphysema"):  # fmt: skip
         expect(first).to_contain_text(text)
-    expect(row_of(page, f"{UID}103")).to_contain_text(re.compile("1 h (19|20) over"))
+    expect(row_of(page, f"{UID}103")).to_contain_text(re.compile("5 h (19|20) over"))
     expect(row_of(page, f"{UID}102")).to_contain_text("With ben")
     expect(row_of(page, f"{UID}120")).to_contain_text("the view is not frontal")
     expect(row_of(page, f"{UID}121").get_by_role("button", name="Try again")).to_be_visible()
@@ -746,6 +746,31 @@ def test_a_row_counts_undetermined_findings_in_one_way(pages: Pages, window: Ope
     row = row_of(window(), uid)
     expect(row.locator(".why")).to_have_text("Nothing called present, 3 undetermined")
     expect(row.locator(".chips")).to_contain_text("+ 2 undetermined")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_click_on_findings_shows_the_most_first_then_the_fewest_then_the_reading_order(
+    pages: Pages, window: Open, script: bool
+) -> None:
+    fill(pages)
+    page = window(java_script_enabled=script)
+    reading = listed(page)
+    head = page.get_by_role("columnheader", name="Findings")
+    most = [URGENT, CRITICAL, *(f"{UID}{number}" for number in (102, 103, 123, 122, 120, 121, 106, 107, 108))]
+    for way, words, wanted in (
+        ("descending", "sorted by number of findings, descending", most),
+        ("ascending", "sorted by number of findings", most[::-1]),
+    ):
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", way)
+        expect(page.locator("#count")).to_contain_text(words)
+        require_listed(page, wanted)
+        if script:
+            page.screenshot(path=ARTEFACTS / f"worklist_findings_{way}.png")
+            require_accessible(page)
+    head.get_by_role("button").click()
+    expect(page.locator("#count")).not_to_contain_text("sorted")
+    require_listed(page, reading)
 
 
 def test_the_page_is_dark_until_light_is_chosen(pages: Pages, window: Open) -> None:
