@@ -53,7 +53,7 @@ def fill(pages: Pages) -> None:
     )  # fmt: skip
     add_study(
         pages, f"{UID}105", "routine", "Nothing called present, 1 undetermined", finding("edema", "undetermined", 0.4),
-        minutes_ago=505, patient_name="Phantom^Elin", patient_age="045Y", picture=picture(30),
+        minutes_ago=265, patient_name="Phantom^Elin", patient_age="045Y", picture=picture(30),
     )  # fmt: skip
     add_study(pages, f"{UID}106", minutes_ago=48, patient_name="Template^Finn", patient_sex="M", picture=picture(31))
     add_study(
