@@ -119,7 +119,7 @@ def allow_http(uri: str, **request: Any) -> bool:
         if visit.refusal is None and not tells_its_study(asked, study_of_instance):
             record_unnamed(AUDIT, visit)
             return False
-        record_visit(AUDIT, asked, visit, study_of)
+        record_visit(AUDIT, asked, visit, studies_in)
         if visit.refusal is not None:
             return answers_itself(asked.path)  # its route says so, and how to log in
         if visit.action is Action.VIEW_STUDY and not is_worker(visit):
@@ -213,6 +213,17 @@ def study_of(level: str, resource: str) -> str:
         return str(json.loads(orthanc.RestApiGet(path))["MainDicomTags"]["StudyInstanceUID"])
     except (orthanc.OrthancException, ValueError, KeyError):
         return ""
+
+
+def studies_in(level: str, resource: str) -> list[str]:
+    """The Study Instance UIDs of a resource of Orthanc: several of a patient, none when it is not there."""
+    if level != "patients":
+        return [uid for uid in (study_of(level, resource),) if uid]
+    try:
+        studies = json.loads(orthanc.RestApiGet(f"/patients/{resource}/studies"))
+        return [str(study["MainDicomTags"]["StudyInstanceUID"]) for study in studies]
+    except (orthanc.OrthancException, ValueError, KeyError):
+        return []
 
 
 def study_of_instance(sop_instance_uid: str) -> str:
