@@ -11,8 +11,8 @@ from orthanc_plugin.ledger.pages import SORTS
 from orthanc_plugin.ledger.tasks import TaskStatus
 from orthanc_plugin.worklist import listing, page, rows
 
-READY = {"state": "ready", "version": "0", "studies": {"done": 1}, "ae_title": "HILUM", "dicom_port": 4242,
-         "problems": []}  # fmt: skip
+READY = {"state": "ready", "version": "0", "evaluated": ["pneumothorax"], "studies": {"done": 1},
+         "ae_title": "HILUM", "dicom_port": 4242, "problems": []}  # fmt: skip
 
 
 # as a chip: however narrow it becomes, probability and side are not cut off
@@ -372,3 +372,8 @@ def test_a_study_is_flagged_while_its_results_are_stored() -> None:
     flagged = rows.worklist_row(task(status="running", priority="critical", message="Pneumothorax 91 %, right"))
     assert "Pneumothorax 91 %, right (first answer)" in shown([flagged])
     assert "Not answered yet" in shown([rows.worklist_row(task(status="running", priority="none", message=None))])
+
+
+def test_the_list_says_when_no_active_model_looks_for_pneumothorax() -> None:
+    for found, said in ((["effusion"], True), (["effusion", "pneumothorax"], False), (None, False)):
+        assert ("No active model looks for pneumothorax" in shown([], {**READY, "evaluated": found})) is said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,9 +62,18 @@ def find(settings: Settings, name: str, version: str) -> BundleFiles | None:
     return next((b for b in recorded(settings) if (b.name, b.version) == (name, version)), None)
 
 
+def evaluated(settings: Settings, models: Mapping[str, str]) -> frozenset[str]:
+    """The findings that these bundles, name to version, evaluate."""
+    active = [bundle for bundle in recorded(settings) if models.get(bundle.name) == bundle.version]
+    findings = [bundle.section.get("findings") for bundle in active]
+    told = [(key, its) for of in findings if isinstance(of, dict) for key, its in of.items() if isinstance(its, dict)]
+    return frozenset(key for key, its in told if its.get("evaluated") is True)
+
+
 def _listed(folder: Path, *, shipped: bool) -> list[BundleFiles]:
+    file = folder / _RECORDS
     try:
-        content = tomllib.loads((folder / _RECORDS).read_text("utf-8"))
+        content = _records(file, file.stat().st_mtime_ns)
         return [
             BundleFiles(name, version, folder / name if shipped else folder / name / version, dict(digests), shipped)
             for name, versions in content.items()
@@ -71,6 +81,11 @@ def _listed(folder: Path, *, shipped: bool) -> list[BundleFiles]:
         ]
     except (OSError, ValueError, AttributeError, TypeError):
         return []
+
+
+@lru_cache(maxsize=8)
+def _records(file: Path, _changed: int) -> dict[str, Any]:
+    return tomllib.loads(file.read_text("utf-8"))
 
 
 @lru_cache(maxsize=64)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.hosting import admin_page, elsewhere, health, marking, reading_page, retrying, study_page
 from orthanc_plugin.hosting.addresses import address_of
+from orthanc_plugin.hosting.bundle_files import evaluated
 from orthanc_plugin.hosting.guard import action_of
 from orthanc_plugin.hosting.messages import (
     HTML,
@@ -257,6 +258,7 @@ def _status(
         "state": health.state(found, models),
         "version": site.version,
         "models": models or {},
+        "evaluated": None if models is None else sorted(evaluated(site.settings, models)),
         "studies": studies,
         "problems": [problem.to_json() for problem in found],
         "oldest_waiting_seconds": oldest,

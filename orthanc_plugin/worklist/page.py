@@ -88,7 +88,7 @@ def seen_as(listing: Listing, status: dict[str, Any], now: float) -> str:
     """
     shown = replace(listing, next="more" if listing.next else "", previous="more" if listing.previous else "")
     over = [now >= row.reading.due_at for row in listing.rows]
-    known = [status[name] for name in ("version", "state", "problems", "ae_title", "dicom_port")]
+    known = [status[name] for name in ("version", "state", "evaluated", "problems", "ae_title", "dicom_port")]
     return hashlib.sha256(pickle.dumps((shown, known, over, now // 60))).hexdigest()[:24]
 
 
