@@ -304,10 +304,13 @@ def _is_report_of(db: Connection, report: str, study: str) -> bool:
 
 
 def _static(name: str) -> Response:
-    file = _STATIC / Path(name).name
+    own, vendored = _STATIC / Path(name).name, _STATIC / "vendor" / Path(name).name
+    file = vendored if vendored.is_file() else own
     if Path(name).name != name or file.suffix not in _MIME or not file.is_file():
         return Response(404, TEXT, b"There is no such file.\n", NOT_STORED)
-    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    # the name of a vendored file has its version
+    kept = "max-age=31536000, immutable" if file is vendored else "no-cache"
+    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
     return Response(200, _MIME[file.suffix], file.read_bytes(), headers)
 
 

@@ -4,106 +4,51 @@
   const rows = () => [...main.querySelectorAll('tbody.study')];
   const here = () => document.activeElement?.closest?.('tbody.study') ?? null;
   const announce = words => { document.getElementById('announce').textContent = words; };
-  const query = () => main.querySelector('.do input[name=back], .inforce input[name=back]')?.value ?? back;
-  let back = location.search.slice(1), tag = '', drawn = new Map(), around = '', known = null, sounding = null, turn = 0, asking = false, capped = false;
-  const keep = () => { drawn = new Map(rows().map(row => [row.id, row.outerHTML])); };
+  let tag = '', known = null, sounding = null, capped = false;
   for (const hidden of document.querySelectorAll('.script')) hidden.hidden = false;
-  back = query();
 
-  // --- refresh: only rows that differ are replaced, so that focus, open parts, selection and typed text stay
-  const carry = (old, fresh) => {
-    if (old.querySelector('details.more')?.open) fresh.querySelector('details.more')?.setAttribute('open', '');
-    for (const field of old.querySelectorAll('input:not([type=hidden])')) {
-      const twin = fresh.querySelector(`input[name="${field.name}"]:not([type=hidden])`);
-      if (twin) { twin.checked = field.checked; twin.value = field.value; }
-    }
-    for (const img of fresh.querySelectorAll('img')) { // a picture that is drawn already stays, so that nothing flickers
-      const same = [...old.querySelectorAll('img')].find(i => i.getAttribute('src') === img.getAttribute('src'));
-      if (same) img.replaceWith(same);
-    }
+  // --- refresh: htmx asks (see ``main``) and idiomorph merges, so that focus, open parts, selection and typed text stay
+  const callbacks = {
+    beforeNodeMorphed: (old, fresh) => old.tagName !== 'TBODY' || !old.isEqualNode(fresh), // as most rows are
+    beforeAttributeUpdated: (name, part) => name !== 'open' && !(/^(value|checked)$/.test(name) && part.matches('input:not([type=hidden])')),
   };
-  const REACHED = 'a, summary, button, input:not([type=hidden])';
-  const replace = text => {
-    const page = new DOMParser().parseFromString(`<main>${text}</main>`, 'text/html').querySelector('main');
-    const focused = document.activeElement, row = here(), place = row ? [...row.querySelectorAll(REACHED)].indexOf(focused) : -1;
-    const name = row && place >= 0 ? focused.getAttribute('data-finding') ?? focused.value ?? '' : '';
-    const range = focused?.selectionStart, outside = !row && main.contains(focused) ? [focused.name, focused.value] : null;
-    const at = row ? rows().indexOf(row) : -1;
-    const anchor = row ?? rows().find(r => r.getBoundingClientRect().bottom > 0), top = anchor?.getBoundingClientRect().top;
-    const fresh = new Map([...page.querySelectorAll('tbody.study')].map(r => [r.id, r]));
-    const html = new Map([...fresh].map(([id, r]) => [id, r.outerHTML]));
-    const old = new Map(rows().map(r => [r.id, r])), table = main.querySelector('table.studies');
-    const both = table && page.querySelector('table.studies');
-    if (both) {
-      let before = table.tHead;
-      if (table.tHead.outerHTML !== both.tHead.outerHTML) { table.tHead.replaceWith(both.tHead); before = table.tHead; }
-      for (const [id, made] of fresh) {
-        const had = old.get(id), same = had && drawn.get(id) === html.get(id);
-        if (had && !same) { carry(had, made); had.replaceWith(made); }
-        const element = same ? had : made;
-        if (before.nextElementSibling !== element) before.after(element);
-        before = element;
-      }
-      for (const [id, gone] of old) if (!fresh.has(id)) gone.remove();
-    }
-    const parts = page => { // what stands around the table, which stays where it is, for what is moved loses the focus
-      const all = [...page.children], at = all.findIndex(e => e.tagName === 'TABLE');
-      return [all.slice(0, at), all.slice(at + 1)];
-    };
-    const text_of = ([above, below]) => [...above, ...below].map(e => e.outerHTML).join('');
-    if (!both) main.replaceChildren(...page.children);
-    else if (text_of(parts(page)) !== around) {
-      const typed = main.querySelector('.save input[name=name]')?.value, [above, below] = parts(page);
-      around = text_of([above, below]);
-      for (const part of parts(main).flat()) part.remove();
-      table.before(...above);
-      table.after(...below);
-      const field = main.querySelector('.save input[name=name]');
-      if (typed && field) field.value = typed;
-    }
-    drawn = html;
-    meet();
-    const now = row && (document.getElementById(row.id) ?? rows()[Math.min(rows().length - 1, at)]);
-    if (now && now.id !== row.id && place >= 0) arrive(now, focused.matches('input:not([type=checkbox])'));
-    else if (now && !now.contains(document.activeElement) && place >= 0) {
-      const all = [...now.querySelectorAll(REACHED)];
-      const twin = (name && all.find(e => (e.getAttribute('data-finding') ?? e.value) === name)) || now.querySelector('a.open');
-      twin?.focus({ preventScroll: true });
-      if (range != null && twin?.setSelectionRange && twin.type !== 'checkbox') twin.setSelectionRange(range, range);
-    } else if (outside && !main.contains(document.activeElement)) main.querySelector(`[name="${outside[0]}"]`)?.focus({ preventScroll: true });
-    const moved = anchor && document.getElementById(anchor.id);
-    if (moved && top !== undefined && scrollY > 0) scrollBy({ top: moved.getBoundingClientRect().top - top, behavior: 'instant' });
-    back = query();
-    const bulk = document.querySelector('#bulk input[name=back]');
-    if (bulk) bulk.value = back;
+  htmx.defineExtension('merge', { handleSwap: (_, target, { children }) => !!Idiomorph.morph(target, children, { morphStyle: 'innerHTML', callbacks }) });
+  main.addEventListener('htmx:configRequest', event => {
     point();
-    tell();
-  };
-  const refresh = async (now = false) => {
-    if (document.hidden && body.dataset.notices !== 'on' && body.dataset.sound !== 'on') return;
-    if (asking && !now) return; // the one before is not answered yet
-    const mine = ++turn;
-    asking = true;
-    try {
-      const headers = tag && !now ? { 'If-None-Match': tag } : {}, asked = new URLSearchParams(back), signal = AbortSignal.timeout(15000);
-      const answer = asked.has('text') // what may name a patient stands in no address
-        ? await fetch(main.dataset.refresh, { method: 'POST', body: asked, headers, signal, cache: 'no-store' })
-        : await fetch(`${main.dataset.refresh}${back ? `?${back}` : ''}`, { headers, signal, cache: 'no-store' });
-      logged_in(answer.status !== 401);
-      if (answer.status === 401) return;
-      body.classList.toggle('offline', false);
-      if (answer.status === 304) return;
-      const text = await answer.text();
-      if (mine !== turn) return; // a later one was asked for, after a mark
-      // without its ledger the node says so, and nothing about the rows: they stay
-      const problems = answer.status === 503 && main.querySelector('.problems');
-      if (!answer.ok && !(problems && text.includes('class="problems"'))) throw new Error(answer.status);
+    if (document.hidden && body.dataset.notices !== 'on' && body.dataset.sound !== 'on') return event.preventDefault();
+    const back = main.querySelector('.do input[name=back], .inforce input[name=back]')?.value ?? location.search;
+    const { detail } = event, asked = detail.parameters = Object.fromEntries(new URLSearchParams(back));
+    if (tag) detail.headers['If-None-Match'] = tag;
+    if (asked.text) { // what may name a patient stands in no address
+      Object.assign(detail, { verb: 'post', useUrlParams: false });
+      detail.headers['Content-Type'] = 'application/x-www-form-urlencoded';
+    }
+  });
+  for (const lost of ['htmx:sendError', 'htmx:timeout']) main.addEventListener(lost, () => body.classList.add('offline'));
+  const called = control => !control.disabled && (control.dataset.finding ?? control.value ?? '');
+  main.addEventListener('htmx:beforeSwap', ({ detail }) => {
+    const { xhr } = detail, problems = xhr.status === 503 && xhr.responseText.includes('class="problems"') && main.querySelector('.problems');
+    // without its ledger the node says so, and nothing about the rows: they stay
+    if (problems) Object.assign(detail, { shouldSwap: true, target: problems, swapOverride: 'outerHTML' });
+    logged_in(xhr.status !== 401);
+    body.classList.toggle('offline', !detail.shouldSwap && xhr.status !== 304 && xhr.status !== 401);
+    if (!detail.shouldSwap) return;
+    const focused = document.activeElement, row = here(), name = called(focused), at = rows().indexOf(row);
+    const anchor = row ?? rows().find(r => r.getBoundingClientRect().bottom > 0), top = anchor?.getBoundingClientRect().top;
+    main.addEventListener('htmx:afterSwap', () => {
       main.classList.toggle('stale', !!problems);
-      if (problems) { problems.outerHTML = text; tag = ''; return; }
-      tag = answer.headers.get('ETag') ?? '';
-      replace(text);
-    } catch { if (mine === turn) body.classList.add('offline'); } finally { if (mine === turn) asking = false; }
-  };
+      tag = xhr.getResponseHeader('ETag') ?? '';
+      meet();
+      if (row && !row.isConnected) arrive(rows()[Math.min(rows().length - 1, at)], focused.matches('input:not([type=checkbox])'));
+      else if (row && (document.activeElement !== focused || called(focused) !== name)) { // gone, or another control by now
+        const twin = [...row.querySelectorAll('a, button:enabled')].find(part => name && called(part) === name);
+        (twin ?? row.querySelector('a.open')).focus({ preventScroll: true });
+      }
+      if (anchor?.isConnected && scrollY > 0) scrollBy({ top: anchor.getBoundingClientRect().top - top, behavior: 'instant' });
+      point();
+      tell();
+    }, { once: true });
+  });
 
   // --- the session: when it has ended, that nothing is told any more is seen and heard; who uses the list stays logged in
   const over = document.getElementById('over'), title = document.title;
@@ -191,16 +136,14 @@
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
       if (told.said) say(told.said + (new URLSearchParams(fields).get('do') === 'undo' ? who(told.study_instance_uids ?? []) : ''), told.refused);
       if (!told.refused) done?.();
-      await refresh(true);
+      htmx.trigger(main, 'htmx:abort'); htmx.trigger(main, 'refresh'); // an answer from before the mark is no use
       return !told.refused;
     } catch { say('The node does not answer: nothing was changed.', true); }
   };
-  const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, back, ...more,
+  const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, ...more,
     ...(/^(read|agree|disagree)/.test(what) ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
-  const leaving = row => { // what was read goes down or out of the list: on to the next, by its name, for rows are made anew
-    const next = (row.nextElementSibling ?? row.previousElementSibling)?.id;
-    return () => { if (here()?.id === row.id) arrive(document.getElementById(next)); };
-  };
+  // what was read goes down or out of the list: on to the next
+  const leaving = (row, next = row.nextElementSibling ?? row.previousElementSibling) => () => { if (here() === row) arrive(next); };
   document.addEventListener('submit', event => {
     const form = event.target, button = event.submitter, address = form.getAttribute('action');
     if (form.classList.contains('look')) {
@@ -289,12 +232,11 @@
     return own?.dataset.finding;
   };
   const write = (head, about) => new Promise(resolve => {
-    const dialog = document.getElementById('write'), field = dialog.querySelector('textarea'), from = document.activeElement;
+    const dialog = document.getElementById('write'), field = dialog.querySelector('textarea'), from = document.activeElement, row = here();
     dialog.querySelector('#write-head').textContent = head;
     dialog.querySelector('#write-about').textContent = about;
     field.value = ''; dialog.returnValue = '';
-    const row = from.closest('tbody.study')?.id;
-    dialog.addEventListener('close', () => { (from.isConnected ? from : document.getElementById(row)?.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
+    dialog.addEventListener('close', () => { (from.isConnected ? from : row?.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
     dialog.showModal(); field.focus();
   });
   const named = row => row.querySelector('.name').textContent;
@@ -326,7 +268,7 @@
   };
   const page = which => { const button = document.getElementById(which); if (button) button.click(); else say(which === 'next' ? 'This is the last page.' : 'This is the first page.'); };
   const alone = { '/': () => document.querySelector('#find [name=text]')?.select() ?? document.querySelector('#find [name=text]')?.focus(),
-    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => { hush(600); send('/hilum/mark', { do: 'undo', back }); }, g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
+    J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => { hush(600); send('/hilum/mark', { do: 'undo' }); }, g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
   const refuse = (event, why) => {
     event.preventDefault();
     if ('nAD'.includes(event.key)) hush(1000, true); else hush(600, false, why);
@@ -368,9 +310,7 @@
   });
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
-  measure(); keep(); meet(); tell(); awake(false);
+  measure(); meet(); tell(); awake(false);
   setTimeout(able, 500); // a sound that is allowed starts by itself
   document.querySelector('.menu').addEventListener('toggle', able);
-  setInterval(() => { refresh(); point(); }, 2000);
-  document.addEventListener('visibilitychange', () => refresh());
 })();
