@@ -40,7 +40,7 @@ _CAUTIONS = {
 # as the help says it: keys, and what they do
 KEYS = (
     (("j", "k"), "the next study, the one before"),
-    (("Enter",), "open it in OHIF; with Shift in a second window"),
+    (("Enter",), "open it in OHIF; with Shift in a second window, which then follows"),
     (("v",), "everything about it, and what the AI did not look at"),
     (("c",), "claim it, or release it"),
     (("r",), "mark it as read, or unread"),
@@ -49,7 +49,8 @@ KEYS = (
     (("n",), "write a note"),
     (("u",), "undo my last mark"),
     (("J", "K"), "the next page, the page before"),
-    (("x",), "select it, to do something with several"),
+    (("x",), "tick it, or untick it"),
+    (("b",), "to what is done with all that are ticked"),
     (("/",), "search"),
     (("g",), "then a: all, u: unread, c: unread critical, m: my list, f: failed, n: not processed"),
     (("?",), "these keys"),

@@ -6,6 +6,7 @@ ledger holds.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ def serve(home: Path) -> Iterator[Pages]:
     with ledger.write() as db:
         tasks.set_fact(db, ALL_COMPARED, "1")
     load_credentials(settings.credentials)
+    _record_model(settings.own_models, "pneumothorax", "2.0.0")
     for name, role in PEOPLE.items():
         add_user(settings.users, name, role, PASSWORD, taken=frozenset())
     audit = Audit(settings.audit, longest=1_000_000)
@@ -105,7 +107,8 @@ def serve(home: Path) -> Iterator[Pages]:
     def answer(request: Request) -> Response:
         if ledger.path is not None and ledger.path.exists():  # or the page tells that no worker is heard of
             with ledger.write() as db:
-                tasks.report_worker(db, "w", "ready", {"chest_findings": "2.1.0"}, now=time.time())
+                models = {"chest_findings": "2.1.0", "pneumothorax": "2.0.0"}
+                tasks.report_worker(db, "w", "ready", models, now=time.time())
         visit = guard.decide(request)
         if visit.refusal is not None:
             return login.refuse(request, visit)
@@ -222,3 +225,11 @@ def _picture(uid: str) -> bytes:
     content = BytesIO()
     picture.save(content, "JPEG")
     return content.getvalue()
+
+
+def _record_model(folder: Path, name: str, version: str) -> None:
+    """A bundle of the site's own that evaluates the finding of its name."""
+    configs = folder / name / version / "configs"
+    configs.mkdir(parents=True)
+    (configs / "metadata.json").write_text(json.dumps({"hilum": {"findings": {name: {"evaluated": True}}}}), "utf-8")
+    (folder / "registry.toml").write_text(f'[{name}."{version}"]\n', "utf-8")

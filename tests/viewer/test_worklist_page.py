@@ -908,3 +908,48 @@ def test_a_comment_goes_with_the_button_beside_it_and_leaves_the_field(pages: Pa
     expect(row).to_contain_text("Assigned to ann")
     page.get_by_role("link", name="My list").click()
     require_listed(page, [CRITICAL])
+
+
+def test_the_way_back_from_a_study_leads_to_its_row_in_the_list_that_was_left(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    page.goto(f"{pages.url}/hilum/?read=no")
+    row_of(page, f"{UID}106").locator("a.open").focus()
+    page.goto(f"{pages.url}/hilum/studies/{UID}106")
+    page.get_by_role("link", name="Worklist").first.click()
+    page.wait_for_url(re.compile(r"/hilum/\?read=no#study-"))
+    expect(row_of(page, f"{UID}106").locator("a.open")).to_be_focused()
+    page.keyboard.press("k")
+    above = listed(page)[listed(page).index(f"{UID}106") - 1]
+    expect(row_of(page, above).locator("a.open")).to_be_focused()
+
+
+def test_what_is_ticked_is_marked_by_keys_and_no_other_row(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window()
+    before = marked(pages, *listed(page))
+    page.keyboard.press("j")
+    page.keyboard.press("b")
+    expect(page.locator("#said")).to_contain_text("Tick studies with x first")
+    for key in ("j", "x", "j", "x", "j", "r"):
+        page.keyboard.press(key)
+    expect(page.locator("#said")).to_contain_text("2 studies are ticked")
+    page.wait_for_timeout(700)
+    page.keyboard.press("b")
+    expect(page.locator("#bulk button").first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody.mine")).to_have_count(2)
+    assert marked(pages, *listed(page)) == before + 2
+
+
+def test_a_page_whose_user_changed_is_loaded_anew(pages: Pages, window: Open) -> None:
+    fill(pages)
+    page = window("ann")
+    other = page.context.new_page()
+    other.goto(f"{pages.url}/hilum/")
+    other.get_by_role("button", name="Log out").click()
+    other.get_by_label("User name").fill("tom")
+    other.get_by_label("Password").fill(PASSWORD)
+    other.get_by_role("button", name="Log in").click()
+    expect(page.locator("form.visitor")).to_contain_text("tom, technologist", timeout=10_000)
+    expect(page.locator("#bulk")).to_have_count(0)

@@ -4,7 +4,8 @@
   const rows = () => [...main.querySelectorAll('tbody.study')];
   const here = () => document.activeElement?.closest?.('tbody.study') ?? null;
   const announce = words => { document.getElementById('announce').textContent = words; };
-  let tag = '', known = null, sounding = null, capped = false;
+  const visitor = () => main.querySelector('.inforce')?.dataset.visitor;
+  let tag = '', known = null, sounding = null, capped = false, mine = visitor();
   for (const hidden of document.querySelectorAll('.script')) hidden.hidden = false;
 
   // --- refresh: htmx asks (see ``main``) and idiomorph merges, so that focus, open parts, selection and typed text stay
@@ -36,6 +37,8 @@
     const focused = document.activeElement, row = here(), name = called(focused), at = rows().indexOf(row);
     const anchor = row ?? rows().find(r => r.getBoundingClientRect().bottom > 0), top = anchor?.getBoundingClientRect().top;
     main.addEventListener('htmx:afterSwap', () => {
+      const now = visitor();
+      if (now !== undefined && now !== (mine ??= now)) location.reload(); // somebody else has logged in beside this page
       main.classList.toggle('stale', !!problems);
       tag = xhr.getResponseHeader('ETag') ?? '';
       meet();
@@ -130,15 +133,17 @@
   const meet = () => { for (const row of rows()) met.set(row.id.slice(6), `${row.querySelector('.name').textContent}, ${row.querySelector('.c-study .line').textContent.trim()}`); };
   const who = uids => uids.length === 1 ? ` It was ${met.get(uids[0]) ?? 'a study that this page has not shown: search finds it'}.` : '';
   const send = async (address, fields, done) => { // done: what is to come before the rows change
+    const slow = setTimeout(() => say('The node has not answered yet \u2026'), 1500);
     try {
       const answer = await fetch(address, { method: 'POST', body: new URLSearchParams(fields), headers: { Accept: 'application/json' } });
       if (answer.status === 401) { logged_in(false); return void say('You are logged out: nothing was changed.', true); }
+      if (answer.status === 503) return void say('The ledger does not answer: nothing was changed. Try again.', true);
       const told = answer.headers.get('Content-Type')?.startsWith('application/json') ? await answer.json() : { said: await answer.text(), refused: !answer.ok };
       if (told.said) say(told.said + (new URLSearchParams(fields).get('do') === 'undo' ? who(told.study_instance_uids ?? []) : ''), told.refused);
       if (!told.refused) done?.();
       htmx.trigger(main, 'htmx:abort'); htmx.trigger(main, 'refresh'); // an answer from before the mark is no use
       return !told.refused;
-    } catch { say('The node does not answer: nothing was changed.', true); }
+    } catch { say('The node does not answer: nothing was changed.', true); } finally { clearTimeout(slow); }
   };
   const act = (row, what, more = {}) => send('/hilum/mark', { study: row.id.slice(6), do: what, ...more,
     ...(/^(read|agree|disagree)/.test(what) ? { seen: row.querySelector('[name=seen]').value } : {}) }, what === 'read' ? leaving(row) : null);
@@ -215,7 +220,7 @@
   };
   const follow = () => { // it shows the row that has the focus, however the focus came there
     clearTimeout(resting);
-    if (body.dataset.window !== 'second' || !(viewer ? !viewer.closed : sessionStorage.getItem('viewer'))) return;
+    if (!(viewer ? !viewer.closed : body.dataset.window === 'second' && sessionStorage.getItem('viewer'))) return;
     resting = setTimeout(() => { const row = here(); if (row && row.id !== shown) show(row); }, 700);
   };
   main.addEventListener('focusin', follow);
@@ -236,6 +241,7 @@
     dialog.querySelector('#write-head').textContent = head;
     dialog.querySelector('#write-about').textContent = about;
     field.value = ''; dialog.returnValue = '';
+    field.onkeydown = ({ key, ctrlKey }) => { if (key === 'Enter' && ctrlKey) dialog.close('keep'); };
     dialog.addEventListener('close', () => { (from.isConnected ? from : row?.querySelector('a.open'))?.focus(); resolve(dialog.returnValue === 'keep' ? field.value : null); }, { once: true });
     dialog.showModal(); field.focus();
   });
@@ -266,8 +272,10 @@
     const chips = [...row.querySelectorAll('a.chip')], next = chips[chips.indexOf(document.activeElement) + step];
     (next ?? (step < 0 ? row.querySelector('a.open') : null))?.focus();
   };
+  const ticked = () => main.querySelectorAll('input[name=study]:checked').length;
   const page = which => { const button = document.getElementById(which); if (button) button.click(); else say(which === 'next' ? 'This is the last page.' : 'This is the first page.'); };
   const alone = { '/': () => document.querySelector('#find [name=text]')?.select() ?? document.querySelector('#find [name=text]')?.focus(),
+    b: () => ticked() ? document.querySelector('#bulk button').focus() : say('Tick studies with x first.', true),
     J: () => page('next'), K: () => page('previous'), '?': () => document.getElementById('help').showModal(), u: () => { hush(600); send('/hilum/mark', { do: 'undo' }); }, g: () => { leading = 'g'; setTimeout(() => { leading = ''; }, 1500); } };
   const refuse = (event, why) => {
     event.preventDefault();
@@ -299,6 +307,7 @@
     const does_ = does[event.key], row = here();
     if (!does_ || !rows().length || (!row && event.key.length > 1)) return;
     if (marks && !document.getElementById('bulk')) return refuse(event, 'Your role does not allow marks.');
+    if (marks && event.key !== 'x' && ticked()) return refuse(event, `${ticked() === 1 ? 'A study is' : `${ticked()} studies are`} ticked: b leads to what is done with them, x unticks. Nothing was done.`);
     if ((marks || event.key === 'v') && !(row && in_sight(row))) return refuse(event, 'Choose a study with j or k first: nothing was done.');
     if (does_(row, event) !== false) event.preventDefault();
   });
@@ -311,6 +320,21 @@
   const measure = () => { const top = document.querySelector('header.top'); document.documentElement.style.setProperty('--top', `${getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0}px`); };
   addEventListener('resize', measure);
   measure(); meet(); tell(); awake(false);
+  // --- back from OHIF or from a study: to the list that was left, and to its row
+  addEventListener('pagehide', () => {
+    const row = here();
+    if (row) sessionStorage.setItem('row', row.id);
+    sessionStorage.setItem('list', location.search);
+  });
+  const returned = performance.getEntriesByType('navigation')[0]?.type === 'back_forward';
+  const list = sessionStorage.getItem('list'), to = location.hash.startsWith('#study-') ? location.hash.slice(1) : returned ? sessionStorage.getItem('row') : '';
+  sessionStorage.removeItem('list');
+  if (location.hash && list && !location.search) location.replace(`/hilum/${list}${location.hash}`);
+  else if (to) addEventListener('load', () => setTimeout(() => { // the browser goes to the fragment first, and takes the focus away
+    const row = document.getElementById(to);
+    row?.querySelector('a.open').focus({ preventScroll: true });
+    row?.scrollIntoView({ block: 'center', behavior: 'instant' });
+  }));
   setTimeout(able, 500); // a sound that is allowed starts by itself
   document.querySelector('.menu').addEventListener('toggle', able);
 })();
