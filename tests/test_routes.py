@@ -531,6 +531,13 @@ def test_a_form_that_nobody_needs_is_refused_at_once(site: Site, path: str) -> N
     assert time.perf_counter() - began < 1
 
 
+def test_fields_that_are_no_form_are_refused_instead_of_being_passed_over(site: Site) -> None:
+    headers = {"x-requested-with": "t", "content-type": "application/json; charset=utf-8"}
+    for path in ("api/worklist", "api/priorities", "mark"):
+        said = routes.respond(asked(f"/hilum/{path}", "POST", headers=headers, body=b'{"text": "x"}'), site)
+        assert (said.status, b"sent as a form" in said.body) == (415, True)
+
+
 def test_no_nul_is_kept(site: Site) -> None:
     assert mark(site, "study=1.2.3&do=note&comment=a%00b").status == 200
     assert mark(site, "study=1.2.3&do=note&comment=%00").status == 409

@@ -26,6 +26,7 @@ _PICTURE_SECONDS = 3600
 
 
 # A form: 500 studies with what was seen of each are 80 kB and 1000 fields.
+_FORM = "application/x-www-form-urlencoded"
 _LONGEST_FORM, _MOST_FIELDS = 250_000, 2000
 
 
@@ -87,6 +88,9 @@ class Request:
         """
         if len(self.body) > _LONGEST_FORM:
             raise FormRefused(413, "This form is too long.")
+        kind = self.headers.get("content-type", _FORM).partition(";")[0].strip().lower()
+        if self.body and kind != _FORM:
+            raise FormRefused(415, f"Fields are sent as a form ({_FORM}).")
         text = self.body.decode("utf-8", "replace")
         try:
             fields = parse_qs(text, keep_blank_values=blank, max_num_fields=_MOST_FIELDS)
