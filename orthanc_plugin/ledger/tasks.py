@@ -187,11 +187,11 @@ def adopt(db: Connection, arrival: Arrival, outcome: Outcome, *, now: float, rec
         """
         INSERT INTO tasks (study_instance_uid, status, generation, claimed_generation, answered_generation,
                            not_before, written_at, received_at, last_instance_at, completed_at,
-                           priority, priority_rank, reason, message, result, content, answer_version,
+                           priority, priority_rank, priority_reason, reason, message, result, content, answer_version,
                            patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
                            study_date, study_time, study_description, referring_physician, patient_age, search_words)
         VALUES (:study_instance_uid, :status, 1, 1, 1, :now, :now, :received_at, :received_at, :now,
-                :priority, :priority_rank, :reason, :message, :result, :content, :answer_version,
+                :priority, :priority_rank, :priority_reason, :reason, :message, :result, :content, :answer_version,
                 :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
                 :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO NOTHING
@@ -253,9 +253,9 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
             due_order = CASE WHEN generation > claimed_generation THEN :now + {shift}
                              WHEN :concludes = 1 THEN :conclude_at + {shift} ELSE NULL END,
             answered_generation = claimed_generation,
-            priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
-            lowered_from = :lowered_from, result = :result, content = :content, answer_version = :answer_version,
-            completed_at = :now, written_at = :now, lease_until = NULL,
+            priority = :priority, priority_rank = :priority_rank, priority_reason = :priority_reason, first_answer = 0,
+            lowered_from = :lowered_from, reason = :reason, message = :message, result = :result, content = :content,
+            answer_version = :answer_version, completed_at = :now, written_at = :now, lease_until = NULL,
             attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
@@ -367,7 +367,7 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
                          accession_number = '', study_date = '', study_time = '', study_description = '',
                          referring_physician = '', patient_age = '', search_words = '', answer_version = 0,
                          read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = '',
-                         lowered_from = ''
+                         lowered_from = '', priority_reason = '', first_answer = 0, read_as = ''
         WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
         """,
         uid=study_instance_uid,
@@ -386,6 +386,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status.value,
         "priority": outcome.priority,
         "priority_rank": outcome.priority_rank,
+        "priority_reason": outcome.message or "" if outcome.status is TaskStatus.DONE else "",
         "reason": outcome.reason,
         "message": outcome.message,
         "result": json.dumps(outcome.result, separators=(",", ":")),
