@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -513,6 +515,28 @@ def test_an_admin_alone_releases_what_another_has_in_hand(site: Site) -> None:
     assert mark(site, "study=1.2.3&do=release", Role.ADMIN).status == 200
     with site.ledger.read() as db:
         assert tasks.of_study(db, "1.2.3")[0]["claimed_by"] == ""
+
+
+def elsewhere(site: Site, **form: str) -> Response:
+    body, today = urlencode(form).encode(), time.strftime("%Y-%m-%d")
+    path, query = ("/hilum/admin/elsewhere", {}) if form else ("/hilum/admin", {"before": today})
+    given = {"x-requested-with": "t"}
+    request = asked(path, "POST" if form else "GET", query=query, role=Role.ADMIN, headers=given, body=body)
+    return routes.respond(request, site)
+
+
+def test_as_many_studies_of_other_priorities_are_not_those_that_were_counted(site: Site) -> None:
+    shown = elsewhere(site).body.decode()
+    counted = re.search(r'name="counted" value="([^"]*)"', shown)
+    assert counted is not None
+    assert counted[1] == "urgent:1,none:2"
+    form = {"do": "mark", "before": time.strftime("%Y-%m-%d"), "number": "3", "counted": counted[1]}
+    answer(site, "1.2.5", 1, PICTURED)
+    refused = elsewhere(site, **form)
+    assert (refused.status, read_by(site)) == (409, {})
+    assert b"3 studies of other priorities now" in refused.body
+    assert elsewhere(site, **{**form, "counted": "urgent:2,none:1"}).status == 303
+    assert len(read_by(site)) == 3
 
 
 def finding(key: str, state: str) -> dict[str, Any]:
