@@ -89,6 +89,29 @@ def test_what_the_ai_calls_critical_later_is_unread_again(filled: Ledger) -> Non
     assert "1.5" not in read(filled)
 
 
+def answer(ledger: Ledger, uid: str, *, now: float) -> None:
+    """The AI calls a study critical."""
+    with ledger.write() as db:
+        tasks.request_again(db, uid, now=now)
+        claimed = tasks.claim(db, "w", now=now, lease_seconds=60, abandoned_limit=3)
+        while claimed is not None and claimed.study_instance_uid != uid:
+            claimed = tasks.claim(db, "w", now=now, lease_seconds=60, abandoned_limit=3)
+        assert claimed is not None
+        outcome = Outcome(TaskStatus.DONE, "critical", 0, {"version": 2})
+        tasks.answer(db, claimed, outcome, now=now, conclude_at=None)
+
+
+def test_what_became_critical_since_it_was_counted_is_left_unread(filled: Ledger) -> None:
+    with filled.write() as db:
+        assert mark_elsewhere(db, EVE, now=NOW, most=1) == 1
+    answer(filled, "1.6", now=NOW + 1)
+    mark_all(filled)
+    assert "1.6" not in read(filled)
+    assert {"1.1", "1.2"} < read(filled).keys()
+    with filled.read() as db:
+        assert unread_before(db, 100.0, "eve", now=NOW + 9) == {"critical": 1}
+
+
 def test_only_the_latest_acts_are_kept(ledger: Ledger) -> None:
     for number in range(12):
         with ledger.write() as db:

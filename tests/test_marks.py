@@ -26,7 +26,7 @@ from orthanc_plugin.ledger.mark_refusals import (
     TextRefused,
     UndoOutdated,
 )
-from orthanc_plugin.ledger.marks import Mark, MarkKind
+from orthanc_plugin.ledger.marks import Mark, MarkKind, Seen
 from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 from orthanc_plugin.worklist.rows import to_json, worklist_row
@@ -100,12 +100,13 @@ def test_a_claim_ends_by_itself_unless_its_holder_is_active(ledger: Ledger) -> N
     answer(ledger, 2, now=1, uid="1.2.4")
     claim(ledger, "ada", 10)
     claim(ledger, "ada", 10, "1.2.4")
-    assert do(ledger, marks.keep_claims, "ada", now=800, seconds=CLAIM) == 2
+    assert do(ledger, marks.keep_claim, UID, "ada", now=800, seconds=CLAIM)
+    assert row_of(ledger, "1.2.4", now=911)["claimed_by"] == "", "the other one is not what ada is at"
     with pytest.raises(ClaimedByOther):
         claim(ledger, "ben", 1000)
     assert row_of(ledger, now=1701)["claimed_by"] == ""
     assert claim(ledger, "ben", 1701) is not None
-    assert do(ledger, marks.keep_claims, "ada", now=1702, seconds=CLAIM) == 0, "what has run out does not come back"
+    assert not do(ledger, marks.keep_claim, UID, "ada", now=1702, seconds=CLAIM), "what has run out does not come back"
     with pytest.raises(NotClaimed):
         do(ledger, marks.release, UID, "ada", now=1703)
 
@@ -122,6 +123,21 @@ def test_a_released_study_can_be_claimed_by_another(ledger: Ledger) -> None:
     do(ledger, marks.release, UID, "ada", now=11)
     assert claim(ledger, "ben", 12) is not None
     assert kinds(ledger) == ["claim", "release", "claim"]
+
+
+def test_an_admin_releases_a_study_from_any_hands_and_gives_it_back_by_undo(ledger: Ledger) -> None:
+    answer(ledger, 0, now=1)
+    with pytest.raises(NotClaimed, match="nobody's hands"):
+        do(ledger, marks.release, UID, "eve", now=5, of_anybody=True)
+    claim(ledger, "ada", 10)
+    with pytest.raises(NotClaimed, match="not in your hands"):
+        do(ledger, marks.release, UID, "ben", now=11)
+    do(ledger, marks.release, UID, "eve", now=12, of_anybody=True)
+    assert row_of(ledger, now=13)["claimed_by"] == ""
+    take_back(ledger, "eve", now=14)
+    assert row_of(ledger, now=15)["claimed_by"] == "ada"
+    do(ledger, marks.release, UID, "eve", now=16, of_anybody=True)
+    assert claim(ledger, "ben", 17) is not None
 
 
 def contend(where: str, user: str, studies: int, start: Any, won: Any) -> None:
@@ -180,11 +196,11 @@ def test_a_study_is_read_once_and_leaves_the_hands_of_its_reader(ledger: Ledger)
 
 def test_who_looked_at_an_older_answer_has_not_read_the_newer_one(ledger: Ledger) -> None:
     answer(ledger, 2, now=1)
-    seen = row_of(ledger)["answer_version"]
+    seen = Seen(1, "routine")
     answer(ledger, 0, now=2, version=2)
     with pytest.raises(AnswerChanged):
-        do(ledger, marks.mark_read, UID, "ada", now=3, seen_version=seen)
-    do(ledger, marks.mark_read, UID, "ada", now=4, seen_version=2)
+        do(ledger, marks.mark_read, UID, "ada", now=3, seen=seen)
+    do(ledger, marks.mark_read, UID, "ada", now=4, seen=Seen(2, "critical"))
 
 
 @pytest.mark.parametrize(
@@ -400,6 +416,62 @@ def test_what_is_older_than_a_quarter_of_an_hour_is_not_taken_back(ledger: Ledge
     assert take_back(ledger, "ada", now=910).study_instance_uid == UID
 
 
+def test_undo_goes_as_deep_as_acts_go_and_gives_back_what_reading_took(ledger: Ledger) -> None:
+    for number, uid in enumerate(("1.1", "1.2"), 1):
+        answer(ledger, 2, now=1, uid=uid)
+        claim(ledger, "ada", 10.0 * number, uid)
+        do(ledger, marks.mark_read, uid, "ada", now=10.0 * number + 1)
+    for uid in ("1.2", "1.1"):
+        assert take_back(ledger, "ada", now=40).study_instance_uid == uid
+        row = row_of(ledger, uid, now=41)
+        assert (row["read_at"], row["claimed_by"], row["claimed_until"]) == (None, "ada", 940.0)
+        assert take_back(ledger, "ada", now=42).study_instance_uid == uid
+        assert row_of(ledger, uid, now=43)["claimed_by"] == ""
+    with pytest.raises(NothingToUndo):
+        take_back(ledger, "ada", now=44)
+
+
+def test_undo_of_reading_takes_no_study_out_of_the_hands_of_another(ledger: Ledger) -> None:
+    for uid in ("1.1", "1.2"):
+        answer(ledger, 2, now=1, uid=uid)
+    claim(ledger, "ada", 10, "1.1")
+    do(ledger, marks.mark_read, "1.1", "ada", now=11)
+    claim(ledger, "ben", 12, "1.1")
+    do(ledger, marks.mark_read, "1.2", "ada", now=13)
+    take_back(ledger, "ada", now=20)
+    assert row_of(ledger, "1.2", now=21)["claimed_by"] == "", "ada had it not in hand"
+    take_back(ledger, "ada", now=22)
+    assert row_of(ledger, "1.1", now=23)["claimed_by"] == "ben"
+    with pytest.raises(UndoOutdated):
+        take_back(ledger, "ada", now=24)
+
+
+def test_an_act_that_cannot_be_taken_back_is_told_once_and_hides_none_before_it(ledger: Ledger) -> None:
+    for uid in ("1.1", "1.2"):
+        answer(ledger, 2, now=1, uid=uid)
+    do(ledger, judging.add_note, "1.2", "ada", "hm", now=2)
+    do(ledger, marks.mark_read, "1.1", "ada", now=3)
+    do(ledger, marks.mark_unread, "1.1", "ben", now=4)
+    with pytest.raises(UndoOutdated):
+        take_back(ledger, "ada", now=5)
+    assert take_back(ledger, "ada", now=6).study_instance_uid == "1.2"
+    do(ledger, judging.add_note, "1.2", "ada", "again", now=7)
+    assert take_back(ledger, "ada", now=8).study_instance_uid == "1.2", "what was done since is the last act"
+    with pytest.raises(UndoOutdated):
+        take_back(ledger, "ada", uid="1.1", now=9)
+
+
+def test_a_claim_that_is_over_is_passed_by_undo(ledger: Ledger) -> None:
+    for uid in ("1.1", "1.2"):
+        answer(ledger, 2, now=1, uid=uid)
+    do(ledger, judging.add_note, "1.2", "ada", "hm", now=2)
+    claim(ledger, "ada", 3, "1.1")
+    do(ledger, marks.release, "1.1", "eve", now=4, of_anybody=True)
+    claim(ledger, "ben", 5, "1.1")
+    assert take_back(ledger, "ada", now=6).study_instance_uid == "1.2"
+    assert row_of(ledger, "1.1", now=7)["claimed_by"] == "ben"
+
+
 def test_what_was_read_elsewhere_is_not_the_last_act(ledger: Ledger) -> None:
     answer(ledger, 2, now=1)
     do(ledger, judging.add_note, UID, "ada", "hm", now=9)
@@ -431,19 +503,32 @@ def test_an_answer_that_is_as_pressing_again_is_no_longer_told_as_lower(ledger: 
         row = row_of(ledger)
         assert (row["priority_rank"], row["lowered_from"]) == (min(rank, 1), "urgent, why 1" if rank == 2 else "")
         shown = worklist_row(row)
-        assert (shown.message or "").endswith("earlier answer: urgent, why 1") is (rank == 2)
+        assert shown.why.endswith("earlier answer: urgent, why 1") is (rank == 2)
         assert to_json(shown)["lowered_from"] == ("urgent, why 1" if rank == 2 else None)
 
 
-def test_taking_back_that_a_study_was_read_gives_it_the_place_that_an_answer_took_since(ledger: Ledger) -> None:
+@pytest.mark.parametrize("by_undo", [True, False])
+def test_a_study_that_is_unread_again_has_the_place_that_an_answer_took_since(ledger: Ledger, by_undo: bool) -> None:
     answer(ledger, 0, now=1)
+    for version in (2, 3):
+        do(ledger, marks.mark_read, UID, "ada", now=10)
+        answer(ledger, 2, now=11, version=version)
+        if by_undo:
+            take_back(ledger, "ada", now=12)
+        else:
+            do(ledger, marks.mark_unread, UID, "ben", now=12)
+        row = row_of(ledger, now=13)
+        assert (row["group"], row["priority"], row["priority_rank"], row["lowered_from"]) == (
+            "critical", "critical", 0, "critical, why 0",
+        )  # fmt: skip
+
+
+def test_a_study_that_is_unread_again_without_another_answer_stands_where_it_stood(ledger: Ledger) -> None:
+    answer(ledger, 2, now=1)
     do(ledger, marks.mark_read, UID, "ada", now=10)
-    answer(ledger, 2, now=11, version=2)
-    take_back(ledger, "ada", now=12)
-    row = row_of(ledger, now=13)
-    assert (row["group"], row["priority"], row["priority_rank"], row["lowered_from"]) == (
-        "critical", "critical", 0, "critical",
-    )  # fmt: skip
+    do(ledger, marks.mark_unread, UID, "ada", now=11)
+    row = row_of(ledger)
+    assert (row["priority"], row["priority_rank"], row["lowered_from"]) == ("routine", 2, "")
 
 
 # --- the record
@@ -460,7 +545,8 @@ def test_marks_and_what_they_made_of_a_study_survive_an_earlier_hilum(ledger: Le
             db.execute(text("UPDATE tasks SET message = 'seen'"))
         migrate(ledger)
         after = row_of(ledger)
-        told = {"message", "search_words", "answer_version", "present", "changed", "written_at", "content"}
+        told = {"message", "priority_reason", "read_as", "search_words", "answer_version", "changed", "written_at"}
+        told |= {"content", "present"}
         assert {k: v for k, v in after.items() if k not in told} == {
             k: v for k, v in before.items() if k not in told
         } | {"holder": after["holder"], "answered_generation": after["answered_generation"]}

@@ -164,8 +164,8 @@ def test_a_server_that_redirects_has_not_taken_it(receiver: Receiver) -> None:
 
 
 TASK = {
-    "message": "Pneumothorax 91 %", "received_at": 1.0, "completed_at": 2.0, "patient_name": "Doe^Jane",
-    "patient_id": "P-7", "patient_birth_date": "", "accession_number": "",
+    "priority_reason": "Pneumothorax 91 %", "lowered_from": "", "received_at": 1.0, "completed_at": 2.0,
+    "patient_name": "Doe^Jane", "patient_id": "P-7", "patient_birth_date": "", "accession_number": "",
 }  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -20,9 +22,10 @@ from orthanc_plugin.hosting import health, routes
 from orthanc_plugin.hosting.held import Place
 from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.database import LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.filters import saved_filters
+from orthanc_plugin.ledger.flagging import Flag, flag
 from orthanc_plugin.ledger.mark_history import history
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
@@ -451,7 +454,8 @@ def read_by(site: Site) -> dict[str, str]:
 def test_of_several_studies_those_are_read_whose_answer_was_looked_at(site: Site) -> None:
     for uid, version in (("1.2.6", 1), ("1.2.7", 2), ("1.2.8", 1)):
         answer(site, uid, version, PICTURED)
-    body = "do=read&study=1.2.6&study=1.2.7&study=1.2.8&study=1.2.5&seen=1.2.6:1&seen=1.2.7:1&seen=1.2.3:1&seen="
+    body = "do=read&study=1.2.6&study=1.2.7&study=1.2.8&study=1.2.5&seen=1.2.6:1:urgent&seen=1.2.7:1:urgent"
+    body += "&seen=1.2.3:1:urgent&seen="
     told = json.loads((marked := mark(site, body)).body)
     assert (marked.status, told["study_instance_uids"]) == (409, ["1.2.6", "1.2.5"])
     assert told["said"].startswith("2 of 4 studies marked as read. 1 refused: the AI has answered anew")
@@ -459,14 +463,80 @@ def test_of_several_studies_those_are_read_whose_answer_was_looked_at(site: Site
     assert read_by(site) == {"1.2.6": "anna", "1.2.5": "anna"}
 
 
-@pytest.mark.parametrize("seen", ["x", "-1", "1.2.3:", "1.2.3:1.5", ":1:1", "9" * 30, "<b>:1", "1.2.3:1&seen=1.2.3:2"])
+@pytest.mark.parametrize(
+    "seen",
+    ["x", "1", "-1:urgent", "1.2.3:urgent", "1.2.3:1.5:urgent", ":1:urgent", f"{9 * 10**29}:urgent", "<b>:1:urgent",
+     "1.2.3:1:high", "1.2.3:1:urgent&seen=1.2.3:1:routine", "1.2.3:1:urgent&seen=1.2.3:2:urgent"],
+)  # fmt: skip
 def test_what_was_looked_at_is_never_passed_over(site: Site, seen: str) -> None:
     for also in ("", "&study=1.2.5"):
         assert mark(site, f"study=1.2.3&do=read&seen={seen}{also}").status == 400
-    assert mark(site, "study=1.2.3&do=read").status == mark(site, "study=1.2.3&do=read&seen=2").status == 409
-    assert mark(site, "study=1.2.3&study=1.2.5&do=read&seen=1").status == 400, "of which one?"
+    for other in ("", "&seen=2:urgent", "&seen=1:routine"):
+        assert mark(site, f"study=1.2.3&do=read{other}").status == 409
+    assert mark(site, "study=1.2.3&study=1.2.5&do=read&seen=1:urgent").status == 400, "of which one?"
     assert read_by(site) == {}
-    assert mark(site, "study=1.2.3&do=read&seen=1").status == 200
+    assert mark(site, "study=1.2.3&do=read&seen=1:urgent").status == 200
+
+
+def test_a_study_that_is_raised_before_its_answer_is_not_read_by_who_did_not_see_it(site: Site) -> None:
+    with site.ledger.write() as db:
+        claimed = tasks.claim(db, "w", now=5.0, lease_seconds=1e12, abandoned_limit=3)
+        assert claimed is not None
+        flag(db, claimed, Flag("critical", 0, "Pneumothorax 91 %"), now=6.0)
+    for seen in ("", "&seen=0:none"):
+        assert mark(site, f"study=1.2.5&do=read{seen}").status == 409
+    for path in ("/hilum/", "/hilum/studies/1.2.5"):
+        page = routes.respond(asked(path), site).body.decode()
+        assert "Pneumothorax 91 % (first answer)" in page
+        assert 'name="seen" value="0:critical"' in page
+    assert mark(site, "study=1.2.5&do=read&seen=0:critical").status == 200
+
+
+def test_a_mark_prolongs_the_claim_of_its_study_alone(site: Site) -> None:
+    for uid in ("1.2.3", "1.2.5"):
+        assert mark(site, f"study={uid}&do=claim").status == 200
+
+    def until() -> list[float]:
+        with site.ledger.read() as db:
+            return [tasks.of_study(db, uid)[0]["claimed_until"] for uid in ("1.2.3", "1.2.5")]
+
+    before = until()
+    assert mark(site, "study=1.2.3&do=note&comment=hm").status == 200
+    assert (until()[0] > before[0], until()[1] == before[1]) == (True, True)
+
+
+def test_an_admin_alone_releases_what_another_has_in_hand(site: Site) -> None:
+    with site.ledger.write() as db:
+        marks.claim(db, "1.2.3", "ben", now=time.time(), seconds=900)
+    title = 'title="Take it out of the hands of ben"'
+    assert title not in routes.respond(asked("/hilum/"), site).body.decode()
+    assert mark(site, "study=1.2.3&do=release").status == 409
+    assert title in routes.respond(asked("/hilum/", role=Role.ADMIN), site).body.decode()
+    assert mark(site, "study=1.2.3&do=release", Role.ADMIN).status == 200
+    with site.ledger.read() as db:
+        assert tasks.of_study(db, "1.2.3")[0]["claimed_by"] == ""
+
+
+def elsewhere(site: Site, **form: str) -> Response:
+    body, today = urlencode(form).encode(), time.strftime("%Y-%m-%d")
+    path, query = ("/hilum/admin/elsewhere", {}) if form else ("/hilum/admin", {"before": today})
+    given = {"x-requested-with": "t"}
+    request = asked(path, "POST" if form else "GET", query=query, role=Role.ADMIN, headers=given, body=body)
+    return routes.respond(request, site)
+
+
+def test_as_many_studies_of_other_priorities_are_not_those_that_were_counted(site: Site) -> None:
+    shown = elsewhere(site).body.decode()
+    counted = re.search(r'name="counted" value="([^"]*)"', shown)
+    assert counted is not None
+    assert counted[1] == "urgent:1,none:2"
+    form = {"do": "mark", "before": time.strftime("%Y-%m-%d"), "number": "3", "counted": counted[1]}
+    answer(site, "1.2.5", 1, PICTURED)
+    refused = elsewhere(site, **form)
+    assert (refused.status, read_by(site)) == (409, {})
+    assert b"3 studies of other priorities now" in refused.body
+    assert elsewhere(site, **{**form, "counted": "urgent:2,none:1"}).status == 303
+    assert len(read_by(site)) == 3
 
 
 def finding(key: str, state: str) -> dict[str, Any]:
@@ -480,9 +550,10 @@ def test_a_judgement_is_of_the_result_that_was_looked_at(site: Site) -> None:
     second["findings"] = [finding("effusion", "absent"), finding("edema", "absent")]
     answer(site, "1.2.6", 3, first, second)
     for said, status in (
-        ("agree:effusion&seen=2", 409), ("agree:effusion&seen=3&report=2.25.99", 409), ("agree:zzz&seen=3", 400),
-        ("agree:edema&seen=3&report=2.25.7", 400), ("agree:effusion&seen=x", 400),
-        ("disagree:effusion&seen=3&report=2.25.8&comment=hm", 200), ("disagree:edema&seen=3", 200),
+        ("agree:effusion&seen=2:urgent", 409), ("agree:effusion&seen=3:urgent&report=2.25.99", 409),
+        ("agree:zzz&seen=3:urgent", 400), ("agree:edema&seen=3:urgent&report=2.25.7", 400),
+        ("agree:effusion&seen=x", 400), ("disagree:effusion&seen=3:urgent&report=2.25.8&comment=hm", 200),
+        ("disagree:edema&seen=3:urgent", 200),
         ("assign&to=anna", 200),
     ):  # fmt: skip
         assert mark(site, f"study=1.2.6&do={said}").status == status, said
@@ -501,7 +572,7 @@ def test_a_judgement_is_of_the_result_that_was_looked_at(site: Site) -> None:
 
 def test_an_act_on_several_studies_is_taken_back_whole_and_told(site: Site) -> None:
     assert mark(site, "do=note&study=1.2.3&comment=hm").status == 200
-    assert mark(site, "do=read&study=1.2.3&study=1.2.4&study=1.2.5&seen=1.2.3:1").status == 200
+    assert mark(site, "do=read&study=1.2.3&study=1.2.4&study=1.2.5&seen=1.2.3:1:urgent").status == 200
     told = json.loads(mark(site, "do=undo").body)
     assert told["said"] == "Taken back: 3 of 3 studies marked as read."
     assert told["study_instance_uids"] == ["1.2.3", "1.2.4", "1.2.5"]

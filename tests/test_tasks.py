@@ -827,7 +827,7 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         page(db, Filter(text="phantom", present=("edema",), mine=True, reason="age"), now=now, user="ada")
         marks.begin_act(db, "ada")
         marks.claim(db, "1.2.500", "ada", now=now, seconds=900)
-        marks.keep_claims(db, "ada", now=now, seconds=900)
+        marks.keep_claim(db, "1.2.500", "ada", now=now + 1, seconds=900)
         marks.mark_read(db, "1.2.500", "ada", now=now)
         undo(db, "ada", now=now, claim_seconds=900)
         tasks.of_study(db, "1.2.500")

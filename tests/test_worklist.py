@@ -44,7 +44,7 @@ def task(*images: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "study_time": "030405", "study_description": "Chest", "attempts": 0, "trace": None,
         "referring_physician": "Sender^A", "patient_age": "055Y", "group": "urgent", "due_at": 3700.0, "read_at": None,
         "read_by": "", "changed": False, "reopened_at": None, "claimed_by": "", "claimed_until": 0.0, "assigned_to": "",
-        "marks": 0, "lowered_from": "",
+        "marks": 0, "lowered_from": "", "priority_reason": "why", "first_answer": 0,
         "result": {"images": list(images)}, **changes,
     }  # fmt: skip
 
@@ -369,9 +369,27 @@ def test_the_number_of_critical_studies_is_that_of_all_and_not_of_those_that_are
 
 
 def test_a_study_is_flagged_while_its_results_are_stored() -> None:
-    flagged = rows.worklist_row(task(status="running", priority="critical", message="Pneumothorax 91 %, right"))
+    said = {"priority": "critical", "priority_reason": "Pneumothorax 91 %, right", "message": None}
+    flagged = rows.worklist_row(task(status="running", first_answer=1, **said))
     assert "Pneumothorax 91 %, right (first answer)" in shown([flagged])
-    assert "Not answered yet" in shown([rows.worklist_row(task(status="running", priority="none", message=None))])
+    assert rows.to_json(flagged)["priority_reason"] == "Pneumothorax 91 %, right (first answer)"
+    unknown = task(status="running", priority="none", priority_reason="", message=None)
+    assert "Not answered yet" in shown([rows.worklist_row(unknown)])
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "answered", "done", "quarantined", "not_processed"])
+def test_a_priority_is_never_shown_without_its_reason(status: str) -> None:
+    kept = {"priority_reason": "Effusion 80 %", "lowered_from": "critical, Pneumothorax 91 %"}
+    read = {**image(finding("pneumothorax", "present", 0.9)), "priority": "critical", "priority_reason": "Pneumothorax"}
+    of_before = {"priority_reason": ""}
+    for told, why in (
+        (task(**kept), "Effusion 80 %; earlier answer: critical, Pneumothorax 91 %"),
+        (task(read, **of_before), "Pneumothorax"),
+        (task(**of_before), "Why is not known any more"),
+    ):
+        row = rows.worklist_row({**told, "status": status, "priority": "critical", "message": "away", "reason": "x"})
+        assert f">{why}</span>" in shown([row])
+        assert "(first answer)" not in shown([row])
 
 
 def test_the_list_says_when_no_active_model_looks_for_pneumothorax() -> None:

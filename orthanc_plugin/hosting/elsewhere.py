@@ -1,7 +1,7 @@
 """Marking all studies that were received before a day as read elsewhere, and taking that back: for admins.
 
-The rule: how many it would be is shown before, and is what is done, or nothing is; in steps, so that nothing else waits
-for the ledger, and for some seconds at most, after which it can be gone on with.
+The rule: how many of each priority it would be is shown before, and is what is done, or nothing is; in steps, so that
+nothing else waits for the ledger, and for some seconds at most, after which it can be gone on with.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Elsewhere:
         """Of all priorities."""
         return sum(self.unread.values())
 
+    @property
+    def counted(self) -> str:
+        """What was shown, e.g. ``critical:1,routine:4``."""
+        return _counted(self.unread)
+
 
 def asked_for(request: Request, db: Connection, now: float) -> Elsewhere:
     """What the address of the admin page asks for (``before=2026-11-20``)."""
@@ -57,7 +62,7 @@ def asked_for(request: Request, db: Connection, now: float) -> Elsewhere:
 
 
 def change(request: Request, site: Site, now: float) -> Response:
-    """Answer a form: ``do=mark`` with the day and the number that was shown, or ``do=take_back`` with the act."""
+    """Answer a form: ``do=mark`` with the day and what was counted, or ``do=take_back`` with the act."""
     form = {name: values[-1] for name, values in request.form().items()}
     if form.get("do") == "take_back":
         return _take_back(form.get("made_at", ""), request, site, now)
@@ -66,9 +71,11 @@ def change(request: Request, site: Site, now: float) -> Response:
     if form.get("do") != "mark" or seconds is None:
         return told(request, 400, "Give a day that has begun.", "As the admin page asks for it.")
     with site.ledger.read() as db:
-        number = sum(unread_before(db, seconds, user, now=now).values())
-    if form.get("number") != str(number):
-        return told(request, 409, f"It would be {number} studies now.", "Nothing was marked: count them again.")
+        unread = unread_before(db, seconds, user, now=now)
+    number = sum(unread.values())
+    if form.get("counted") != _counted(unread):
+        others = "" if form.get("number") != str(number) else " of other priorities"
+        return told(request, 409, f"It would be {number} studies{others} now.", "Nothing was marked: count them again.")
     act = Act(now, user, seconds)
     marked = _in_steps(site, lambda db: mark_elsewhere(db, act, now=now, most=_STEP))
     return _done(request, site, f"{marked} studies received before {day}", day if marked < number else "")
@@ -107,6 +114,10 @@ def _done(request: Request, site: Site, detail: str, day: str) -> Response:
     site.audit.record("read_elsewhere", request.visitor.who, detail=detail, wait_seconds=_AUDIT_SECONDS)
     query = f"?{urlencode({'before': day})}" if day else ""
     return Response(303, TEXT, b"", {**NOT_STORED, "Location": f"/hilum/admin{query}#elsewhere"})
+
+
+def _counted(unread: dict[str, int]) -> str:
+    return ",".join(f"{priority}:{number}" for priority, number in unread.items())
 
 
 def _seconds(day: str) -> float | None:

@@ -76,6 +76,6 @@ class InHand:
                     held = marks.is_held(db, study, user, now=now)
                 if held:
                     with self._ledger.write() as db:
-                        marks.keep_claims(db, user, now=now, seconds=self._seconds, study_instance_uid=study)
+                        marks.keep_claim(db, study, user, now=now, seconds=self._seconds)
             except Exception as error:  # noqa: BLE001  (whatever it is, the thread must live on)
                 log.warning("a claim could not be prolonged (%s)", type(error).__name__)

@@ -14,20 +14,22 @@ from urllib.parse import parse_qs
 from sqlalchemy import Connection
 
 from models.names import in_words
+from orthanc_plugin.access.audit import Who
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.hosting.messages import NOT_STORED, TEXT, Request, Response
 from orthanc_plugin.hosting.reading_page import LOOK_COOKIE, address, look_of, readers
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.ledger import judging, mark_history, marks
 from orthanc_plugin.ledger.filters import Filter, FilterInvalid, NamedFilter, delete_filter, save_filter
 from orthanc_plugin.ledger.mark_refusals import AnswerChanged, MarkRefused, NotEvaluated
-from orthanc_plugin.ledger.marks import Bulk, Mark, MarkKind
+from orthanc_plugin.ledger.marks import Bulk, Mark, MarkKind, Seen
 from orthanc_plugin.worklist.listing import LOOKS
 
 _AUDIT_SECONDS = 1.0
 NOT_RECORDED = "not in the audit log yet"
 _MOST_STUDIES = 500  # marked at once
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
-_VERSION = re.compile(r"[0-9]{1,8}", re.ASCII)
+_SEEN = re.compile(r"(?:([0-9.]{1,64}):)?([0-9]{1,8}):(critical|urgent|routine|none)", re.ASCII)
 _LOOK_SECONDS = 365 * 24 * 3600
 _SAID = {
     MarkKind.CLAIM: "in your hands",
@@ -90,15 +92,16 @@ def mark(request: Request, site: Site, now: float) -> Done:
     seen = _seen(form.get("seen", ()), studies)
     if seen is None:
         return _refused("The page said wrongly which answers were looked at (seen): load it again.", status=400)
-    do = _doing(kind, finding, given, site, user=user, now=now, seen=seen)
+    do = _doing(kind, finding, given, site, who=request.visitor.who, now=now, seen=seen)
     if do is None and kind == "assign":
         return _refused("Assign it to somebody who reads: a radiologist or an admin.")
     if do is None:
         return _refused("The page asked for something unknown: load it again.")
     with site.ledger.write() as db:
-        marks.keep_claims(db, user, now=now, seconds=_claim_seconds(site))
         marks.begin_act(db, user)
         came = marks.in_bulk(studies, lambda uid: do(db, uid))
+        for made in came.done:
+            marks.keep_claim(db, made.study_instance_uid, user, now=now, seconds=_claim_seconds(site))
     written = _record(request, site, kind, came, studies)
     done = _done(came, studies, _SAID[MarkKind(_KINDS[kind])] + (f": {in_words(finding)}" if finding else ""))
     return done if written else _unrecorded(done)
@@ -124,23 +127,24 @@ _KINDS = {"mine": "assign", "nobody": "assign"} | {
 
 
 def _doing(
-    kind: str, finding: str, given: Mapping[str, str], site: Site, *, user: str, now: float, seen: Mapping[str, int]
+    kind: str, finding: str, given: Mapping[str, str], site: Site, *, who: Who, now: float, seen: Mapping[str, Seen]
 ) -> Callable[[Connection, str], Mark | None] | None:
     """What a word of the form does to one study; None when the word is unknown."""
+    user, is_admin = who.name, who.role == Role.ADMIN
     seconds, comment, report = _claim_seconds(site), given.get("comment", "").strip(), given.get("report", "")
     to = {"mine": user, "nobody": ""}.get(kind, given.get("to", "").strip())
     if kind == "assign" and to not in {"", *readers(site, user)}:
         return None
 
     def judged(db: Connection, uid: str) -> Mark:
-        said, version = kind == "agree", seen.get(uid)
+        said, version = kind == "agree", seen[uid].version if uid in seen else None
         return judging.judge(
             db, uid, user, finding, agrees=said, now=now, comment=comment, report=report, seen_version=version
         )
 
     known: dict[str, Callable[[Connection, str], Mark | None]] = {
         "claim": lambda db, uid: marks.claim(db, uid, user, now=now, seconds=seconds),
-        "release": lambda db, uid: marks.release(db, uid, user, now=now),
+        "release": lambda db, uid: marks.release(db, uid, user, now=now, of_anybody=is_admin),
         "read": lambda db, uid: _mark_read(db, uid, user, now, seen.get(uid)),
         "unread": lambda db, uid: marks.mark_unread(db, uid, user, now=now),
         "agree": judged,
@@ -151,25 +155,26 @@ def _doing(
     return {**known, **assigned}.get(kind)
 
 
-def _seen(given: Sequence[str], studies: Sequence[str]) -> dict[str, int] | None:
-    """Which answer of each study was looked at: ``UID:VERSION``, or ``VERSION`` alone of the only one.
+def _seen(given: Sequence[str], studies: Sequence[str]) -> dict[str, Seen] | None:
+    """What was looked at of each study: ``UID:VERSION:PRIORITY``, or ``VERSION:PRIORITY`` alone of the only one.
 
     None: what is given cannot be so. What is empty says nothing; a list names those that were not chosen as well.
     """
-    seen: dict[str, int] = {}
+    seen: dict[str, Seen] = {}
     for value in filter(None, given):
-        uid, _, version = value.rpartition(":")
-        if not _VERSION.fullmatch(version) or not (_UID.fullmatch(uid) if uid else len(studies) == 1):
+        found = _SEEN.fullmatch(value)
+        if found is None or (found[1] is None and len(studies) != 1):
             return None
-        if seen.setdefault(uid or studies[0], int(version)) != int(version):
+        looked_at = Seen(int(found[2]), found[3])
+        if seen.setdefault(found[1] or studies[0], looked_at) != looked_at:
             return None
     return seen
 
 
-def _mark_read(db: Connection, uid: str, user: str, now: float, seen: int | None) -> Mark:
+def _mark_read(db: Connection, uid: str, user: str, now: float, seen: Seen | None) -> Mark:
     """Who does not say which answer they looked at can have read a study that has none, and no other."""
     try:
-        return marks.mark_read(db, uid, user, now=now, seen_version=seen or 0)
+        return marks.mark_read(db, uid, user, now=now, seen=seen or Seen())
     except AnswerChanged:
         if seen is not None:
             raise

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from orthanc_plugin.ledger.statements import result_of, run, run_many
 
@@ -78,6 +78,18 @@ def write_words(db: Connection, study_instance_uid: str, words: str, *, before: 
         " ON CONFLICT DO NOTHING",
         [{"uid": study_instance_uid, "term": term, "words": words} for term in words.split()],
     )
+
+
+def find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
+    """Have a study found by its patient, where that is new: for the other images of a study nothing is to do."""
+    if row.search_words is None:
+        return  # `derive_missing` comes to it
+    words = words_of(row.patient_name, row.patient_id, row.accession_number)
+    if row.generation == 1:  # a new one
+        write_words(db, uid, row.search_words, before="")
+    if words != row.search_words:
+        run(db, "UPDATE tasks SET search_words = :words WHERE study_instance_uid = :uid", uid=uid, words=words)
+        write_words(db, uid, words, before=row.search_words)
 
 
 def write_findings(db: Connection, study_instance_uid: str, result: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 The rule: each study has a mark of its own, as if somebody had marked it alone; all marks of one act bear one moment, by
 which they are found again. What somebody else has in hand is left out, and so is what changed since when an act is
-taken back. A study whose priority rises afterwards is unread again, as any other.
+taken back. A critical or urgent study that the AI has changed since they were counted is left out, and one whose
+priority rises afterwards is unread again, as any other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Connection
 
 from orthanc_plugin.ledger.mark_history import take_back
-from orthanc_plugin.ledger.marks import in_bulk, mark_read
+from orthanc_plugin.ledger.marks import Seen, in_bulk, mark_read
 from orthanc_plugin.ledger.notes import get_fact, set_fact
 from orthanc_plugin.ledger.statements import run
 
@@ -21,7 +22,7 @@ _ACTS = "read_elsewhere"  # the fact that holds the latest
 _MOST_ACTS = 10
 _UNREAD = """
     read_at IS NULL AND status <> 'removed' AND received_at < :before
-    AND (claimed_by IN ('', :user) OR claimed_until <= :now)
+    AND (claimed_by IN ('', :user) OR claimed_until <= :now) AND (priority_rank >= 2 OR written_at <= :counted_at)
 """
 
 
@@ -55,6 +56,7 @@ def unread_before(db: Connection, before: float, user: str, *, now: float) -> di
         before=before,
         user=user,
         now=now,
+        counted_at=now,
     )
     return {row.priority: row.studies for row in rows}
 
@@ -63,14 +65,16 @@ def mark_elsewhere(db: Connection, act: Act, *, now: float, most: int) -> int:
     """Mark the next studies of an act; how many, 0 when none is left."""
     rows = run(
         db,
-        f"SELECT study_instance_uid FROM tasks WHERE {_UNREAD} ORDER BY received_at, study_instance_uid LIMIT :most",  # noqa: S608
+        f"SELECT study_instance_uid, answer_version, priority FROM tasks WHERE {_UNREAD} "  # noqa: S608
+        "ORDER BY received_at, study_instance_uid LIMIT :most",
         before=act.before,
         user=act.made_by,
         now=now,
+        counted_at=act.made_at,
         most=most,
     )
-    uids = [row.study_instance_uid for row in rows]
-    came = in_bulk(uids, lambda uid: mark_read(db, uid, act.made_by, now=act.made_at, elsewhere=True))
+    seen = {row.study_instance_uid: Seen(row.answer_version, row.priority) for row in rows}
+    came = in_bulk(seen, lambda uid: mark_read(db, uid, act.made_by, now=act.made_at, seen=seen[uid], elsewhere=True))
     _note(db, act, number=len(came.done))
     return len(came.done)
 

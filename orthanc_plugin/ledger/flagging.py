@@ -1,7 +1,7 @@
 """The first word on a study: its priority as soon as the models have answered, before their results are stored.
 
-The rule: it only raises. What is stored in the end decides, and where that never comes, a study stays where it was
-raised to.
+The rule: it only raises. A study that somebody has read waits again when it rises; one that nobody has read keeps the
+priority when what is stored in the end is lower (``lowering``), and stays raised where that never comes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.task_states import InferenceTask
 
@@ -33,19 +34,20 @@ class Flag:
 
 def flag(db: Connection, task: InferenceTask, raised: Flag, *, now: float) -> bool:
     """Raise a study in the reading order; False when it stands as high already, or is another worker's."""
-    return (
-        run(
-            db,
-            """
-            UPDATE tasks SET priority = :priority, priority_rank = :rank, message = :message, written_at = :now
-            WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running' AND priority_rank > :rank
-            """,
-            uid=task.study_instance_uid,
-            fence=task.fence,
-            priority=raised.priority,
-            rank=raised.priority_rank,
-            message=raised.message,
-            now=now,
-        ).rowcount
-        == 1
-    )
+    changed = run(
+        db,
+        """
+        UPDATE tasks SET priority = :priority, priority_rank = :rank, priority_reason = :message, first_answer = 1,
+                         lowered_from = '', written_at = :now
+        WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running' AND priority_rank > :rank
+        """,
+        uid=task.study_instance_uid,
+        fence=task.fence,
+        priority=raised.priority,
+        rank=raised.priority_rank,
+        message=raised.message,
+        now=now,
+    ).rowcount
+    if changed:
+        reopen_raised(db, task.study_instance_uid, now=now)
+    return changed == 1

@@ -34,7 +34,8 @@ class ClaimedByOther(MarkRefused):
     """Somebody else has the study in hand."""
 
     def __init__(self, study_instance_uid: str, by: str, until: float) -> None:
-        super().__init__(study_instance_uid, f"{by} has this study in hand: take another, or ask {by} to release it")
+        told = f"{by} has this study in hand: take another, or ask {by} or an admin to release it"
+        super().__init__(study_instance_uid, told)
         self.by, self.until = by, until
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from orthanc_plugin.ledger.lowering import AS_IT_WAS_READ, in_words
 from orthanc_plugin.ledger.mark_refusals import (
     AlreadyRead,
     AnswerChanged,
@@ -78,6 +79,14 @@ class Mark:
     undoes: int | None = None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What somebody looked at: the version of the answer, 0 for none, and the priority, which may rise before it."""
+
+    version: int = 0
+    priority: str = "none"
+
+
 def claim(db: Connection, study_instance_uid: str, user: str, *, now: float, seconds: float) -> Mark | None:
     """Take a study in hand, also one whose claim has run out; None when it was in these hands and only goes on.
 
@@ -113,24 +122,25 @@ def is_held(db: Connection, study_instance_uid: str, user: str, *, now: float) -
     return run(db, sql, uid=study_instance_uid, user=user, now=now).scalar() is not None
 
 
-def keep_claims(db: Connection, user: str, *, now: float, seconds: float, study_instance_uid: str = "") -> int:
-    """Prolong what somebody has in hand, or only one study, because they are active; how many studies that are."""
-    return run(
+def keep_claim(db: Connection, study_instance_uid: str, user: str, *, now: float, seconds: float) -> bool:
+    """Prolong somebody's claim of a study because they are at it; False where there is none to prolong."""
+    changed = run(
         db,
         """
         UPDATE tasks SET claimed_until = :until
-        WHERE claimed_by = :user AND claimed_by <> '' AND claimed_until > :now AND claimed_until < :until
-            AND (:uid = '' OR study_instance_uid = :uid)
+        WHERE study_instance_uid = :uid AND claimed_by = :user AND claimed_by <> ''
+            AND claimed_until > :now AND claimed_until < :until
         """,
         uid=study_instance_uid,
         user=user,
         now=now,
         until=now + seconds,
     ).rowcount
+    return changed == 1
 
 
-def release(db: Connection, study_instance_uid: str, user: str, *, now: float) -> Mark:
-    """Give a study back that is in hand.
+def release(db: Connection, study_instance_uid: str, user: str, *, now: float, of_anybody: bool = False) -> Mark:
+    """Give a study back that is in hand, or `of_anybody` take it out of somebody else's.
 
     Raises
     ------
@@ -141,14 +151,19 @@ def release(db: Connection, study_instance_uid: str, user: str, *, now: float) -
         db,
         """
         UPDATE tasks SET claimed_by = '', marks = marks + 1
-        WHERE study_instance_uid = :uid AND claimed_by = :user AND claimed_by <> '' RETURNING marks
+        WHERE study_instance_uid = :uid AND claimed_by <> ''
+            AND (claimed_by = :user OR (:anybody = 1 AND claimed_until > :now))
+        RETURNING marks
         """,
         uid=study_instance_uid,
         user=user,
+        anybody=int(of_anybody),
+        now=now,
     )
     if number is None:
-        raise NotClaimed(study_instance_uid, "this study is not in your hands: there is nothing to release")
-    return add_mark(db, row, number, MarkKind.RELEASE, user, now=now)
+        whose = "in nobody's hands" if of_anybody else "not in your hands"
+        raise NotClaimed(study_instance_uid, f"this study is {whose}: there is nothing to release")
+    return add_mark(db, row, number, MarkKind.RELEASE, user, now=now, before={"claimed_by": row.claimed_by})
 
 
 def mark_read(
@@ -157,15 +172,15 @@ def mark_read(
     user: str,
     *,
     now: float,
-    seen_version: int | None = None,
+    seen: Seen | None = None,
     elsewhere: bool = False,
 ) -> Mark:
     """Note that a study was read, and give it back.
 
     Parameters
     ----------
-    seen_version
-        `answer_version` of the row that was looked at; None: whichever it is.
+    seen
+        What was looked at; None: whatever it is.
     elsewhere
         Whether not this person read it, but somebody in another system.
 
@@ -174,33 +189,38 @@ def mark_read(
     StudyUnknown, AlreadyRead, ClaimedByOther, AnswerChanged
     """
     row = study_to_mark(db, study_instance_uid)
+    looked_at = seen or Seen(row.answer_version, row.priority)
     number = _change(
         db,
         """
         UPDATE tasks SET read_at = :now, read_by = :reader, read_rank = priority_rank, read_version = answer_version,
-                         reopened_at = NULL, claimed_by = '', marks = marks + 1
+                         read_as = :read_as, reopened_at = NULL, claimed_by = '', marks = marks + 1
         WHERE study_instance_uid = :uid AND status <> 'removed' AND read_at IS NULL
-            AND (claimed_by IN ('', :user) OR claimed_until <= :now) AND answer_version = :version
+            AND (claimed_by IN ('', :user) OR claimed_until <= :now)
+            AND answer_version = :version AND priority = :priority
         RETURNING marks
         """,
         uid=study_instance_uid,
         user=user,
         reader=f"{user} ({ELSEWHERE})" if elsewhere else user,
         now=now,
-        version=row.answer_version if seen_version is None else seen_version,
+        read_as=in_words(row),
+        version=looked_at.version,
+        priority=looked_at.priority,
     )
     if number is None:
         if row.read_at is not None:
             raise AlreadyRead(study_instance_uid, row.read_by, row.read_at)
         _require_not_with_another(row, user, now)
         raise answer_changed(study_instance_uid)
-    before = {name: getattr(row, name) for name in ("read_by", "read_rank", "read_version", "reopened_at")}
+    before = {name: getattr(row, name) for name in ("read_by", "read_rank", "read_version", "read_as", "reopened_at")}
+    before["held"] = int(row.claimed_by == user and row.claimed_until > now)
     note = ELSEWHERE if elsewhere else ""
     return add_mark(db, row, number, MarkKind.READ, user, now=now, note=note, before=before)
 
 
 def mark_unread(db: Connection, study_instance_uid: str, user: str, *, now: float) -> Mark:
-    """Have a study wait to be read again.
+    """Have a study wait to be read again, where it was read: what the AI lowered since has its place again.
 
     Raises
     ------
@@ -209,12 +229,12 @@ def mark_unread(db: Connection, study_instance_uid: str, user: str, *, now: floa
     row = study_to_mark(db, study_instance_uid)
     number = _change(
         db,
-        """
-        UPDATE tasks SET read_at = NULL, marks = marks + 1
+        f"""
+        UPDATE tasks SET {AS_IT_WAS_READ}, read_at = NULL, marks = marks + 1
         WHERE study_instance_uid = :uid AND read_at IS NOT NULL
             AND (claimed_by IN ('', :user) OR claimed_until <= :now)
         RETURNING marks
-        """,
+        """,  # noqa: S608
         uid=study_instance_uid,
         user=user,
         now=now,
@@ -222,7 +242,7 @@ def mark_unread(db: Connection, study_instance_uid: str, user: str, *, now: floa
     if number is None:
         _require_not_with_another(row, user, now)
         raise NotRead(study_instance_uid, "nobody has read this study")
-    before = {name: getattr(row, name) for name in ("read_at", "read_by", "read_rank", "read_version")}
+    before = {name: getattr(row, name) for name in ("read_at", "read_by", "read_rank", "read_version", "read_as")}
     return add_mark(db, row, number, MarkKind.UNREAD, user, now=now, before=before)
 
 
@@ -290,7 +310,7 @@ def begin_act(db: Connection, user: str) -> int:
             db,
             """
             INSERT INTO mark_acts (person, latest) VALUES (:user, 1)
-            ON CONFLICT (person) DO UPDATE SET latest = mark_acts.latest + 1 RETURNING latest
+            ON CONFLICT (person) DO UPDATE SET latest = mark_acts.latest + 1, passed = NULL RETURNING latest
             """,
             user=user,
         ).scalar_one()
@@ -307,8 +327,8 @@ def study_to_mark(db: Connection, uid: str) -> Row[Any]:
     row = run(
         db,
         """
-        SELECT study_instance_uid, result, answer_version, read_at, read_by, read_rank, read_version, reopened_at,
-               claimed_by, claimed_until, assigned_to
+        SELECT study_instance_uid, result, answer_version, priority, priority_reason, first_answer, lowered_from,
+               read_at, read_by, read_rank, read_version, read_as, reopened_at, claimed_by, claimed_until, assigned_to
         FROM tasks WHERE study_instance_uid = :uid AND status <> 'removed' {locked}
         """,
         uid=uid,

@@ -339,8 +339,20 @@ _FINDING = Migration(
         "WHERE status <> 'removed'",
         "CREATE INDEX tasks_found ON tasks (present, undetermined, received_at, study_instance_uid) "
         "WHERE status <> 'removed'",
+        "ALTER TABLE tasks ADD COLUMN priority_reason TEXT NOT NULL DEFAULT ''",  # of the latest answer, in words
+        "ALTER TABLE tasks ADD COLUMN first_answer INTEGER NOT NULL DEFAULT 0",  # 1: its results are not stored yet
+        "ALTER TABLE tasks ADD COLUMN read_as TEXT NOT NULL DEFAULT ''",  # priority and why, when it was read
+        "UPDATE tasks SET priority_reason = coalesce(message, '') WHERE status IN ('done', 'answered')",
+        "UPDATE tasks SET priority_reason = message, first_answer = 1 WHERE status IN ('queued', 'running') "
+        "AND message IS NOT NULL AND reason IS NULL AND completed_at IS NULL",
+        "ALTER TABLE mark_acts ADD COLUMN passed INTEGER",  # undo could not take this act back: it goes on before it
     ),
     down=(
+        "ALTER TABLE mark_acts DROP COLUMN passed",
+        "UPDATE tasks SET message = priority_reason WHERE first_answer = 1 AND reason IS NULL",
+        "ALTER TABLE tasks DROP COLUMN read_as",
+        "ALTER TABLE tasks DROP COLUMN first_answer",
+        "ALTER TABLE tasks DROP COLUMN priority_reason",
         "DROP INDEX tasks_found",
         "DROP INDEX tasks_dated",
         "DROP INDEX tasks_read",

@@ -133,6 +133,8 @@ class Outcome:
         DONE or NOT_PROCESSED.
     result
         JSON: ``{"images": [...]}``.
+    message
+        Why it has its priority, or of NOT_PROCESSED why there is no answer; without patient data.
     content
         Digest of what Orthanc held of the study, by which reconciliation knows that nothing has changed since.
     conclude_at

@@ -23,10 +23,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
-from orthanc_plugin.ledger.derived import counts_of, version_of, words_of, write_findings, write_words
+from orthanc_plugin.ledger.derived import counts_of, find_by_words, version_of, words_of, write_findings, write_words
 from orthanc_plugin.ledger.lowering import priority_kept
 from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.notes import (
@@ -142,19 +142,7 @@ def enqueue(db: Connection, arrival: Arrival, *, now: float, urgency: Urgency = 
         shift=SHIFT_SECONDS[urgency],
         due=now + SHIFT_SECONDS[urgency],
     ).one()
-    _find_by_words(db, arrival.study_instance_uid, row)
-
-
-def _find_by_words(db: Connection, uid: str, row: Row[Any]) -> None:
-    """Have a study found by its patient, where that is new: for the other images of a study nothing is to do."""
-    if row.search_words is None:
-        return  # `derive_missing` comes to it
-    words = words_of(row.patient_name, row.patient_id, row.accession_number)
-    if row.generation == 1:  # a new one
-        write_words(db, uid, row.search_words, before="")
-    if words != row.search_words:
-        run(db, "UPDATE tasks SET search_words = :words WHERE study_instance_uid = :uid", uid=uid, words=words)
-        write_words(db, uid, words, before=row.search_words)
+    find_by_words(db, arrival.study_instance_uid, row)
 
 
 def request_again(db: Connection, study_instance_uid: str, *, now: float, urgency: Urgency = Urgency.ROUTINE) -> bool:
@@ -187,13 +175,15 @@ def adopt(db: Connection, arrival: Arrival, outcome: Outcome, *, now: float, rec
         """
         INSERT INTO tasks (study_instance_uid, status, generation, claimed_generation, answered_generation,
                            not_before, written_at, received_at, last_instance_at, completed_at,
-                           priority, priority_rank, reason, message, result, content, answer_version, present,
-                           undetermined, patient_name, patient_id, patient_birth_date, patient_sex, accession_number,
-                           study_date, study_time, study_description, referring_physician, patient_age, search_words)
+                           priority, priority_rank, priority_reason, reason, message, result, content, answer_version,
+                           present, undetermined, patient_name, patient_id, patient_birth_date, patient_sex,
+                           accession_number, study_date, study_time, study_description, referring_physician,
+                           patient_age, search_words)
         VALUES (:study_instance_uid, :status, 1, 1, 1, :now, :now, :received_at, :received_at, :now,
-                :priority, :priority_rank, :reason, :message, :result, :content, :answer_version, :present,
-                :undetermined, :patient_name, :patient_id, :patient_birth_date, :patient_sex, :accession_number,
-                :study_date, :study_time, :study_description, :referring_physician, :patient_age, :words)
+                :priority, :priority_rank, :priority_reason, :reason, :message, :result, :content, :answer_version,
+                :present, :undetermined, :patient_name, :patient_id, :patient_birth_date, :patient_sex,
+                :accession_number, :study_date, :study_time, :study_description, :referring_physician,
+                :patient_age, :words)
         ON CONFLICT (study_instance_uid) DO NOTHING
         """,
         **asdict(arrival),
@@ -253,10 +243,11 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
             due_order = CASE WHEN generation > claimed_generation THEN :now + {shift}
                              WHEN :concludes = 1 THEN :conclude_at + {shift} ELSE NULL END,
             answered_generation = claimed_generation,
-            priority = :priority, priority_rank = :priority_rank, reason = :reason, message = :message,
-            lowered_from = :lowered_from, result = :result, content = :content, answer_version = :answer_version,
-            present = :present, undetermined = :undetermined, completed_at = :now, written_at = :now,
-            lease_until = NULL, attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL, trace = NULL
+            priority = :priority, priority_rank = :priority_rank, priority_reason = :priority_reason, first_answer = 0,
+            lowered_from = :lowered_from, reason = :reason, message = :message, result = :result, content = :content,
+            answer_version = :answer_version, present = :present, undetermined = :undetermined, completed_at = :now,
+            written_at = :now, lease_until = NULL, attempts = 0, failures = 0, abandoned = 0, first_failed_at = NULL,
+            trace = NULL
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running'
         """,
         **(_answer(outcome) | priority_kept(db, task.study_instance_uid, outcome)),
@@ -367,7 +358,8 @@ def mark_removed(db: Connection, study_instance_uid: str, *, seen: int, now: flo
                          accession_number = '', study_date = '', study_time = '', study_description = '',
                          referring_physician = '', patient_age = '', search_words = '', answer_version = 0,
                          read_at = NULL, read_by = '', reopened_at = NULL, claimed_by = '', assigned_to = '',
-                         lowered_from = '', present = 0, undetermined = 0
+                         lowered_from = '', priority_reason = '', first_answer = 0, read_as = '', present = 0,
+                         undetermined = 0
         WHERE study_instance_uid = :uid AND generation = :seen AND status NOT IN ('running', 'removed')
         """,
         uid=study_instance_uid,
@@ -386,6 +378,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status.value,
         "priority": outcome.priority,
         "priority_rank": outcome.priority_rank,
+        "priority_reason": outcome.message or "" if outcome.status is TaskStatus.DONE else "",
         "reason": outcome.reason,
         "message": outcome.message,
         "result": json.dumps(outcome.result, separators=(",", ":")),

@@ -37,11 +37,12 @@ def notice_id(archive: str, study_instance_uid: str, priority: str) -> str:
 def content_of(notice: Notice, task: Mapping[str, Any], settings: NoticeSettings) -> dict[str, Any]:
     """What is told, as the webhook gives it (docs/notifications.md: a contract with other programs)."""
     study = notice.study_instance_uid
+    earlier = f"earlier answer: {task['lowered_from']}" if task["lowered_from"] else ""
     content: dict[str, Any] = {
         "id": notice.id,
         "event": "study_priority",
         "priority": notice.priority,
-        "why": task["message"] or "",
+        "why": "; ".join(filter(None, (task["priority_reason"], earlier))),
         "study_instance_uid": study,
         "received_at": task["received_at"],
         "answered_at": task["completed_at"],

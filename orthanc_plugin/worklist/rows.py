@@ -5,13 +5,13 @@ The rule: a row says only what the ledger holds. A study without an answer has n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from urllib.parse import quote
 
 from models.names import in_short, in_words, within_sentence
+from orthanc_plugin.worklist.reasons import why_in_words
 
 DISCLAIMER = "Research software, not a medical device. AI result, not verified."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
@@ -134,6 +134,10 @@ class WorklistRow:
         Each image with what became of it.
     thumbnail
         Of the image that sets the priority; None when it has none.
+    why
+        Why it has its priority, in words; empty before the first answer.
+    first_answer
+        Whether that is a first answer, whose results are not stored yet.
     lowered_from
         The earlier answer whose priority it keeps, e.g. ``critical, Pneumothorax 91 %``; empty when it keeps none.
     marks
@@ -149,6 +153,8 @@ class WorklistRow:
     priority: str
     reason: str | None
     message: str | None
+    why: str
+    first_answer: bool
     lowered_from: str
     received_at: float
     completed_at: float | None
@@ -199,12 +205,9 @@ class WorklistRow:
         return "Nothing called present" if evaluated else "No finding was evaluated"
 
     @property
-    def why(self) -> str:
-        """Why it has its priority, in words. How many findings are undetermined is counted as the list shows them: over
-        all images, and with what was derived from others.
-        """
-        open_ = len(self.in_state("undetermined"))
-        return _COUNTED.sub(f"Nothing called present, {open_} undetermined", self.message or "")
+    def seen(self) -> str:
+        """What who looks at this row has seen of the AI's answer, as a mark of reading names it."""
+        return f"{self.version}:{self.priority}"
 
     @property
     def refused(self) -> tuple[ImageLine, ...]:
@@ -212,19 +215,19 @@ class WorklistRow:
         return tuple(image for image in self.images if image.status != "done")
 
 
-_COUNTED = re.compile(r"^Nothing called present, [0-9]+ undetermined")  # as ``models.triage`` says it of one image
-
-
 def worklist_row(task: dict[str, Any]) -> WorklistRow:
     """Make the row of one task as ``ledger.pages`` gives it."""
     images = task["result"].get("images", [])
     read = [image for image in images if image["status"] == "done"]
+    found = _study_findings(read)
     return WorklistRow(
         study_instance_uid=task["study_instance_uid"],
         status=task["status"],
         priority=task["priority"],
         reason=task["reason"],
-        message=_message(task["message"], task["lowered_from"]),
+        message=task["message"],
+        why=why_in_words(task, read, sum(f.state == "undetermined" for f in found)),
+        first_answer=bool(task["first_answer"]),
         lowered_from=task["lowered_from"],
         received_at=task["received_at"],
         completed_at=task["completed_at"],
@@ -240,7 +243,7 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         patient_age=task["patient_age"],
         marks=task["marks"],
         reading=ReadingState(**{f.name: task[f.name] for f in fields(ReadingState)}),
-        findings=_study_findings(read),
+        findings=found,
         views=tuple(image["view"] for image in read),
         models=tuple(sorted({pair for image in read for pair in image["models"].items()})),
         images=tuple(image_line(image, task["study_instance_uid"]) for image in images),
@@ -251,11 +254,6 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
         attempts=task["attempts"],
         trace=tuple((task["trace"] or "").splitlines()),
     )
-
-
-def _message(message: str | None, lowered_from: str) -> str | None:
-    parts = [message or "", f"earlier answer: {lowered_from}" if lowered_from else ""]
-    return "; ".join(filter(None, parts)) or None
 
 
 def image_line(image: dict[str, Any], study_instance_uid: str) -> ImageLine:
@@ -312,6 +310,7 @@ def to_json(row: WorklistRow) -> dict[str, Any]:
         "priority": row.priority,
         "reason": row.reason,
         "message": row.message,
+        "priority_reason": row.why or None,
         "lowered_from": row.lowered_from or None,
         "attempts": row.attempts,
         "trace": list(row.trace),
