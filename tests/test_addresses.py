@@ -28,7 +28,7 @@ from orthanc_plugin.settings import REPOSITORY, load_settings
 
 # what makes a request of an address do something
 BODIES = {"mark": "study=1.2.3&do=claim", "api/retry": "all=yes", "api/reread": "study_instance_uid=1.2.3",
-          "admin/elsewhere": "do=mark&before=2026-01-01&number=1"}  # fmt: skip
+          "admin/elsewhere": "do=mark&before=2026-01-01&number=1&counted=none:1"}  # fmt: skip
 ANSWERED_ELSEWHERE = ("login", "logout")  # by the log-in page
 
 

@@ -186,4 +186,4 @@ def test_the_admin_page_is_whole_and_accessible(window: Open, study: str, scheme
     without_fault(page, f"admin_{scheme}_{width}")
     page.get_by_role("link", name=re.compile("Card of chest_findings")).click()
     expect(page.get_by_role("heading", name=re.compile("chest_findings"))).to_be_visible()
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), "with its plots"
+    page.wait_for_function("[...document.images].every(image => image.naturalWidth > 0)")  # with its plots
