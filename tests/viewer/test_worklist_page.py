@@ -730,6 +730,9 @@ def test_who_uses_the_list_stays_logged_in_and_a_session_that_ended_is_told(page
     expect(banner).to_be_visible(timeout=6000)
     expect(page).to_have_title("Logged out - Hilum")
     expect(row_of(page, CRITICAL).locator("a.name")).to_be_hidden()
+    for part in (page.locator("#find"), page.locator(".choices a").first, page.locator("form.visitor")):
+        expect(part).to_be_hidden()
+    assert "Núñez" not in page.locator("body").aria_snapshot(), "a name is read out neither"
     page.keyboard.press("r")
     expect(page.locator("#said")).to_contain_text("You are logged out: nothing was done")
     page.screenshot(path=ARTEFACTS / "worklist_logged_out.png")
