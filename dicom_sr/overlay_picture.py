@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from models.findings import BoolMask, FloatMap, ImageFindings, Region, SaliencyMap
+from models.resampling import resize, shrunk
 
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -32,7 +34,7 @@ _SMALLEST_FONT, _LARGEST_FONT, _WIDTH_PER_FONT = 9, 24, 42
 # A caption is at least as wide as this, in pixels, however narrow the image is.
 _NARROWEST_CAPTION = 320
 _LINE = 2  # pixels
-_THIN = 63  # of 255: a pixel that an outline covers by a quarter belongs to it, or thin ones would vanish
+_THIN = 0.25  # a pixel that an outline covers by a quarter belongs to it, or thin ones would vanish
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def paint(
         When the caption cannot be read in a picture that small.
     """
     (width, height), band = _layout(gray.shape, longest, caption)
-    radiograph = _shrunk(gray, height, width)
+    radiograph = _eight_bits(resize(gray, height, width))
     picture = _heated(radiograph, _merged(maps, height, width)) if maps else np.stack([radiograph] * 3, axis=-1)
     if marks is not None:
         picture = _marked(picture, marks)
@@ -110,12 +112,15 @@ def heat_layer(maps: Sequence[SaliencyMap], height: int, width: int) -> Picture:
     return np.dstack([colour_table().astype(np.uint8)[strength], alpha[strength]])
 
 
-def outline_layer(masks: Sequence[tuple[BoolMask, Colour]], height: int, width: int) -> Picture:
-    """The rims of masks alone, each in its colour (RGB): uint8 of shape (height, width, 4), RGBA."""
-    drawn = Image.new("RGBA", (width, height))
-    for mask, colour in masks:
-        drawn.paste((*colour, 255), mask=_rim(mask, height, width))
-    return np.asarray(drawn).copy()
+def outline_layer(masks: Sequence[tuple[BoolMask, Colour]], height: int, width: int) -> Image.Image:
+    """The rims of masks alone, each in its colour (RGB), the later over the earlier; the rest is transparent."""
+    drawn = np.zeros((height, width), np.uint8)
+    for number, (mask, _) in enumerate(masks, start=1):
+        drawn[_rim(mask, height, width)] = number
+    layer = Image.fromarray(drawn, "P")
+    layer.putpalette([0, 0, 0, *(channel for _, colour in masks for channel in colour)])
+    layer.info["transparency"] = 0
+    return layer
 
 
 def colour_table() -> npt.NDArray[np.float32]:
@@ -123,14 +128,6 @@ def colour_table() -> npt.NDArray[np.float32]:
     strengths, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_COLOURS))
     channels = [np.interp(strengths, steps, channel) for channel in zip(*_COLOURS, strict=True)]
     return np.stack(channels, axis=-1).astype(np.float32)
-
-
-def _shrunk(gray: FloatMap, height: int, width: int) -> Picture:
-    """The radiograph in 8 bits; by whole factors first and finely then, which is several times faster."""
-    values = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
-    if values.size != (width, height):
-        values = values.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return _eight_bits(np.asarray(values))
 
 
 def _eight_bits(values: FloatMap) -> Picture:
@@ -165,15 +162,56 @@ def _shares() -> FloatMap:
     return hidden
 
 
-def _rim(mask: BoolMask, height: int, width: int) -> Image.Image:
-    """The rim of a mask in a picture of this size."""
-    whole = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
-    small = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0))
-    inside = small > _THIN
+@dataclass(frozen=True)
+class _Stretch:
+    """The part of a line of a picture that a mask reaches, its rim included, and where that is in stored pixels.
+
+    Parameters
+    ----------
+    shown
+        Pixels of the picture.
+    first
+        The stored pixel in which it begins.
+    start, end
+        Of it, in stored pixels after `first`.
+    """
+
+    shown: slice
+    first: int
+    start: float
+    end: float
+
+    @classmethod
+    def around(cls, reached: npt.NDArray[np.int_], stored: int, shown: int) -> _Stretch:
+        """Around stored pixels, in a picture with `shown` pixels for `stored`."""
+        scale = stored / shown
+        start, end = max(0, int(reached[0] / scale) - _LINE - 1), min(shown, int(reached[-1] / scale) + _LINE + 2)
+        first = int(start * scale)
+        return cls(slice(start, end), first, start * scale - first, min(stored, end * scale) - first)
+
+    @property
+    def stored(self) -> slice:
+        """The stored pixels that it needs."""
+        return slice(self.first, self.first + ceil(self.end))
+
+
+def _rim(mask: BoolMask, height: int, width: int) -> BoolMask:
+    """The rim of a mask in a picture of this size, shape (height, width); only what is near it is looked at."""
+    rim = np.zeros((height, width), np.bool_)
+    reached = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
+    if not reached[0].size:
+        return rim
+    down, across = (_Stretch.around(*of) for of in zip(reached, mask.shape, rim.shape, strict=True))
+    factor = max(1, min(mask.shape[0] // height, mask.shape[1] // width))
+    small = shrunk(mask[down.stored, across.stored].view(np.uint8), factor)
+    left, top, right, bottom = (edge / factor for edge in (across.start, down.start, across.end, down.end))
+    tall, wide = rim[down.shown, across.shown].shape
+    inside = resize(small, tall, wide, box=(left, top, right, bottom)) >= _THIN
     padded = np.pad(inside, _LINE)
-    rows = np.logical_or.reduce([padded[:, n : n + width] for n in range(2 * _LINE + 1)])
-    grown = np.logical_or.reduce([rows[n : n + height] for n in range(2 * _LINE + 1)])
-    return Image.fromarray((grown & ~inside).view(np.uint8) * np.uint8(255))
+    rows = np.logical_or.reduce([padded[:, n : n + wide] for n in range(2 * _LINE + 1)])
+    grown = np.logical_or.reduce([rows[n : n + tall] for n in range(2 * _LINE + 1)])
+    rim[down.shown, across.shown] = grown & ~inside
+    return rim
 
 
 def _marked(picture: Picture, marks: Marks) -> Picture:
@@ -186,9 +224,10 @@ def _marked(picture: Picture, marks: Marks) -> Picture:
         ends = (box.x * across, box.y * down, (box.x + box.width) * across - 1, (box.y + box.height) * down - 1)
         left, top, right, bottom = (round(end) for end in ends)
         draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=_COLOURS[-1], width=_LINE)
+    marked = np.asarray(drawn).copy()
     for mask in marks.masks:
-        drawn.paste(_COLOURS[-1], mask=_rim(mask, height, width))
-    return np.asarray(drawn).copy()
+        marked[_rim(mask, height, width)] = _COLOURS[-1]
+    return marked
 
 
 def _layout(shape: tuple[int, ...], longest: int, caption: Sequence[str]) -> tuple[tuple[int, int], Image.Image | None]:

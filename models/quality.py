@@ -46,9 +46,10 @@ def assess(image: RenderedImage, segments: Sequence[SegmentMask]) -> tuple[Cauti
     tuple of Caution
         ``COLLIMATED``, ``LUNGS_CUT_OFF``, ``CLIPPED_GRAYS``, ``LOW_CONTRAST``.
     """
-    step = max(1, max(image.shape) // _SAMPLES)
-    pixels = image.pixels[::step, ::step]
-    field = _field(pixels, None if image.valid is None else image.valid[::step, ::step])
+    within = max(1, max(image.pixels.shape) // _SAMPLES)
+    step = within * image.factor
+    pixels = image.pixels[::within, ::within]
+    field = _field(pixels, None if image.valid is None else image.valid[::within, ::within])
     rows, columns = field
     cautions: list[Caution] = []
     if (rows.stop - rows.start) * (columns.stop - columns.start) < _SMALL_FIELD * pixels.size:

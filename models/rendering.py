@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from models.decoding import decode
 from models.findings import BoolMask
 from models.grayscale import display_values, is_inverse
 from models.hanging import AS_STORED, Hanging
+from models.lookup import looked_up, occurring
 from models.refusal import ImageRefused, Refusal, integer
-
-FloatImage = npt.NDArray[np.float32]
+from models.resampling import FloatImage, enlarged_mask, resize, shrunk
 
 # A radiograph of 43 x 43 cm at 0.1 mm is 18 Mpixel; beyond this a header is a mistake or an attack.
 MAX_PIXELS = 64_000_000
@@ -43,6 +44,9 @@ DECODING_THREADS = min(4, os.cpu_count() or 1)
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # Percentiles are taken from at most this many pixels, on a regular grid.
 _PERCENTILE_SAMPLES = 250_000
+# The longer side, in pixels, below which no picture is shrunk before anything is made of it: the largest that people
+# see of it has 1280, and no network's has more.
+_KEPT = 1280
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +56,21 @@ class RenderedImage:
     Parameters
     ----------
     pixels
-        Shape (rows, columns) of the stored image, 0 to 1, dense structures bright (MONOCHROME2 sense).
+        Shape (h, w), 0 to 1, dense structures bright (MONOCHROME2 sense): each the mean of `factor` x `factor` stored
+        pixels, of those that there are at the lower and right edge.
     pixel_spacing
-        Row and column spacing in mm at the detector or as calibrated; None when the header does not tell.
+        Row and column spacing in mm, of stored pixels, at the detector or as calibrated; None when the header does not
+        tell.
     valid
-        False where the pixel is padding; None when there is none.
+        Shape (h, w), False where one of the stored pixels is padding; None when there is none.
     hanging
         How the stored image is to be turned for reading.
     aspect
         Height of a stored pixel over its width.
+    factor
+        By which the stored image was shrunk once for all that is made of it (`factor_of`).
+    stored
+        Rows and columns as stored; None where these are those of `pixels`.
     """
 
     pixels: FloatImage
@@ -68,12 +78,24 @@ class RenderedImage:
     valid: BoolMask | None = None
     hanging: Hanging = AS_STORED
     aspect: float = 1.0
+    factor: int = 1
+    stored: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns as stored."""
         rows, columns = self.pixels.shape
-        return rows, columns
+        return self.stored or (rows, columns)
+
+    @cached_property
+    def contrast(self) -> tuple[float, float]:
+        """The gray values that become 0 and 1 for the networks."""
+        return _percentiles(self)
+
+    def scaled(self, rows: int, columns: int) -> FloatImage:
+        """The whole image, as it is stored, in so many rows and columns."""
+        down, across = (side / self.factor for side in self.shape)
+        return resize(self.pixels, rows, columns, box=(0.0, 0.0, across, down))
 
     def preview(self, longest: int, *, margin: float = 0.0) -> FloatImage:
         """The image as it is stored, small and for people's eyes.
@@ -93,9 +115,9 @@ class RenderedImage:
         rows, columns = self.shape
         down, across = rows * self.aspect, float(columns)
         scale = min(1.0, longest / max(down, across))
-        low, high = _percentiles(self)
+        low, high = self.contrast
         low, high = low - margin * (high - low), high + margin * (high - low)
-        small = resize(self.pixels, max(1, round(down * scale)), max(1, round(across * scale)))
+        small = self.scaled(max(1, round(down * scale)), max(1, round(across * scale)))
         stretched: FloatImage = np.clip((small - low) / (high - low), 0.0, 1.0)
         return stretched
 
@@ -119,7 +141,7 @@ class Frame:
     def mask_to_stored(self, scores: FloatImage, threshold: float = 0.5) -> BoolMask:
         """Bring scores of shape (size, size) back to (rows, columns), bilinearly, and cut them at `threshold`."""
         inner = scores[self.top : self.top + self.height, self.left : self.left + self.width]
-        hung = _enlarged_mask(inner, *self.hanging.size(self.rows, self.columns), threshold)
+        hung = enlarged_mask(inner, *self.hanging.size(self.rows, self.columns), threshold)
         return np.ascontiguousarray(self.hanging.undo(hung))
 
     def map_to_stored(self, values: FloatImage, longest: int) -> FloatImage:
@@ -176,11 +198,8 @@ def render(ds: Dataset, hanging: Hanging = AS_STORED) -> RenderedImage:
     """
     _check_size(ds)
     stored = decode(ds, threads=DECODING_THREADS)
-    first, last = int(stored.min()), int(stored.max())
-    # the difference of two signed values may not fit into their own type
-    index = (stored.astype(np.int32) if stored.dtype.kind == "i" else stored) - first
-    occurs = np.zeros(last - first + 1, np.bool_)
-    occurs[index] = True
+    first, last = min(0, int(stored.min())), int(stored.max())
+    occurs = occurring(stored, first, last)
     padding = _padding(ds, first, last) & occurs
     if padding.all() or (occurs & ~padding).sum() < 2:
         raise ImageRefused(Refusal.UNREADABLE_PIXELS, "every pixel has the same value")
@@ -188,9 +207,19 @@ def render(ds: Dataset, hanging: Hanging = AS_STORED) -> RenderedImage:
         raise ImageRefused(Refusal.QUALITY, f"{levels} gray levels are too few for a radiograph")
     table = _gray_table(ds, np.arange(first, last + 1).astype(stored.dtype), occurs & ~padding)
     table[padding] = 0.0
-    valid = ~padding[index] if padding.any() else None
+    factor = factor_of(stored.shape)
+    pixels = looked_up(table, stored, first, factor)
+    valid = None
+    if padding.any():  # all the stored pixels, or the mean is less
+        valid = looked_up((~padding).astype(np.float32), stored, first, factor) > 1 - 0.5 / factor**2
+    rows, columns = stored.shape
     spacing = _pixel_spacing(ds)
-    return RenderedImage(table[index], spacing, valid, hanging, _aspect(ds, spacing))
+    return RenderedImage(pixels, spacing, valid, hanging, _aspect(ds, spacing), factor, (rows, columns))
+
+
+def factor_of(shape: tuple[int, ...]) -> int:
+    """By which an image of these rows and columns is shrunk, so that no more is kept of it than anybody needs."""
+    return max(1, max(shape) // _KEPT)
 
 
 def render_picture(path: Path) -> RenderedImage:
@@ -214,7 +243,9 @@ def render_picture(path: Path) -> RenderedImage:
     if min(values.shape) < MIN_SIDE:
         raise ImageRefused(Refusal.QUALITY, f"{values.shape[0]} x {values.shape[1]} pixels are too few")
     low, high = _extent(values)
-    return RenderedImage(np.clip((values - low) / (high - low), 0.0, 1.0))
+    factor = factor_of(values.shape)
+    pixels = shrunk(np.clip((values - low) / (high - low), 0.0, 1.0), factor)
+    return RenderedImage(pixels, factor=factor, stored=(values.shape[0], values.shape[1]))
 
 
 def network_input(image: RenderedImage, size: int, *, stretch: bool = False) -> tuple[FloatImage, Frame]:
@@ -241,9 +272,9 @@ def network_input(image: RenderedImage, size: int, *, stretch: bool = False) -> 
     height, width = (size, size) if stretch else (max(1, round(tall * scale)), max(1, round(wide * scale)))
     top, left = (size - height) // 2, (size - width) // 2
     frame = Frame(rows, columns, size, top, left, height, width, image.hanging)
-    low, high = _percentiles(image)
+    low, high = image.contrast
     # turned after it has become small
-    inner = image.hanging.apply(resize(image.pixels, *image.hanging.size(height, width)))
+    inner = image.hanging.apply(image.scaled(*image.hanging.size(height, width)))
     small = np.clip((inner - low) / (high - low), 0.0, 1.0)
     square = np.zeros((size, size), np.float32)
     square[top : top + height, left : left + width] = small
@@ -253,55 +284,6 @@ def network_input(image: RenderedImage, size: int, *, stretch: bool = False) -> 
 def on_grid(value: float) -> float:
     """To the nearest 1/16 of a pixel: such a number keeps its value in single precision (PS3.3 C.18.6)."""
     return round(value * 16) / 16
-
-
-def resize(array: FloatImage, rows: int, columns: int) -> FloatImage:
-    """Resample to (rows, columns): area-weighted triangle filter when shrinking, bilinear when growing."""
-    if array.shape == (rows, columns):
-        return array
-    picture = Image.fromarray(np.ascontiguousarray(array, dtype=np.float32))
-    # `reducing_gap` shrinks large radiographs by whole factors first: four times faster, equal to within 0.5 %.
-    return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=3.0), dtype=np.float32)
-
-
-def _enlarged_mask(scores: FloatImage, rows: int, columns: int, threshold: float) -> BoolMask:
-    """Where `scores`, resampled as by `resize`, reach a threshold above 0: only around them is anything worked out."""
-    mask = np.zeros((rows, columns), np.bool_)
-    reach = scores >= threshold
-    if not reach.any():
-        return mask
-    down, across = (_Taps.around(np.flatnonzero(reach.any(axis)), scores.shape[1 - axis], size)
-                    for axis, size in ((1, rows), (0, columns)))  # fmt: skip
-    if down is None or across is None:  # it shrinks
-        return np.asarray(resize(scores, rows, columns) >= threshold, np.bool_)
-    # to the right width first, so that what is enlarged most is whole rows, one after the other
-    wide = scores[:, across.first] * (1 - across.share) + scores[:, across.second] * across.share
-    fine = wide[down.first]
-    fine *= (1 - down.share)[:, None]
-    fine += wide[down.second] * down.share[:, None]
-    mask[down.start : down.start + len(fine), across.start : across.start + fine.shape[1]] = fine >= threshold
-    return mask
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """Between which two cells of a line each pixel from `start` on lies, and how near it is to the second."""
-
-    start: int
-    first: npt.NDArray[np.int_]
-    second: npt.NDArray[np.int_]
-    share: npt.NDArray[np.float32]
-
-    @classmethod
-    def around(cls, cells: npt.NDArray[np.int_], count: int, size: int) -> _Taps | None:
-        """For the pixels that some of `count` cells have a share in, of a line of `size`; None where it shrinks."""
-        if size < count:
-            return None
-        pixels = size / count
-        start, end = max(0, int((cells[0] - 1) * pixels)), min(size, int((cells[-1] + 2) * pixels) + 1)
-        at = np.clip((np.arange(start, end) + 0.5) / pixels - 0.5, 0, count - 1)
-        first = np.floor(at).astype(np.int_)
-        return cls(start, first, np.minimum(first + 1, count - 1), (at - first).astype(np.float32))
 
 
 def _check_size(ds: Dataset) -> None:

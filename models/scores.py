@@ -17,7 +17,8 @@ from models.bundle import FindingContract
 from models.calls import calibrate, called
 from models.findings import MIDLINE, BoolMask, Finding, FindingState, Region, SaliencyMap, SegmentMask
 from models.places import cut_to_lungs, midline, region_of, together
-from models.rendering import Frame, resize
+from models.rendering import Frame
+from models.resampling import resize
 
 FloatArray = npt.NDArray[np.float32]
 

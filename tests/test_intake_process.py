@@ -28,7 +28,7 @@ from models.refusal import Refusal
 from models.selection import Policy
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.reading import intake_process
-from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
+from orthanc_plugin.reading.intake_process import KEPT, IntakeProcess, IsolationFailed
 from orthanc_plugin.settings import REPOSITORY
 
 _FAULTS = """
@@ -130,8 +130,12 @@ def test_many_images_pass_one_process_without_descriptors_or_memory_left_behind(
             pixels = np.resize(PIXELS, (side, side + 7))
             taken = process.take_in(file_of(radiograph(pixels, Exposure(seed=str(side)))), Policy())
             assert taken.image.shape == pixels.shape
-            assert taken.image.pixels.flags.writeable
-            assert os.fstat(mailbox).st_size == 0
+            assert os.fstat(mailbox).st_size < 10**6
+        large = file_of(radiograph(np.resize(PIXELS, (6000, 6000)), Exposure(seed="large")))
+        if len(large) <= KEPT:
+            pytest.fail("it is not large enough to be given back")
+        process.take_in(large, Policy())
+        assert os.fstat(mailbox).st_size < KEPT  # what one large file took is given back
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         for _ in range(20):
             process.take_in(file_of(plain()), Policy())

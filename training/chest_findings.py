@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from models.networks import EfficientNetLite
 from models.networks.findings import shares
-from models.rendering import Frame, resize
+from models.rendering import Frame
+from models.resampling import resize
 from training.augmentation import Augmentation, augment
 from training.backbone import load_efficientnet_lite
 from training.data import (

@@ -15,7 +15,8 @@ import torch
 from models.bundle import load_bundle
 from models.findings import BoolMask, SegmentMask
 from models.refusal import ImageRefused
-from models.rendering import FloatImage, Frame, RenderedImage, network_input, resize
+from models.rendering import Frame, RenderedImage, network_input
+from models.resampling import FloatImage, resize
 from models.structures import check_lungs, clean
 
 _LUNGS = ("lung_right", "lung_left")
@@ -79,5 +80,7 @@ def lung_box(lungs: BoolMask, margin: float) -> tuple[int, int, int, int]:
 def cut(image: RenderedImage, box: tuple[int, int, int, int]) -> RenderedImage:
     """The part of a radiograph within a box (x0, y0, x1, y1) of stored pixels."""
     x0, y0, x1, y1 = box
-    valid = None if image.valid is None else image.valid[y0:y1, x0:x1]
-    return replace(image, pixels=np.ascontiguousarray(image.pixels[y0:y1, x0:x1]), valid=valid)
+    factor = image.factor
+    part = slice(y0 // factor, -(-y1 // factor)), slice(x0 // factor, -(-x1 // factor))
+    valid = None if image.valid is None else image.valid[part]
+    return replace(image, pixels=np.ascontiguousarray(image.pixels[part]), valid=valid, stored=(y1 - y0, x1 - x0))

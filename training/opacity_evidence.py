@@ -22,7 +22,8 @@ from models.calls import sigmoid
 from models.findings import Region, SegmentMask
 from models.networks import OpacityNet
 from models.places import cut_to_lungs
-from models.rendering import render_picture, resize
+from models.rendering import render_picture
+from models.resampling import resize
 from models.scores import boxes_of
 from training.card import Card, Table, metadata, plot_intervals, plot_reliability, write_card
 from training.data import BOXED_SIDE

@@ -35,6 +35,9 @@ log = logging.getLogger("hilum.isolation")
 MEMORY_LIMIT = 3 * 2**30
 _START_SECONDS = 60.0
 _WATCH_SECONDS = 0.5  # between two looks whether it takes too long
+# Bytes in the memory that both processes share, beyond which it is not kept for the next image: asking for it anew
+# takes longer than writing it.
+KEPT = 64 * 2**20
 # A crash may have been an accident of the machine; the second one is the image's.
 _TRIES = 2
 
@@ -184,20 +187,22 @@ class _Mailbox:
 
     def put(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write `parts` one after the other in place of what was there."""
-        os.ftruncate(self.descriptor, 0)
         position = 0
         for part in parts:
-            os.pwrite(self.descriptor, part, position)
+            if os.pwrite(self.descriptor, part, position) != len(part):
+                raise OSError("no room in memory for what is sent")
             position += len(part)
 
-    def read(self, sizes: Sequence[int]) -> list[bytearray]:
-        """Read parts of these sizes, in bytes, and give the memory back."""
-        parts, position = [bytearray(size) for size in sizes], 0
-        for part in parts:
-            if os.preadv(self.descriptor, [part], position) != len(part):
+    def read(self, sizes: Sequence[int]) -> list[bytes]:
+        """Read parts of these sizes, in bytes; the memory of more than `KEPT` is given back."""
+        parts, position = [], 0
+        for size in sizes:
+            parts.append(os.pread(self.descriptor, size, position))
+            if len(parts[-1]) != size:
                 raise EOFError("less than was announced")
-            position += len(part)
-        os.ftruncate(self.descriptor, 0)
+            position += size
+        if position > KEPT:
+            os.ftruncate(self.descriptor, 0)
         return parts
 
     def send(self, connection: Connection, answer: Any) -> None:
@@ -229,7 +234,7 @@ def serve(connection: Connection, mailbox: _Mailbox) -> None:
         (content,) = mailbox.read([size])
         answer: Intake | NotTakenIn
         try:
-            answer = take_in(bytes(content), policy)
+            answer = take_in(content, policy)
         except NotTakenIn as refusal:
             answer = refusal
         try:

@@ -66,8 +66,7 @@ def make_layers(image: RenderedImage, findings: ImageFindings) -> dict[str, byte
     height, width = gray.shape
     if findings.segments:
         masks = [(segment.mask, _STRUCTURES.get(segment.key, _FINDING)) for segment in findings.segments]
-        outlines = Image.fromarray(outline_layer(masks, *_within(height, width, _OUTLINES_LONGEST)))
-        layers["outlines"] = _encoded(outlines.quantize(8), "PNG")
+        layers["outlines"] = _encoded(outline_layer(masks, *_within(height, width, _OUTLINES_LONGEST)), "PNG")
     if findings.saliency:
         heat = heat_layer(findings.saliency, *_within(height, width, _HEAT_LONGEST))
         layers["heat_map"] = _encoded(Image.fromarray(heat), "PNG")

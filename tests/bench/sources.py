@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from models.phantom import Pathology, chest
-from models.rendering import resize
+from models.resampling import resize
 from orthanc_plugin.commands.modality import Exposure, radiograph
 
 ROWS, COLUMNS = 3000, 2500  # of a detector of 43 x 35 cm

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from models.phantom import chest
-from models.rendering import network_input, render_picture, resize
+from models.rendering import network_input, render_picture
+from models.resampling import resize
 from training.data import FindingRecord
 from training.evidence import CELLS, INPUT_SIZE
 from training.lung_crop import LungFinder

@@ -11,7 +11,7 @@ import torch
 from models.findings import BoolMask
 from models.networks import LiteUNet
 from models.phantom import chest
-from models.rendering import resize
+from models.resampling import resize
 from training.data import FindingRecord
 from training.pneumothorax import KEY, VIEWS, Lessons, answer, fit, loss_of, split
 from training.synthetic_pneumothorax import Strengths, draw_distractor, draw_pneumothorax
