@@ -24,6 +24,7 @@ _SMALLEST_LUNG, _LARGEST_LUNG = 0.012, 0.42
 _MOST_UNEQUAL = 8.0  # area of the larger lung over that of the smaller
 _LEAST_CERTAIN = 0.80  # mean score inside the outline
 _SMALLEST_HEART = 0.01
+_RIM = 2  # pixels of the network's picture
 
 
 def interpret(
@@ -76,15 +77,20 @@ def interpret(
 def clean(scores: FloatArray) -> FloatArray:
     """Keep the largest part and fill its holes; scores elsewhere become 0, in filled holes 1."""
     parts, count = ndimage.label(scores >= 0.5)
+    cleaned = np.zeros(scores.shape, np.float32)
     if count == 0:
-        return np.zeros_like(scores)
-    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    holes = ndimage.binary_fill_holes(largest) & ~largest
+        return cleaned
+    number = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     # a rim of lower scores is kept, so that the outline falls between pixels where the network put it
-    kept = np.where(ndimage.binary_dilation(largest, iterations=2), scores, 0.0)
+    rows, columns = ndimage.find_objects(parts)[number - 1]
+    around = tuple(slice(max(0, each.start - _RIM), each.stop + _RIM) for each in (rows, columns))
+    parts, largest = parts[around], parts[around] == number
+    holes = ndimage.binary_fill_holes(largest) & ~largest
+    kept = np.where(ndimage.binary_dilation(largest, iterations=_RIM), scores[around], 0.0)
     kept[(parts > 0) & ~largest] = 0.0
     kept[holes] = 1.0
-    return kept.astype(np.float32)
+    cleaned[around] = kept
+    return cleaned
 
 
 def check_lungs(right: FloatArray, left: FloatArray) -> None:
@@ -188,11 +194,19 @@ def _transverse(heart: BoolMask) -> Line | None:
 
 def _widest_row(starts: BoolMask, ends: BoolMask) -> Line | None:
     """The longest horizontal line from the first pixel of one mask to the last of the other."""
-    rows = np.flatnonzero(starts.any(axis=1) & ends.any(axis=1))
-    if rows.size == 0:
+    both: BoolMask = np.logical_and(starts.any(axis=1), ends.any(axis=1))
+    if not both.any():
         return None
-    first = np.argmax(starts[rows], axis=1)
-    last = ends.shape[1] - np.argmax(ends[rows, ::-1], axis=1)
-    best = int(np.argmax(last - first))
-    y = float(rows[best]) + 0.5
+    # looked for where the masks are: they are the size of the stored image
+    rows, left, right = _extent(both), _extent(starts.any(axis=0)), _extent(ends.any(axis=0))
+    first = left.start + np.argmax(starts[rows, left], axis=1)
+    last = right.stop - np.argmax(ends[rows, right][:, ::-1], axis=1)
+    best = int(np.argmax(np.where(both[rows], last - first, -ends.shape[1])))
+    y = float(rows.start + best) + 0.5
     return Line(float(first[best]), y, float(last[best]), y)
+
+
+def _extent(line: npt.ArrayLike) -> slice:
+    """From the first to the last place that is set; one is."""
+    places = np.flatnonzero(line)
+    return slice(int(places[0]), int(places[-1]) + 1)
