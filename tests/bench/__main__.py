@@ -42,6 +42,8 @@ def main() -> int:
         part.add_argument("--studies", type=int, default=studies)
         if name == "latency":
             part.add_argument("--seconds", type=float, default=10.0, help="for which studies come at a steady rate")
+    starting = _measuring(parts.add_parser("starting", help="seconds until the node is ready, and its memory"))
+    starting.add_argument("--rounds", type=int, default=5)
     growth = _measuring(parts.add_parser("growth", help="cost against size of image, bundles, queue and archive"))
     parts_of_growth = ["pixels", "bundles", "queue", "archive", "all"]
     growth.add_argument("parts", choices=parts_of_growth, nargs="*", default="all", metavar="PART")
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
         triage.compare(options.replications, options.days, write=options.write)
         return 0
-    if options.name in ("latency", "throughput", "stages", "growth"):
+    if options.name in ("latency", "throughput", "stages", "starting", "growth"):
         _measure(options)
     elif options.name == "models":
         from tests.bench import bundles
@@ -122,6 +124,10 @@ def _measure(options: argparse.Namespace) -> None:
         from tests.bench import stages
 
         stages.compare(options.studies, **told)
+    elif options.name == "starting":
+        from tests.bench import starting
+
+        starting.compare(options.rounds, **told)
     else:
         from tests.bench import growth
 

@@ -28,7 +28,13 @@ def bare_orthanc(home: Path, *, script: str | None = None) -> Iterator[Settings]
     file = home / "orthanc.json"
     file.write_text(json.dumps(_configuration(settings, script)), "utf-8")
     with (home / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(["Orthanc", str(file)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            ["Orthanc", str(file)],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HILUM_HOME": str(home)},  # by which it is known as that of this home
+        )
     try:
         _wait_for(settings.dicom_port)
         yield settings
