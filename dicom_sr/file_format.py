@@ -15,7 +15,7 @@ from pydicom import DataElement, Dataset, dcmwrite
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import writers
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32, STR_VR
 
 _WRITERS: dict[str, Any] = {str(vr): how for vr, how in writers.items()}
 _ENCODINGS = ["utf8"]  # as pydicom calls that of ISO_IR 192
@@ -80,11 +80,12 @@ def _body(ds: Dataset, values: DicomBytesIO, *, root: bool = True) -> bytes:
             raise _Unusual
         if tag == _CHARACTER_SET and not root:
             raise _Unusual
-        vr = str(element.VR)
+        if len(vr := str(element.VR)) != 2:  # one of several
+            raise _Unusual
         value = _sequence(element, values) if vr == "SQ" else _value(element, vr, values)
         if vr in EXPLICIT_VR_LENGTH_32:
             parts.append(_LONG.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)))
-        elif len(value) <= _LONGEST_SHORT and len(vr) == 2:
+        elif len(value) <= _LONGEST_SHORT:
             parts.append(_SHORT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)))
         else:
             raise _Unusual
@@ -104,10 +105,10 @@ def _sequence(element: DataElement, values: DicomBytesIO) -> bytes:
 
 def _value(element: DataElement, vr: str, values: DicomBytesIO) -> bytes:
     value = element.value
-    if isinstance(value, str):
+    if isinstance(value, str) and vr in STR_VR:
         encoded = value.encode("utf-8" if vr in CUSTOMIZABLE_CHARSET_VR else "latin-1")
         return encoded + (b"\0" if vr == "UI" else b" ") if len(encoded) % 2 else encoded
-    if isinstance(value, bytes):
+    if isinstance(value, bytes) and vr in ("OB", "OW"):
         return value + b"\0" if len(value) % 2 else value
     if vr not in _WRITERS or element.is_buffered:
         raise _Unusual
