@@ -17,6 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_sr.copied_values import SEQUENCES, decoded, name_of, valid_element, valid_items
+from dicom_sr.references import evidence_of
 from models.findings import ImageFindings
 
 # Patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2). Type 1 and 2 attributes first: always present.
@@ -54,10 +55,7 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
 
     A missing Patient Orientation is stated as L\\F, which is how the models read the image (``models.hanging``).
     """
-    copy = Dataset()
-    copy.file_meta = FileMetaDataset()
-    copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    copy.SpecificCharacterSet = "ISO_IR 192"
+    copy = _empty()
     undeclared = not source.get("SpecificCharacterSet")
     for keyword in (*_REQUIRED, *_OPTIONAL, *_IMAGE):
         if (element := _copied(source, keyword, undeclared)) is not None:
@@ -77,6 +75,37 @@ def evidence(source: Dataset, findings: ImageFindings) -> Dataset:
     valid = valid and all(re.fullmatch("[APRLHF]{1,3}", str(direction)) for direction in orientation)
     copy.PatientOrientation = list(orientation) if valid else ["L", "F"]
     return copy
+
+
+def evidence_from(report: Dataset, findings: ImageFindings) -> Dataset:
+    """The same of an image whose own header is not at hand, from its measurement report, for documents.
+
+    It holds what a document repeats of an image, with the same values, and nothing of how the image is displayed.
+    """
+    copy = _empty()
+    for keyword in (*_REQUIRED, *_OPTIONAL):
+        if keyword in report:
+            copy.add(report[keyword])
+        elif keyword in _REQUIRED:
+            setattr(copy, keyword, "")
+    if requests := report.get("ReferencedRequestSequence"):  # what became of them there becomes the same again
+        copy.RequestAttributesSequence = list(requests)
+    copy.SOPClassUID, copy.SOPInstanceUID = findings.sop_class_uid, findings.sop_instance_uid
+    copy.SeriesInstanceUID, copy.Modality = copy.StudyInstanceUID, "CR"
+    for reference in evidence_of(report):
+        if reference.sop_instance_uid == findings.sop_instance_uid:
+            copy.SeriesInstanceUID = reference.series_instance_uid
+    copy.Rows, copy.Columns = findings.rows, findings.columns
+    copy.PatientOrientation = ["L", "F"]
+    return copy
+
+
+def _empty() -> Dataset:
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SpecificCharacterSet = "ISO_IR 192"
+    return made
 
 
 def _copied(source: Dataset, keyword: str, undeclared: bool) -> DataElement | None:

@@ -60,9 +60,27 @@ def encode_results(
     EncodingFailed
     """
     with encoding(findings.sop_instance_uid):
+        header = evidence(source, findings)
+    return encode_results_of(header, findings, created, number=number, predecessors=predecessors)
+
+
+def encode_results_of(
+    header: Dataset,
+    findings: ImageFindings,
+    created: datetime,
+    *,
+    number: int = 1,
+    predecessors: Sequence[Reference] = (),
+) -> Results:
+    """The same from what ``dicom_sr.evidence`` made of the image.
+
+    Raises
+    ------
+    EncodingFailed
+    """
+    with encoding(findings.sop_instance_uid):
         if not findings.runs:
             raise ValueError("findings of no model have no author")
-        header = evidence(source, findings)
         segmentation = None
         if findings.segments:
             segmentation = encode_segmentation(

@@ -6,17 +6,16 @@ Nothing heavy is imported before a result is stored: the worker's light process 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import httpx
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+_T = TypeVar("_T")
 
 # User-defined metadata of an instance: its ReceptionDate in the Orthanc that it was restored from, which Orthanc itself
 # does not let anybody set.
@@ -44,9 +43,16 @@ class ResultRefused(Exception):
 
 @dataclass(frozen=True)
 class Series:
-    """A series in Orthanc with the tags that Orthanc indexes."""
+    """A series in Orthanc with the tags that Orthanc indexes.
+
+    Parameters
+    ----------
+    study
+        Orthanc's name of the study that it is in.
+    """
 
     orthanc_id: str
+    study: str
     series_instance_uid: str
     modality: str
     manufacturer: str
@@ -99,22 +105,35 @@ class OrthancClient:
 
     def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
         self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False)
+        self._beside = ThreadPoolExecutor(1, "beside")
 
     def __enter__(self) -> OrthancClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._beside.shutdown()
         self._http.close()
+
+    def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
+        """Begin to talk to Orthanc in a thread of its own, after what was begun so before.
+
+        Returns
+        -------
+        Callable
+            Waits for the end of it, and returns or raises what came of it.
+        """
+        return self._beside.submit(work).result
 
     def series_of_study(self, study_instance_uid: str) -> list[Series]:
         """Every series of a study, under whatever Patient ID it came; an empty list when the study is not there."""
         series = []
-        for study in self._studies(study_instance_uid):
+        for study in self.studies(study_instance_uid):
             for item in self._json("GET", f"/studies/{study}/series"):
                 tags = item["MainDicomTags"]
                 series.append(
                     Series(
                         item["ID"],
+                        study,
                         tags.get("SeriesInstanceUID", ""),
                         tags.get("Modality", "").strip().upper(),
                         tags.get("Manufacturer", "").strip(),
@@ -134,57 +153,55 @@ class OrthancClient:
 
     def fetch(self, orthanc_id: str) -> StoredInstance:
         """The file of an instance, as it was received."""
-        content = self._request("GET", f"/instances/{orthanc_id}/file").content
-        return StoredInstance(content, received_of(self.metadata(orthanc_id)))
+        return StoredInstance(self.file(orthanc_id), received_of(self.metadata(orthanc_id)))
+
+    def file(self, orthanc_id: str) -> bytes:
+        """The file alone."""
+        return self._request("GET", f"/instances/{orthanc_id}/file").content
 
     def has_instances(self, sop_instance_uids: Iterable[str]) -> bool:
         """Whether Orthanc holds all of these instances."""
         return all(self._json("POST", "/tools/lookup", content=uid) for uid in sop_instance_uids)
 
-    def store(self, ds: Dataset) -> str:
-        """Store a result, and tell Orthanc's name of it; the same SOP Instance UID again changes nothing.
+    def store(self, file: bytes) -> str:
+        """Store an instance, and tell Orthanc's name of it; the same SOP Instance UID again changes nothing.
 
         Raises
         ------
         OrthancUnavailable, OrthancFailed, ResultRefused
         """
-        from pydicom import dcmwrite
-
-        buffer = BytesIO()
         try:
-            dcmwrite(buffer, ds, enforce_file_format=True)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            raise ResultRefused(f"it cannot be written: {type(error).__name__}") from error
-        try:
-            return str(self._request("POST", "/instances", content=buffer.getvalue()).json()["ID"])
+            return str(self._request("POST", "/instances", content=file).json()["ID"])
         except OrthancFailed:
             raise
         except httpx.HTTPStatusError as error:
             raise ResultRefused(f"HTTP {error.response.status_code}") from error
+        except LookupError as error:
+            raise ResultRefused("it is not taken") from error
 
-    def has_attachment(self, sop_instance_uid: str, number: int) -> bool:
-        """Whether Orthanc holds this instance and keeps user-defined attachment `number` (1024 or more) with it."""
-        instances = self._instances(sop_instance_uid)
+    def instances(self, sop_instance_uid: str) -> list[str]:
+        """Orthanc's names of an instance: more than one when it came under several Patient IDs."""
+        found = self._json("POST", "/tools/lookup", content=sop_instance_uid)
+        return [item["ID"] for item in found if item["Type"] == "Instance"]
+
+    def has_attachment(self, instances: Sequence[str], number: int) -> bool:
+        """Whether user-defined attachment `number` (1024 or more) is kept with each of these instances, of which there
+        is one at least."""
         kept = [self._json("GET", f"/instances/{instance}/attachments") for instance in instances]
         return bool(kept) and all(str(number) in names for names in kept)
 
-    def attach(self, sop_instance_uid: str, number: int, content: bytes) -> None:
-        """Keep `content` with an instance as user-defined attachment `number`; Orthanc deletes both together.
+    def attach(self, instances: Sequence[str], number: int, content: bytes) -> None:
+        """Keep `content` with instances as user-defined attachment `number`; Orthanc deletes both together.
 
         Raises
         ------
         OrthancUnavailable
         ResultRefused
-            Also when Orthanc does not hold the instance.
+            Also when there is none.
         """
-        instances = self._instances(sop_instance_uid)
         if not instances:
             raise ResultRefused("there is no such instance to attach to")
-        try:
-            for instance in instances:
-                self._request("PUT", f"/instances/{instance}/attachments/{number}", content=content)
-        except httpx.HTTPStatusError as error:
-            raise ResultRefused(f"HTTP {error.response.status_code}") from error
+        self._keep([f"/instances/{instance}" for instance in instances], number, content)
 
     def changes(self, since: int, *, limit: int = 1000) -> Changes:
         """What was stored after a place in the feed of changes; what was deleted since is left out of it."""
@@ -208,9 +225,14 @@ class OrthancClient:
         """The UID of the study of an instance; None when it is there no more."""
         return self._study_uid(f"/instances/{instance}/study")
 
+    def studies(self, study_instance_uid: str) -> list[str]:
+        """Orthanc's names of a study: more than one when it came under several Patient IDs."""
+        found = self._json("POST", "/tools/lookup", content=study_instance_uid)
+        return [item["ID"] for item in found if item["Type"] == "Study"]
+
     def holds_study(self, study_instance_uid: str) -> bool:
         """Whether Orthanc holds anything of a study."""
-        return bool(self._studies(study_instance_uid))
+        return bool(self.studies(study_instance_uid))
 
     def tags(self, instance: str) -> dict[str, Any]:
         """The elements of an instance by keyword; empty when it is there no more."""
@@ -221,22 +243,18 @@ class OrthancClient:
         """What Orthanc notes about an instance, by name, user-defined metadata by number."""
         return dict(self._request("GET", f"/instances/{instance}/metadata?expand").json())
 
-    def keep_with_study(self, study_instance_uid: str, number: int, content: bytes) -> None:
-        """Keep `content` with a study as user-defined attachment `number`, in place of what was kept so.
+    def keep_with_studies(self, studies: Iterable[str], number: int, content: bytes) -> None:
+        """Keep `content` with studies, by Orthanc's names, as user-defined attachment `number`, in place of an earlier.
 
         Raises
         ------
         OrthancUnavailable, ResultRefused
         """
-        try:
-            for study in self._studies(study_instance_uid):
-                self._request("PUT", f"/studies/{study}/attachments/{number}", content=content)
-        except httpx.HTTPStatusError as error:
-            raise ResultRefused(f"HTTP {error.response.status_code}") from error
+        self._keep([f"/studies/{study}" for study in studies], number, content)
 
     def kept_with_study(self, study_instance_uid: str, number: int) -> bytes | None:
         """What was kept so; None when nothing was."""
-        for study in self._studies(study_instance_uid):
+        for study in self.studies(study_instance_uid):
             if (answer := self._find(f"/studies/{study}/attachments/{number}/data")) is not None:
                 return answer.content
         return None
@@ -273,20 +291,6 @@ class OrthancClient:
         except httpx.TransportError as error:
             raise OrthancUnavailable(f"GET {path}: {type(error).__name__}") from error
 
-    def upload(self, file: IO[bytes]) -> str:
-        """Store an instance from a DICOM file as it is; returns Orthanc's name for it.
-
-        Raises
-        ------
-        OrthancUnavailable, OrthancFailed, ResultRefused
-        """
-        try:
-            return str(self._request("POST", "/instances", content=file.read()).json()["ID"])
-        except OrthancFailed:
-            raise
-        except (httpx.HTTPStatusError, LookupError) as error:
-            raise ResultRefused("it is not taken") from error
-
     def put(self, path: str, content: bytes) -> None:
         """Set metadata or an attachment by its path.
 
@@ -298,10 +302,6 @@ class OrthancClient:
             self._request("PUT", path, content=content)
         except httpx.HTTPStatusError as error:
             raise ResultRefused(f"{path}: HTTP {error.response.status_code}") from error
-
-    def _studies(self, study_instance_uid: str) -> list[str]:
-        found = self._json("POST", "/tools/lookup", content=study_instance_uid)
-        return [item["ID"] for item in found if item["Type"] == "Study"]
 
     def _study_uid(self, path: str) -> str | None:
         answer = self._find(path)
@@ -316,10 +316,12 @@ class OrthancClient:
                 return None
             raise
 
-    def _instances(self, sop_instance_uid: str) -> list[str]:
-        """Orthanc's identifiers of an instance: more than one when it came under several Patient IDs."""
-        found = self._json("POST", "/tools/lookup", content=sop_instance_uid)
-        return [item["ID"] for item in found if item["Type"] == "Instance"]
+    def _keep(self, resources: Iterable[str], number: int, content: bytes) -> None:
+        try:
+            for resource in resources:
+                self._request("PUT", f"{resource}/attachments/{number}", content=content)
+        except httpx.HTTPStatusError as error:
+            raise ResultRefused(f"HTTP {error.response.status_code}") from error
 
     def _json(self, method: str, path: str, *, content: str | None = None) -> list[Any]:
         answer: list[Any] = self._request(method, path, content=content).json()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.archive.client import OrthancClient, ResultRefused
@@ -28,8 +29,13 @@ class KeptAnswer:
     last_instance_at: float
 
 
-def keep_answer(orthanc: OrthancClient, task: InferenceTask, outcome: Outcome) -> None:
+def keep_answer(orthanc: OrthancClient, studies: Iterable[str], task: InferenceTask, outcome: Outcome) -> None:
     """Keep the final answer to a study, in place of an earlier one.
+
+    Parameters
+    ----------
+    studies
+        Orthanc's names of the study.
 
     When Orthanc does not take it, that is logged and fails nothing: the study would be read again.
 
@@ -37,15 +43,14 @@ def keep_answer(orthanc: OrthancClient, task: InferenceTask, outcome: Outcome) -
     ------
     OrthancUnavailable
     """
-    given = asdict(outcome)
     answer = {
         "received_at": task.received_at,
         "last_instance_at": task.last_instance_at,
-        "outcome": {name: given[name] for name in _KEPT},
+        "outcome": {name: getattr(outcome, name) for name in _KEPT},
     }
     content = json.dumps(answer, separators=(",", ":")).encode()
     try:
-        orthanc.keep_with_study(task.study_instance_uid, attachments.ANSWER, content)
+        orthanc.keep_with_studies(studies, attachments.ANSWER, content)
     except ResultRefused:
         log.exception("an answer is kept in the ledger alone", extra={"study_instance_uid": task.study_instance_uid})
 

@@ -292,8 +292,7 @@ def _restore_resource(orthanc: OrthancClient, resource: Resource, source: Backup
     """Upload one, and make sure that it is what was copied."""
     try:
         if resource.file is not None:
-            with (source.path / resource.file.path).open("rb") as file:
-                path = f"/instances/{orthanc.upload(file)}"
+            path = f"/instances/{orthanc.store((source.path / resource.file.path).read_bytes())}"
             _require_same(orthanc, path, "dicom", resource.file)
             if path != resource.path:
                 raise BackupFailed(f"{resource.path} became {path}: Orthanc names instances otherwise than before")

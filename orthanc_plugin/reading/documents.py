@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_sr.file_format import file_of
 from dicom_sr.ownership import is_own_result
 from dicom_sr.predecessor import follow, latest
 from dicom_sr.reader import NotOurResult, instance_number, is_ours, read_result
-from dicom_sr.references import Reference, evidence_of
+from dicom_sr.references import Reference
 from models.findings import ImageFindings
 from orthanc_plugin.archive.client import OrthancClient, Series
+from orthanc_plugin.reading.recent_reports import digest_of
 
 log = logging.getLogger("hilum.publishing")
 
@@ -28,7 +30,14 @@ _PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate",
 )  # fmt: skip
-_NEEDED_FOR_EVIDENCE = (*_PATIENT, "StudyTime", "ReferringPhysicianName", "StudyInstanceUID", "StudyDescription")
+
+
+@dataclass(frozen=True)
+class HeldDocument:
+    """A document that Orthanc holds, and the digest of its file."""
+
+    dataset: Dataset
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -98,24 +107,7 @@ def says_the_same(report: Dataset, findings: ImageFindings, light: Dataset) -> b
 
 def same_content(document: Dataset, made: Dataset) -> bool:
     """Whether a stored document is what would be made now."""
-    buffer = BytesIO()
-    dcmwrite(buffer, made, enforce_file_format=True)
-    buffer.seek(0)
-    return bool(document == dcmread(buffer))
-
-
-def header_from(report: Dataset, findings: ImageFindings) -> Dataset:
-    """Of an image whose own header may not be readable, what its measurement report holds of it."""
-    header = Dataset()
-    header.SpecificCharacterSet = "ISO_IR 192"
-    for keyword in _NEEDED_FOR_EVIDENCE:
-        if keyword in report:
-            header.add(report[keyword])
-    for reference in evidence_of(report):
-        if reference.sop_instance_uid == findings.sop_instance_uid:
-            header.SeriesInstanceUID = reference.series_instance_uid
-    header.SOPClassUID, header.SOPInstanceUID = findings.sop_class_uid, findings.sop_instance_uid
-    return header
+    return bool(document == dcmread(BytesIO(file_of(made))))
 
 
 def _content_time(document: Dataset) -> datetime | None:
@@ -133,15 +125,16 @@ def _text(ds: Dataset, keyword: str) -> str:
     return str(ds.get(keyword) or "")
 
 
-def documents_of(orthanc: OrthancClient, series: Sequence[Series]) -> Iterator[Dataset]:
+def documents_of(orthanc: OrthancClient, series: Sequence[Series]) -> Iterator[HeldDocument]:
     """Our documents among the series of a study."""
     for one in series:
         if one.modality == "SR" and is_own_result(one.modality, one.manufacturer):
             for instance in one.instances:
+                file = orthanc.file(instance)
                 try:
-                    document = dcmread(BytesIO(orthanc.fetch(instance).content))
+                    document = dcmread(BytesIO(file))
                 except InvalidDicomError:
                     log.exception("a document is damaged", extra={"series_instance_uid": one.series_instance_uid})
                     continue
                 if is_ours(document):
-                    yield document
+                    yield HeldDocument(document, digest_of(file))

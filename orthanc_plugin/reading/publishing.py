@@ -15,11 +15,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from pydicom import Dataset
 
 from dicom_sr import identity
-from dicom_sr.evidence import evidence
+from dicom_sr.evidence import evidence, evidence_from
+from dicom_sr.file_format import file_of
 from dicom_sr.heat_map import LONGEST, encode_heat_map
 from dicom_sr.key_objects import encode_key_objects
 from dicom_sr.ownership import is_own_result
@@ -33,7 +35,7 @@ from dicom_sr.reader import (
 )
 from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import Wording
-from dicom_sr.results import EncodingFailed, encode_results, encoding
+from dicom_sr.results import EncodingFailed, encode_results_of, encoding
 from dicom_sr.text_report import encode_text_report
 from models.findings import ImageFindings
 from models.rendering import RenderedImage
@@ -44,12 +46,12 @@ from orthanc_plugin.reading.documents import (
     DueDocument,
     documents_of,
     due_document,
-    header_from,
     is_withdrawn,
     is_worse,
     same_content,
     says_the_same,
 )
+from orthanc_plugin.reading.recent_reports import RecentReports
 from orthanc_plugin.reading.study_pictures import Kept, keep_pictures
 
 log = logging.getLogger("hilum.publishing")
@@ -68,17 +70,52 @@ class Published:
     pictures: Kept
 
 
-class StudyResults:
-    """The results of one study, those that Orthanc held before and those of this run."""
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """What speaks for an image from now on, while Orthanc takes it.
 
-    def __init__(self, orthanc: OrthancClient, series: Sequence[Series], outputs: Sequence[str], wording: Wording):
-        self._orthanc, self._outputs, self._wording = orthanc, outputs, wording
+    Parameters
+    ----------
+    light
+        From ``dicom_sr.evidence``.
+    name
+        Waits until Orthanc holds both, and tells its name of the one that was stored last; None where it held them.
+    """
+
+    document: DueDocument
+    segmentation: str | None
+    report: Dataset
+    light: Dataset
+    name: Callable[[], str | None]
+
+
+class StudyResults:
+    """The results of one study, those that Orthanc held before and those of this run.
+
+    Parameters
+    ----------
+    series
+        What Orthanc holds of the study.
+    recent
+        What this process stored before.
+    """
+
+    def __init__(
+        self,
+        orthanc: OrthancClient,
+        series: Sequence[Series],
+        outputs: Sequence[str],
+        wording: Wording,
+        recent: RecentReports,
+    ) -> None:
+        self._orthanc, self._outputs, self._wording, self._recent = orthanc, outputs, wording, recent
         documents = list(documents_of(orthanc, series))
-        self._reports = [ds for ds in documents if is_measurement_report(ds)]
-        self._texts = [ds for ds in documents if is_preliminary_report(ds)]
-        self._key_objects = sum(
-            len(s.instances) for s in series if s.modality == "KO" and is_own_result("KO", s.manufacturer)
-        )
+        self._digests = {str(held.dataset.SOPInstanceUID): held.digest for held in documents}
+        self._reports = [held.dataset for held in documents if is_measurement_report(held.dataset)]
+        self._texts = [held.dataset for held in documents if is_preliminary_report(held.dataset)]
+        own = [s for s in series if is_own_result(s.modality, s.manufacturer)]
+        self._held = {s.modality for s in own}
+        self._key_objects = sum(len(s.instances) for s in own if s.modality == "KO")
         self.stored: list[str] = []  # Orthanc's names of what this run stored
         self._evidences: list[Dataset] = []
         self._current: list[Dataset] = []
@@ -105,11 +142,18 @@ class StudyResults:
         before = self._reports_on(findings.sop_instance_uid)
         if any(is_worse(findings, report) for report in before):
             raise ResultWorse(f"image {findings.sop_instance_uid}: a model failed that read it before")
-        document, segmentation = self._publish(header, findings, before, received)
-        pictures = keep_pictures(self._orthanc, document.uid, image, findings)
-        light = self._evidences[-1]
+        with encoding(findings.sop_instance_uid):
+            light = evidence(header, findings)
+        sent = self._send(light, findings, before, received)
+        document = sent.document
+        if document.again is None:
+            pictures = keep_pictures(self._orthanc, document.uid, image, findings, partial(self._wait_for, sent))
+        else:
+            self._wait_for(sent)
+            pictures = keep_pictures(self._orthanc, document.uid, image, findings)
         if "heat_map" in self._outputs and findings.saliency:
             self._store_optional(
+                "OT",
                 identity.image_result(findings, "SC", document.follows).instance,
                 lambda: encode_heat_map(
                     light,
@@ -122,28 +166,29 @@ class StudyResults:
             )
         if "presentation_state" in self._outputs:
             self._store_optional(
+                "PR",
                 identity.image_result(findings, "PR", document.follows).instance,
                 lambda: encode_presentation_state(
                     light, findings, document.created, number=document.number, predecessor_uid=document.follows
                 ),
             )
-        return Published(document.uid, segmentation, pictures)
+        return Published(document.uid, sent.segmentation, pictures)
 
     def has_result(self, sop_instance_uid: str) -> bool:
         """Whether an image has a result that stands."""
         return any(not is_withdrawn(report) for report in self._reports_on(sop_instance_uid))
 
-    def recall(self, header: Dataset, sop_instance_uid: str) -> ImageFindings | None:
+    def recall(self, sop_instance_uid: str) -> ImageFindings | None:
         """What the current result of an image says; None when there is not exactly one that stands."""
         reports = self._reports_on(sop_instance_uid)
         try:
-            (findings,) = map(read_result, reports)
+            (findings,) = map(self._said, reports)
         except ValueError:  # NotOurResult is one, and so is another number than one
             return None
         if findings.withdrawn:
             return None
         with encoding(sop_instance_uid):
-            self._evidences.append(evidence(header, findings))
+            self._evidences.append(evidence_from(reports[0], findings))
         self._current.extend(reports)
         return findings
 
@@ -168,7 +213,9 @@ class StudyResults:
         except NotOurResult:
             log.warning("an earlier result cannot be withdrawn", extra={"sop_instance_uid": sop_instance_uid})
             return None
-        self._publish(header_from(before[-1], findings), findings, before, datetime.now(UTC).astimezone())
+        with encoding(sop_instance_uid):
+            light = evidence_from(before[-1], findings)
+        self._wait_for(self._send(light, findings, before, datetime.now(UTC).astimezone()))
         return findings
 
     def conclude(self, study: StudyFindings, created: datetime) -> str | None:
@@ -187,6 +234,7 @@ class StudyResults:
         reports = [str(report.SOPInstanceUID) for report in self._current]
         if "key_objects" in self._outputs:
             self._store_optional(
+                "KO",
                 identity.study_result(study, "KO", reports).instance,
                 lambda: encode_key_objects(
                     self._evidences, study, self._current, created, number=self._key_objects + 1
@@ -208,12 +256,12 @@ class StudyResults:
 
         return current(filter(is_on_it, self._reports))
 
-    def _publish(
-        self, header: Dataset, findings: ImageFindings, before: Sequence[Dataset], received: datetime
-    ) -> tuple[DueDocument, str | None]:
-        """Store report and Segmentation unless Orthanc holds them; tells the report, and the Segmentation's UID."""
-        with encoding(findings.sop_instance_uid):
-            light = evidence(header, findings)
+    def _said(self, report: Dataset) -> ImageFindings:
+        remembered = self._recent.said(self._digests.get(str(report.SOPInstanceUID), ""))
+        return remembered or read_result(report)
+
+    def _send(self, light: Dataset, findings: ImageFindings, before: Sequence[Dataset], received: datetime) -> _Sent:
+        """Begin to store report and Segmentation unless Orthanc holds them; the report goes last."""
         document = due_document(
             before,
             self._reports,
@@ -224,40 +272,56 @@ class StudyResults:
         segmentation = None
         if findings.segments:
             segmentation = identity.image_result(findings, "SEG", document.follows).instance
-        outlined = segmentation is None or self._orthanc.has_instances([segmentation])
-        report = document.again
-        if report is None or not outlined:
-            results = encode_results(
-                header,
-                findings,
-                document.created,
-                number=document.number,
-                predecessors=document.predecessors,
-            )
+        outlined = segmentation is None or self._is_held("SEG", segmentation)
+        if document.again is not None and outlined:
+            return _Sent(document, segmentation, document.again, light, lambda: None)
+        results = encode_results_of(
+            light, findings, document.created, number=document.number, predecessors=document.predecessors
+        )
+        files: list[tuple[str, bytes]] = []
+        with encoding(findings.sop_instance_uid):
             if results.segmentation is not None and not outlined:
-                self._store(results.segmentation)
-                reach("segmentation_stored")
-            if report is None:
-                report = results.measurement_report
-                self._store(report)
-                reach("report_stored")
-                self._reports.append(report)
-        self._evidences.append(light)
-        self._current.append(report)
-        return document, segmentation
+                files.append(("segmentation_stored", file_of(results.segmentation)))
+            if document.again is None:
+                files.append(("report_stored", file_of(results.measurement_report)))
+                self._recent.remember(files[-1][1], findings)
+        name = self._orthanc.beside(partial(self._store_files, files))
+        return _Sent(document, segmentation, document.again or results.measurement_report, light, name)
 
-    def _store(self, result: Dataset) -> None:
-        self.stored.append(self._orthanc.store(result))
+    def _wait_for(self, sent: _Sent) -> str | None:
+        """Wait until it speaks; tells what `_Sent.name` does."""
+        name = sent.name()
+        if sent.document.again is None:
+            self._reports.append(sent.report)
+        self._evidences.append(sent.light)
+        self._current.append(sent.report)
+        return name
 
-    def _store_optional(self, uid: str, encode: Callable[[], Dataset | None]) -> None:
+    def _store_files(self, files: Sequence[tuple[str, bytes]]) -> str:
+        for point, file in files:
+            name = self._store(file)
+            reach(point)
+        return name
+
+    def _store(self, file: bytes) -> str:
+        name = self._orthanc.store(file)
+        self.stored.append(name)
+        return name
+
+    def _is_held(self, modality: str, sop_instance_uid: str) -> bool:
+        """Whether Orthanc holds a result of ours, which it does not when the study had none of its kind."""
+        return modality in self._held and self._orthanc.has_instances([sop_instance_uid])
+
+    def _store_optional(self, modality: str, uid: str, encode: Callable[[], Dataset | None]) -> None:
         """Store a result that is not asked of every study; when it cannot be made, that is told and fails nothing."""
-        if self._orthanc.has_instances([uid]):
+        if self._is_held(modality, uid):
             return
         try:
             with encoding(uid):
                 result = encode()
-            if result is not None:
-                self._store(result)
+                file = None if result is None else file_of(result)
+            if file is not None:
+                self._store(file)
         except (EncodingFailed, ResultRefused):
             log.exception("an optional result is missing", extra={"sop_instance_uid": uid})
 
@@ -274,7 +338,9 @@ class StudyResults:
             document = due_document(before, self._texts, instance, created, unchanged=False)
             text = self._encode_preliminary_report(study, document)
         if document.again is None:
-            self._store(text)
+            with encoding(study.study_instance_uid):
+                file = file_of(text)
+            self._store(file)
             reach("text_stored")
         return document.uid
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from httpx import HTTPStatusError
+
 from dicom_sr.ownership import ACCOMPANYING_MODALITIES, MODEL_NAME, is_own_result
 from dicom_sr.report.wording import Wording
 from dicom_sr.results import EncodingFailed
@@ -20,11 +22,17 @@ from models.exposures import relation
 from models.findings import ImageFindings
 from models.header_terms import plain_code
 from models.inference import Models
-from models.intake import LARGEST_FILE, Intake, NotTakenIn, parse
+from models.intake import LARGEST_FILE, Intake, NotTakenIn
 from models.reading import Reading, read_intake
 from models.refusal import Evidence, ImageRefused, Refusal
 from models.study import StudyFindings
-from orthanc_plugin.archive.client import OrthancClient, ResultRefused, Series, StoredInstance
+from orthanc_plugin.archive.client import (
+    OrthancClient,
+    OrthancUnavailable,
+    ResultRefused,
+    Series,
+    StoredInstance,
+)
 from orthanc_plugin.archive.kept_answer import keep_answer
 from orthanc_plugin.archive.study_content import content_digest, images_digest
 from orthanc_plugin.failpoints import reach
@@ -41,6 +49,7 @@ from orthanc_plugin.reading.outcome import (
     unread,
 )
 from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
+from orthanc_plugin.reading.recent_reports import RecentReports
 from orthanc_plugin.reading.shadow import Shadows
 from orthanc_plugin.settings import Settings
 
@@ -63,6 +72,7 @@ class Reader:
     intake: IntakeProcess
     wording: Wording
     shadows: Shadows = field(default_factory=Shadows)
+    recent: RecentReports = field(default_factory=RecentReports)
 
 
 @dataclass
@@ -108,6 +118,33 @@ class _Job:
     tell: Callable[[Flag], None]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What became of the images of a study.
+
+    Parameters
+    ----------
+    entries
+        For the ledger, one for each image.
+    answers
+        Of those that were read.
+    withdrawn
+        Of those that were read once and are refused now.
+    looked_at
+        What the answer says of when and at what the study was looked.
+    """
+
+    entries: list[dict[str, Any]]
+    answers: list[ImageFindings]
+    withdrawn: list[ImageFindings]
+    looked_at: dict[str, Any]
+
+    @property
+    def speaking(self) -> tuple[ImageFindings, ...]:
+        """What the report of the study is made from; without any there is none to make."""
+        return (*self.answers, *self.withdrawn)
+
+
 def process_study(task: InferenceTask, reader: Reader, tell: Callable[[Flag], None] = lambda _: None) -> Outcome:
     """Read every radiograph of a study and store the results: the whole flow on one screen.
 
@@ -125,31 +162,60 @@ def process_study(task: InferenceTask, reader: Reader, tell: Callable[[Flag], No
     """
     started = task.result.get("started_at") if task.conclude else time.time()
     held = reader.orthanc.series_of_study(task.study_instance_uid)
-    results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording)
+    results = StudyResults(reader.orthanc, held, reader.settings.outputs, reader.wording, reader.recent)
     job = _Job(task, reader, held, results, tell)
-    looked_at = images_digest(held)
-    as_before = task.conclude and task.result.get("looked_at") == looked_at  # no image came unnoticed
+    looked_at = {"looked_at": images_digest(held), "started_at": started}
+    as_before = task.conclude and task.result.get("looked_at") == looked_at["looked_at"]  # no image came unnoticed
     if as_before and (recalled := _recall(job)) is not None:
         entries, answers = task.result["images"], recalled
     else:
         entries, answers = _read_images(job)
-    withdrawn = _withdraw(entries, answers, results)
-    due, report = None, task.result.get("preliminary_report")
-    if not answers and not withdrawn:
-        report = None
-    elif task.conclude:
-        study = StudyFindings(task.study_instance_uid, (*answers, *withdrawn), unread(entries))
-        arrived = [received_at(entry["received"]) for entry in entries if is_read(entry)]
-        report = results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
-    else:  # in a pass of its own, for an image may have come while these were read
-        due = complete_at(task, entries, reader.settings)
-    content = content_digest(held, results.stored)
+    read = _Read(entries, answers, _withdraw(entries, answers, results), looked_at)
+    if task.conclude or not read.speaking:
+        return _conclude(job, read)
+    due = complete_at(task, entries, reader.settings)
+    if due <= time.time() and (outcome := _conclude_at_once(job, read)) is not None:
+        return outcome
+    return _outcome(job, read, report=task.result.get("preliminary_report"), conclude_at=due)
+
+
+def _conclude(job: _Job, read: _Read) -> Outcome:
+    """Make the report of a complete study, and keep the answer with it."""
+    report = None
+    if read.speaking:
+        study = StudyFindings(job.task.study_instance_uid, read.speaking, unread(read.entries))
+        arrived = [received_at(entry["received"]) for entry in read.entries if is_read(entry)]
+        report = job.results.conclude(study, max(arrived, default=datetime.now(UTC).astimezone()))
+    outcome = _outcome(job, read, report=report, conclude_at=None)
+    keep_answer(job.reader.orthanc, {series.study for series in job.held}, job.task, outcome)
+    return outcome
+
+
+def _conclude_at_once(job: _Job, read: _Read) -> Outcome | None:
+    """That of a study that is complete as soon as it is read; None when it needs a pass of its own.
+
+    It does when an image came while the others were read, and when Orthanc is in the way: the images are answered then.
+    """
+    try:
+        now = images_digest(job.reader.orthanc.series_of_study(job.task.study_instance_uid))
+        return _conclude(job, read) if now == read.looked_at["looked_at"] else None
+    except (OrthancUnavailable, HTTPStatusError) as error:
+        about = {"study_instance_uid": job.task.study_instance_uid}
+        log.warning("the report of the study follows later: %s", error, extra=about)
+        return None
+
+
+def _outcome(job: _Job, read: _Read, *, report: str | None, conclude_at: float | None) -> Outcome:
     outcome = outcome_of(
-        task, entries, answers, report=report, conclude_at=due, content=content, patients=results.patients
+        job.task,
+        read.entries,
+        read.answers,
+        report=report,
+        conclude_at=conclude_at,
+        content=content_digest(job.held, job.results.stored),
+        patients=job.results.patients,
     )
-    outcome.result.update(looked_at=looked_at, started_at=started)
-    if due is None:
-        keep_answer(reader.orthanc, task, outcome)
+    outcome.result.update(read.looked_at)
     return outcome
 
 
@@ -195,8 +261,7 @@ def _recall(job: _Job) -> list[ImageFindings] | None:
     for entry in filter(is_read, job.task.result["images"]):
         if entry["instance"] not in held:
             return None
-        header = parse(job.reader.orthanc.fetch(entry["instance"]).content)
-        if (findings := job.results.recall(header, entry["sop_instance_uid"])) is None:
+        if (findings := job.results.recall(entry["sop_instance_uid"])) is None:
             return None
         answers.append(findings)
     return answers
@@ -276,7 +341,7 @@ def _refuse_copy(candidate: _Candidate, read_before: list[_Candidate]) -> None:
 def _read(candidate: _Candidate, reader: Reader) -> tuple[Intake, Reading]:
     taken, policy = candidate.taken, policy_of(reader.settings)
     if not candidate.in_memory:
-        taken = reader.intake.take_in(reader.orthanc.fetch(candidate.instance).content, policy)
+        taken = reader.intake.take_in(reader.orthanc.file(candidate.instance), policy)
     return taken, read_intake(taken, reader.models, policy)
 
 

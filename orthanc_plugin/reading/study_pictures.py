@@ -12,7 +12,10 @@ needs the others opens the viewer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from io import BytesIO
 
 import httpx
@@ -74,41 +77,50 @@ def make_layers(image: RenderedImage, findings: ImageFindings) -> dict[str, byte
 
 
 def keep_pictures(
-    orthanc: OrthancClient, measurement_report: str, image: RenderedImage, findings: ImageFindings
+    orthanc: OrthancClient,
+    measurement_report: str,
+    image: RenderedImage,
+    findings: ImageFindings,
+    stored: Callable[[], str | None] | None = None,
 ) -> Kept:
-    """Attach its pictures to a measurement report that Orthanc holds, unless it has them.
+    """Attach its pictures to a measurement report, unless it has them.
 
     Parameters
     ----------
     measurement_report
         SOP Instance UID.
+    stored
+        Of a report that Orthanc is just taking, and that has no pictures therefore: waits until it is stored and tells
+        Orthanc's name of it. What it raises is raised. The pictures are painted meanwhile.
 
     Returns
     -------
     Kept
-        Which it has now. Whatever is in the way is logged and never raised: the results stand without them.
+        Which it has now. Whatever else is in the way is logged and never raised: the results stand without them.
     """
+    thumbnail, layers = cache(partial(make_thumbnail, image, findings)), cache(partial(make_layers, image, findings))
+    name = None
+    if stored is not None:
+        with suppress(*_IN_THE_WAY):  # it is in the way below too
+            thumbnail()
+            layers()
+        name = stored()
     try:
-        if not orthanc.has_attachment(measurement_report, attachments.THUMBNAIL):
-            orthanc.attach(measurement_report, attachments.THUMBNAIL, make_thumbnail(image, findings))
+        instances = orthanc.instances(measurement_report) if name is None else [name]
+        if name is not None or not orthanc.has_attachment(instances, attachments.THUMBNAIL):
+            orthanc.attach(instances, attachments.THUMBNAIL, thumbnail())
     except _IN_THE_WAY:
         log.exception("no pictures", extra={"study_instance_uid": findings.study_instance_uid})
         return Kept()
+    expected = ("picture", *["outlines"] * bool(findings.segments), *["heat_map"] * bool(findings.saliency))
     try:
-        return Kept(True, _keep_layers(orthanc, measurement_report, image, findings), round(image.aspect, 6))
+        if name is not None or not orthanc.has_attachment(instances, attachments.PICTURE):
+            for layer in reversed(expected):  # the picture last: where it is, all are
+                orthanc.attach(instances, attachments.LAYERS[layer], layers()[layer])
+        return Kept(True, expected, round(image.aspect, 6))
     except _IN_THE_WAY:
         log.exception("no large picture", extra={"study_instance_uid": findings.study_instance_uid})
         return Kept(True)
-
-
-def _keep_layers(orthanc: OrthancClient, report: str, image: RenderedImage, findings: ImageFindings) -> tuple[str, ...]:
-    expected = ("picture", *["outlines"] * bool(findings.segments), *["heat_map"] * bool(findings.saliency))
-    if orthanc.has_attachment(report, attachments.PICTURE):
-        return expected
-    layers = make_layers(image, findings)
-    for name in reversed(expected):  # the picture last: where it is, all are
-        orthanc.attach(report, attachments.LAYERS[name], layers[name])
-    return expected
 
 
 def _within(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -173,8 +173,7 @@ def _give_back(file: Path, orthanc: OrthancClient) -> bool:
     if not _is_unknown(file, orthanc):
         return False
     try:
-        with file.open("rb") as content:
-            orthanc.upload(content)
+        orthanc.store(file.read_bytes())
         file.unlink()
     except (OSError, ResultRefused) as error:  # whether the disk cannot, or Orthanc will not: it stays so
         log.error("a file that Orthanc's index has lost cannot be given back: %s", type(error).__name__)

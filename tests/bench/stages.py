@@ -6,16 +6,16 @@ they begin and end. What is none of theirs is *interpret and encode*. The plain 
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom import Dataset
 from rich.console import Console
@@ -44,6 +44,7 @@ from tests.bench.sampling import sampled
 from tests.bench.sheets import Sheet, Spread, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 
+T = TypeVar("T")
 WHOLE, REST = "whole", "interpret and encode"
 FETCH, ASK, DECODE, INFER, STORE, CONCLUDE = "fetch", "ask Orthanc", "decode", "inference", "store", "report"
 ORDER = (FETCH, DECODE, INFER, REST, STORE, ASK, WHOLE, CONCLUDE)
@@ -54,7 +55,7 @@ _TOLD = {
     DECODE: "decode: another process, with the way there and back",
     INFER: "inference: all networks",
     REST: "interpret and encode: findings, outlines, SR, SEG, pictures",
-    STORE: "store: SR, SEG and pictures into Orthanc",
+    STORE: "store: SR, SEG and pictures into Orthanc, as far as it is waited for",
     ASK: "ask Orthanc: what the study holds",
     WHOLE: "whole: from the claim to the answer",
     CONCLUDE: "report: the pass that follows when the study is complete",
@@ -63,16 +64,19 @@ _BESIDE = {DECODE: ("decode", "prepare"), INFER: ("inference",), REST: ("interpr
 
 
 class Clock:
-    """Adds up how long the stages of a study took; a stage within a stage counts as the outer one."""
+    """Adds up how long the stages of a study took; a stage within a stage counts as the outer one.
+
+    What another thread does is no stage; waiting for it is.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._inside = False
+        self._inside, self._thread = False, threading.get_ident()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """What the block takes belongs to this stage."""
-        if self._inside:
+        if self._inside or threading.get_ident() != self._thread:
             yield
             return
         started, self._inside = time.perf_counter(), True
@@ -104,13 +108,17 @@ class _TimedOrthanc(OrthancClient):
         with self._clock.stage(FETCH):
             return super().fetch(orthanc_id)
 
-    def store(self, ds: Dataset) -> str:
-        with self._clock.stage(STORE):
-            return super().store(ds)
+    def beside(self, work: Callable[[], T]) -> Callable[[], T]:
+        waiting: Callable[[], T] = self._clock.around(STORE, super().beside(work))
+        return waiting
 
-    def attach(self, sop_instance_uid: str, number: int, content: bytes) -> None:
+    def store(self, file: bytes) -> str:
         with self._clock.stage(STORE):
-            super().attach(sop_instance_uid, number, content)
+            return super().store(file)
+
+    def attach(self, instances: Sequence[str], number: int, content: bytes) -> None:
+        with self._clock.stage(STORE):
+            super().attach(instances, number, content)
 
     def _request(self, *args: Any, **kwargs: Any) -> Any:
         with self._clock.stage(ASK):
@@ -213,7 +221,7 @@ def compare(
 
 def read_once(ds: Dataset, reader: Reader, clock: Clock) -> dict[str, float]:
     """Store a study and read it as a reading process does; returns stage to seconds, `CONCLUDE` for its second pass."""
-    reader.orthanc.upload(io.BytesIO(to_bytes(ds)))
+    reader.orthanc.store(to_bytes(ds))
     task = _task(ds)
     clock.seconds.clear()
     started = time.perf_counter()
@@ -234,7 +242,7 @@ def _task(ds: Dataset) -> InferenceTask:
 def _profiled(studies: Sequence[Dataset], reader: Reader) -> str:
     """In which functions of the reading process its processor time goes; that of intake and Orthanc is theirs."""
     for ds in studies:
-        reader.orthanc.upload(io.BytesIO(to_bytes(ds)))
+        reader.orthanc.store(to_bytes(ds))
     with sampled() as samples:
         for ds in studies:
             process_study(_task(ds), reader)

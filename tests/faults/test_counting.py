@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
+from dicom_sr.file_format import file_of
 from dicom_sr.reader import is_measurement_report, is_preliminary_report
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.modality import send
@@ -103,7 +104,7 @@ def test_two_documents_that_speak_at_once_are_a_duplicate(quiet_node: BrokenNode
     (document,) = (ds for ds in held(quiet_node, study).values() if is_it(ds))  # type: ignore[operator]
     document.SOPInstanceUID = document.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     with quiet_node.orthanc() as orthanc:
-        orthanc.store(document)
+        orthanc.store(file_of(document))
     assert seen(quiet_node, study).fate is Fate.DUPLICATE
 
 

@@ -7,7 +7,7 @@ models, the study logic and the encoding of results are the node's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -72,8 +72,10 @@ class Archive:
             uid = str(header.get("SeriesInstanceUID", f"unknown-{number}"))
             modality = str(header.get("Modality") or "").strip().upper()
             manufacturer = str(header.get("Manufacturer") or "").strip()
-            before = series.get(uid, Series(uid, uid, modality, manufacturer, ()))
-            series[uid] = Series(uid, uid, before.modality, before.manufacturer, (*before.instances, str(number)))
+            before = series.get(uid, Series(uid, "study", uid, modality, manufacturer, ()))
+            series[uid] = Series(
+                uid, "study", uid, before.modality, before.manufacturer, (*before.instances, str(number))
+            )
         return list(series.values())
 
     def model_name(self, orthanc_id: str) -> str:
@@ -83,20 +85,27 @@ class Archive:
         return len(self.files[int(orthanc_id)])
 
     def fetch(self, orthanc_id: str) -> StoredInstance:
-        return StoredInstance(self.files[int(orthanc_id)], "20260102T030405")
+        return StoredInstance(self.file(orthanc_id), "20260102T030405")
+
+    def file(self, orthanc_id: str) -> bytes:
+        return self.files[int(orthanc_id)]
 
     def has_instances(self, sop_instance_uids: Iterable[str]) -> bool:
         return set(sop_instance_uids) <= {str(ds.SOPInstanceUID) for ds in self.results}
 
-    def store(self, ds: Dataset) -> str:
-        self.results.append(ds)
+    def beside(self, work: Callable[[], str]) -> Callable[[], str]:
+        name = work()
+        return lambda: name
+
+    def store(self, file: bytes) -> str:
+        self.results.append(dcmread(BytesIO(file)))
         return str(len(self.results))
 
-    def keep_with_study(self, _study_instance_uid: str, _number: int, _content: bytes) -> None:
+    def keep_with_studies(self, _studies: Iterable[str], _number: int, _content: bytes) -> None:
         """Nothing is asked for it."""
 
-    def has_attachment(self, _sop_instance_uid: str, _number: int) -> bool:
-        return True
+    def attach(self, _instances: Sequence[str], _number: int, _content: bytes) -> None:
+        """Nor for pictures."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def put(orthanc: OrthancClient, study: str, seed: str = "") -> str:
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)
     buffer.seek(0)
-    return orthanc.upload(buffer)
+    return orthanc.store(buffer.getvalue())
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def running(settings: Settings) -> Iterator[OrthancClient]:
             with ledger.write() as db:
                 tasks.enqueue(db, Arrival(uid, "Müller^Ü", "1", study_description="Thorax\n"), now=1e9 + 1 / 3)
                 tasks.set_fact(db, PLACE, "{}")
-            orthanc.keep_with_study(uid, 1025, f"the answer to {study}".encode())
-            orthanc.attach(orthanc.tags(instance)["SOPInstanceUID"], 1024, os.urandom(2000))
+            orthanc.keep_with_studies(orthanc.studies(uid), 1025, f"the answer to {study}".encode())
+            orthanc.attach([instance], 1024, os.urandom(2000))
         yield orthanc
     ledger.close()
 

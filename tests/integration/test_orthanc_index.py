@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from running_node import free_port
 
+from dicom_sr.file_format import file_of
 from models.phantom import chest
 from orthanc_plugin.commands import orthanc_index
 from orthanc_plugin.commands.modality import Exposure, radiograph
@@ -41,7 +42,7 @@ def test_a_uid_is_looked_up_by_its_value_from_the_first_image_on(settings: Setti
     assert "DicomIdentifiersIndexValues" in plan(settings)
     image = radiograph(chest(1).pixels[:64, :64], Exposure(seed="one", study="one"))
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(image)
+        orthanc.store(file_of(image))
         assert orthanc.has_instances([image.SOPInstanceUID])
     assert "DicomIdentifiersIndexValues" in plan(settings)
 
@@ -49,7 +50,7 @@ def test_a_uid_is_looked_up_by_its_value_from_the_first_image_on(settings: Setti
 def test_an_index_that_orthanc_made_before_is_described_and_keeps_what_it_holds(settings: Settings) -> None:
     image = radiograph(chest(1).pixels[:64, :64], Exposure(seed="one", study="one"))
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(image)
+        orthanc.store(file_of(image))
     assert "DicomIdentifiersIndexValues" not in plan(settings)
     for _start in range(2):
         orthanc_index.describe(settings.storage)

@@ -17,6 +17,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from running_node import free_port
 
+from dicom_sr.file_format import file_of
 from models.phantom import chest
 from orthanc_plugin.archive.client import OrthancClient, OrthancFailed
 from orthanc_plugin.commands.modality import Exposure, radiograph
@@ -50,10 +51,10 @@ def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings
     result = _image("result")
     result.Modality, result.Manufacturer, result.ManufacturerModelName = "SR", "Hilum", "Hilum"
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(known)
+        orthanc.store(file_of(known))
         index = _index(settings)
-        orthanc.store(result)
-        name = orthanc.store(lost)
+        orthanc.store(file_of(result))
+        name = orthanc.store(file_of(lost))
         content = orthanc.fetch(name).content
     _cut(settings, index)
     with plain_orthanc(settings) as orthanc:
@@ -72,14 +73,14 @@ def test_an_image_that_the_index_lost_is_given_back_as_it_was(settings: Settings
 def test_a_file_on_its_way_into_orthanc_is_left_alone(settings: Settings, ledger: Ledger) -> None:
     coming = _image("coming")
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(_image("known"))
+        orthanc.store(file_of(_image("known")))
         index = _index(settings)
-        orthanc.store(coming)
+        orthanc.store(file_of(coming))
     _cut(settings, index)
     with plain_orthanc(settings) as orthanc:
         files = LostFiles(settings.storage)
         assert [files.take_back(ledger, orthanc, now=time.time(), elapsed=at) for at in (0, 61)] == [0, 0]
-        orthanc.store(coming)
+        orthanc.store(file_of(coming))
         assert files.take_back(ledger, orthanc, now=time.time(), elapsed=122) == 0
         assert len(orthanc.instance_ids()) == 2
 
@@ -142,9 +143,9 @@ def test_a_node_looks_for_them_by_itself(settings: Settings, ledger: Ledger, mon
     monkeypatch.setattr(lost_files, "AT_REST_SECONDS", 1.0)
     lost = _image("lost")
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(_image("known"))
+        orthanc.store(file_of(_image("known")))
         index = _index(settings)
-        orthanc.store(lost)
+        orthanc.store(file_of(lost))
     _cut(settings, index)
     _was_alive(ledger, 200)
     stop, site = threading.Event(), replace(settings, reconcile_seconds=0.2)
@@ -164,9 +165,9 @@ def test_a_node_looks_for_them_by_itself(settings: Settings, ledger: Ledger, mon
 def _lose_one(settings: Settings) -> None:
     """Let a power cut take one image from the index of a new archive that holds two."""
     with plain_orthanc(settings) as orthanc:
-        orthanc.store(_image("known"))
+        orthanc.store(file_of(_image("known")))
         index = _index(settings)
-        orthanc.store(_image("lost"))
+        orthanc.store(file_of(_image("lost")))
     _cut(settings, index)
 
 

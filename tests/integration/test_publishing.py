@@ -14,6 +14,7 @@ from running_node import Node
 from test_measurement_report import LUNGS, PHANTOM, findings_for
 
 from dicom_sr import codes
+from dicom_sr.file_format import file_of
 from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, instance_number, is_measurement_report, read_study
 from dicom_sr.references import evidence_of
@@ -25,6 +26,7 @@ from models.study import StudyFindings
 from orthanc_plugin.archive.client import OrthancClient
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
+from orthanc_plugin.reading.recent_reports import RecentReports
 
 pytestmark = pytest.mark.node
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -49,7 +51,11 @@ class Study:
 
     def results(self) -> StudyResults:
         return StudyResults(
-            self.orthanc, self.orthanc.series_of_study(self.uid), ["preliminary_report"], load_wording("en")
+            self.orthanc,
+            self.orthanc.series_of_study(self.uid),
+            ["preliminary_report"],
+            load_wording("en"),
+            RecentReports(),
         )
 
     def read(self, change: Change = lambda findings: findings) -> None:
@@ -175,7 +181,7 @@ def test_what_another_node_has_read_too_becomes_one_result_again(study: Study, o
         study.delete(ds.SOPInstanceUID)
     study.read(newer("2.0"))
     for ds in elsewhere:
-        orthanc.store(ds)
+        orthanc.store(file_of(ds))
     assert len(current(study.reports())) == 2
     with pytest.raises(NotOurResult, match="reread"):
         read_study(study.node.objects(study.uid))
@@ -198,7 +204,7 @@ def test_a_report_that_somebody_has_changed_is_replaced(study: Study, orthanc: O
         named[codes.PRIORITY.value].ContentSequence[0].TextValue = "All is well"
     else:
         del report[keyword]
-    orthanc.store(report)
+    orthanc.store(file_of(report))
     study.read()
     assert len(current(study.reports())) == 1
     (image,) = read_study(study.node.objects(study.uid)).images
@@ -263,7 +269,7 @@ def test_a_document_of_another_maker_of_our_name_is_no_predecessor(study: Study)
     foreign.SOPInstanceUID = foreign.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{uuid.uuid4().int % 10**30}"
     foreign.ManufacturerModelName = "Reader"
     del foreign.InstanceNumber
-    study.orthanc.store(foreign)
+    study.orthanc.store(file_of(foreign))
     before = study.objects()
     study.read()
     assert study.objects() == before
@@ -281,7 +287,7 @@ def test_a_text_that_somebody_has_changed_is_replaced(study: Study, orthanc: Ort
         text.ContentSequence[-1].ContentSequence[0].TextValue = "All is well."
     else:
         text.VerificationFlag = "VERIFIED"
-    orthanc.store(text)
+    orthanc.store(file_of(text))
     study.read()
     (now,) = current(study.texts())
     assert now.SOPInstanceUID != text.SOPInstanceUID

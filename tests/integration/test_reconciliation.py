@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset
 from running_node import Node, free_port, start_node
 
+from dicom_sr.file_format import file_of
 from models.phantom import chest
 from orthanc_plugin.archive.client import OrthancClient
 from orthanc_plugin.archive.kept_answer import keep_answer
@@ -85,10 +85,7 @@ def result(source: Dataset, number: int) -> Dataset:
 
 def put(orthanc: OrthancClient, *objects: Dataset) -> None:
     for ds in objects:
-        buffer = BytesIO()
-        dcmwrite(buffer, ds, enforce_file_format=True)
-        buffer.seek(0)
-        orthanc.upload(buffer)
+        orthanc.store(file_of(ds))
 
 
 def compare(ledger: Ledger, orthanc: OrthancClient, *, now: float = NOW) -> Report:
@@ -118,7 +115,7 @@ def answer(ledger: Ledger, orthanc: OrthancClient, *, status: TaskStatus = TaskS
     for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"):
         setattr(source, name, orthanc.tags(first)[name])
     source.file_meta = image("any").file_meta
-    stored = [orthanc.store(result(source, n)) for n in range(1, results + 1)]
+    stored = [orthanc.store(file_of(result(source, n))) for n in range(1, results + 1)]
     outcome = Outcome(
         status,
         "urgent" if status is TaskStatus.DONE else "none",
@@ -128,7 +125,7 @@ def answer(ledger: Ledger, orthanc: OrthancClient, *, status: TaskStatus = TaskS
         message="Pneumothorax" if status is TaskStatus.DONE else "a child",
         content=content_digest(held, stored),
     )
-    keep_answer(orthanc, task, outcome)
+    keep_answer(orthanc, orthanc.studies(task.study_instance_uid), task, outcome)
     with ledger.write() as db:
         tasks.answer(db, task, outcome, now=NOW, conclude_at=None)
     return uid
@@ -232,7 +229,7 @@ def test_a_result_that_another_worker_stores_meanwhile_is_no_part_of_the_answer(
     uid = arrive(ledger, orthanc, image("fork"))
     answer(ledger, orthanc)
     compare(ledger, orthanc)
-    orthanc.store(result(image("fork"), 9))
+    orthanc.store(file_of(result(image("fork"), 9)))
     assert differs(compare(ledger, orthanc)) == {"changed": 1}
     assert row(ledger, uid)["status"] == "queued"
 
@@ -372,7 +369,7 @@ def test_a_kept_answer_counts_only_for_what_it_answered(ledger: Ledger, orthanc:
     put(orthanc, image("grown", seed="later"))
     damaged = arrive(ledger, orthanc, image("damaged"))
     answer(ledger, orthanc)
-    orthanc.keep_with_study(damaged, 1025, b'{"outcome": {"status": "well"}}')
+    orthanc.keep_with_studies(orthanc.studies(damaged), 1025, b'{"outcome": {"status": "well"}}')
     new = open_ledger(tmp_path / "new.sqlite")
     migrate(new)
     assert differs(compare(new, orthanc)) == {"missed": 2}

@@ -144,12 +144,12 @@ def test_the_same_study_again_changes_nothing(hilum_node: Node) -> None:
     before = hilum_node.http.get(url).content
     with client(hilum_node) as orthanc:
         report = report_of(hilum_node.wait_for(str(ds.StudyInstanceUID)))
-        orthanc.attach(report, attachments.THUMBNAIL, b"marked")
+        orthanc.attach(orthanc.instances(report), attachments.THUMBNAIL, b"marked")
         send(hilum_node, ds)
         time.sleep(2 * hilum_node.settings.quiet_seconds)
         assert hilum_node.wait_for(str(ds.StudyInstanceUID))["images"][0]["thumbnail"] == url
         assert hilum_node.http.get(url).content == b"marked", "what is there is not made again"
-        orthanc.attach(report, attachments.THUMBNAIL, before)  # attaching over it is allowed too
+        orthanc.attach(orthanc.instances(report), attachments.THUMBNAIL, before)  # attaching over it is allowed too
     assert hilum_node.http.get(url).content == before
 
 
@@ -174,7 +174,7 @@ def test_a_stranger_sees_none_and_a_user_only_those_of_results(hilum_node: Node)
         assert stranger.get(url).status_code == 401
     study = quote(str(ds.StudyInstanceUID))
     with client(hilum_node) as orthanc:
-        orthanc.attach(str(ds.SOPInstanceUID), attachments.THUMBNAIL, b"of another program")
+        orthanc.attach(orthanc.instances(str(ds.SOPInstanceUID)), attachments.THUMBNAIL, b"of another program")
     for other in (str(ds.SOPInstanceUID), "1.2.3", ""):
         assert hilum_node.http.get(f"/hilum/thumbnails/{other}?study_instance_uid={study}").status_code == 404, other
     assert hilum_node.http.get(url.partition("?")[0]).status_code == 404, "the study is part of the question"
@@ -201,12 +201,12 @@ def test_whatever_is_in_its_way_is_told_and_not_raised(hilum_node: Node, caplog:
     sound, without_pixels = findings_of(ds), RenderedImage(np.zeros((0, 0), np.float32))
     with client(hilum_node) as orthanc, caplog.at_level(logging.ERROR, "hilum.pictures"):
         with pytest.raises(ResultRefused, match="no such instance"):
-            orthanc.attach("1.2.3", attachments.THUMBNAIL, b"x")
+            orthanc.attach([], attachments.THUMBNAIL, b"x")
         assert keep_pictures(orthanc, report, without_pixels, sound).layers == ("picture",), "it has them already"
         assert keep_pictures(orthanc, "1.2.3", image, sound) == Kept()
         assert keep_pictures(orthanc, str(ds.SOPInstanceUID), without_pixels, sound) == Kept()
         assert keep_pictures(orthanc, str(ds.SOPInstanceUID), image, sound) == Kept(True, ("picture",))
-        assert orthanc.has_attachment(str(ds.SOPInstanceUID), attachments.THUMBNAIL)
+        assert orthanc.has_attachment(orthanc.instances(str(ds.SOPInstanceUID)), attachments.THUMBNAIL)
     with OrthancClient(f"http://127.0.0.1:{free_port()}", "a", "b") as nobody:
         assert keep_pictures(nobody, report, image, sound) == Kept()
     with OrthancClient(hilum_node.settings.http_url, "a", "b") as stranger:
