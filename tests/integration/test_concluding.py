@@ -23,7 +23,7 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import is_measurement_report, is_ours, is_preliminary_report, read_study
 from dicom_sr.report.wording import load_wording
 from models.phantom import chest
-from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, Series
+from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, ResultRefused, Series
 from orthanc_plugin.archive.kept_answer import kept_answer
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
@@ -50,6 +50,8 @@ class Watched(OrthancClient):
         self.listed = 0
         self.at_listing: dict[int, Callable[[], None]] = {}
         self.before_a_report: Callable[[], None] = lambda: None
+        self.sent: list[str] = []
+        self.refused: dict[str, Exception] = {}
 
     def series_of_study(self, study_instance_uid: str) -> list[Series]:
         self.listed += 1
@@ -57,9 +59,17 @@ class Watched(OrthancClient):
         return super().series_of_study(study_instance_uid)
 
     def store(self, file: bytes) -> str:
-        if is_preliminary_report(dcmread(BytesIO(file))):
+        ds = dcmread(BytesIO(file))
+        if is_preliminary_report(ds):
             self.before_a_report()
+        if str(ds.Modality) in self.refused:
+            raise self.refused[str(ds.Modality)]
+        self.sent.append(str(ds.Modality))
         return super().store(file)
+
+    def attach(self, instances: Sequence[str], number: int, content: bytes) -> None:
+        super().attach(instances, number, content)
+        self.sent.append("picture")
 
     def _request(self, method: str, path: str, *, content: bytes | str | None = None) -> httpx.Response:
         self.asked.append(f"{method} {path}")
@@ -351,6 +361,38 @@ def test_images_of_two_patients_have_no_report_in_one_pass_either(study: Study) 
     assert (outcome.reason, outcome.conclude_at) == ("several_patients", None)
     assert study.texts() == []
     assert len([ds for ds in study.objects() if is_measurement_report(ds)]) == 2
+
+
+def test_the_segmentation_goes_first_then_the_report_then_the_pictures(study: Study) -> None:
+    study.orthanc.sent.clear()
+    study.read(just_come(study.claim()))
+    assert study.orthanc.sent == ["SEG", "SR", "picture", "picture", "picture"]
+
+
+@pytest.mark.parametrize(("kind", "left"), [("SEG", []), ("SR", ["SEG"])])
+def test_nothing_follows_what_orthanc_did_not_take_and_a_second_try_makes_it_whole(
+    study: Study, kind: str, left: list[str]
+) -> None:
+    study.orthanc.sent.clear()
+    study.orthanc.refused = {kind: OrthancUnavailable("away")}
+    task = study.claim()
+    with pytest.raises(OrthancUnavailable):
+        study.read(task)
+    assert study.orthanc.sent == left
+    study.orthanc.refused = {}
+    study.read(task)
+    assert study.orthanc.sent == [*left, *["SEG"] * (not left), "SR", "picture", "picture", "picture", "SR"]
+    assert study.is_whole()
+    assert study.differs() == {}
+
+
+@pytest.mark.parametrize("kind", ["SEG", "SR"])
+def test_a_result_that_orthanc_refuses_is_the_fate_of_its_image_alone(study: Study, kind: str) -> None:
+    study.orthanc.refused = {kind: ResultRefused("HTTP 400")}
+    outcome = study.read()
+    assert (outcome.status, outcome.reason) == (TaskStatus.NOT_PROCESSED, "unreadable_header")
+    assert [ds for ds in study.objects() if is_measurement_report(ds)] == []
+    assert study.differs() == {}, "what was stored is part of the answer"
 
 
 def test_what_was_stored_before_a_death_is_not_stored_again(study: Study) -> None:
