@@ -51,8 +51,27 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     if kept.exists():
         model = core.read_model(kept)
     else:
-        model = _translate(network, picture)
+        model = translate(network, picture)
         _keep(model, kept)
+    return _compiled(core, model, precision, threads)
+
+
+def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Forward:
+    """A network in integers as OpenVINO runs it; what of it is not in integers is computed in single precision.
+
+    Parameters
+    ----------
+    description, weights
+        OpenVINO's representation, as `models.precisions` keeps it.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    weighed = ov.Tensor(np.frombuffer(weights, np.uint8))
+    return _compiled(core, core.read_model(description, weighed), "f32", threads)
+
+
+def _compiled(core: Any, model: Any, precision: str, threads: int) -> Forward:
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     compiled = core.compile_model(model, "CPU", settings)
     request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
@@ -65,7 +84,7 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     return forward
 
 
-def _translate(network: nn.Module, picture: FloatArray) -> Any:
+def translate(network: nn.Module, picture: FloatArray) -> Any:
     """A network as OpenVINO's model, its outputs named."""
     import openvino as ov
 
