@@ -7,7 +7,7 @@ log, and the bundle answers in float32.
 ::
 
     models/precisions.json         what was measured, and what may be taken; written by `./hilum train quantise`
-    models/int8.xml, int8.bin      the network in integers of 8 bits, as OpenVINO's representation; where it may be taken
+    models/int8.xml, int8.bin      the network in integers of 8 bits, in OpenVINO's form; where it may be taken
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ class Precision:
     tolerance
         How far an answer about one picture may lie from that in float32: more was not seen (``models.runtime``).
     quantised
-        Description (XML) and weights of a network of its own, where the precision needs one.
+        Description (XML) and weights of a network of its own, where the precision needs one and it lies here.
+    parts
+        SHA-256 of the weights of the bundles of which that network is made, in their order: networks that begin alike
+        are one (``models.networks.Together``), which lies with the first of them.
     """
 
     accepted: bool
     tolerance: float
     quantised: tuple[bytes, bytes] | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,4 +97,7 @@ def _precision(folder: Path, entry: Mapping[str, object]) -> Precision | None:
     for file, content in zip(QUANTISED, (description, weights), strict=True):
         if hashlib.sha256(content).hexdigest() != files[file]:
             return None
-    return Precision(accepted, tolerance, (description, weights))
+    parts = entry["parts"]
+    if not isinstance(parts, list):
+        raise ValueError(f"parts {parts!r}")
+    return Precision(accepted, tolerance, (description, weights), tuple(map(str, parts)))

@@ -1,9 +1,9 @@
 """Which bundles there are, by name and version, and whether each is still the one that was recorded.
 
 The rule: a bundle runs only if every file that decides on its answers has the SHA-256 that was recorded when it was
-shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight; and
-what says in which lower precisions it may answer, where that lies there. A bundle of criteria has no weights: of it the
-metadata alone is recorded.
+shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight;
+and what says in which lower precisions it may answer, where that lies there. A bundle of criteria has no weights: of it
+the metadata alone is recorded.
 
 ::
 

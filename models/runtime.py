@@ -24,7 +24,6 @@ from models.bundle import Bundle
 from models.forward import FloatArray, Forward, torch_forward
 from models.networks import Together, begin_alike
 from models.phantom import chest
-from models.precisions import Precision
 from models.rendering import RenderedImage, network_input
 from models.translation import openvino_forward, quantised_forward
 
@@ -44,9 +43,9 @@ class Runtime(StrEnum):
     CUDA = "cuda"
 
 
-# Differences that count as the same, of a logit, of 99 in 100 values of a map (next to an edge, logits are steep), where
-# the bundle does not say what was measured. Half the precision is then a choice of the site: it moves what lies next to
-# a threshold to its other side.
+# Differences that count as the same, of a logit, of 99 in 100 values of a map (next to an edge, logits are steep),
+# where the bundle does not say what was measured. Half the precision is then a choice of the site: it moves what lies
+# next to a threshold to its other side.
 _TOLERANCES = {Runtime.OPENVINO: 1e-3, Runtime.OPENVINO_BF16: 0.25, Runtime.CUDA: 0.25}
 _LOWER = (Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8)
 _COMPARED = 0.99
@@ -101,15 +100,15 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
     if running is None or running.runtime is Runtime.TORCH:
         return [torch_forward(network) for network in networks]
     forwards: dict[int, Forward] = {}
-    for group in _groups(bundles):
-        engine = _engine([bundles[number] for number in group], running)
+    for group in groups_of(bundles):
+        engine = engine_of([bundles[number] for number in group], running)
         log.info("networks run", extra={"model": "+".join(engine.names), "runtime": str(engine.runtime)})
         forwards |= {number: engine.part(place) for place, number in enumerate(group)}
     return [forwards[number] for number in range(len(bundles))]
 
 
-def _groups(bundles: Sequence[Bundle]) -> list[list[int]]:
-    """Which bundles are run together: numbers, each once."""
+def groups_of(bundles: Sequence[Bundle]) -> list[list[int]]:
+    """Which bundles are run together, for their networks begin alike: numbers, each once."""
     groups: list[list[int]] = []
     for number, bundle in enumerate(bundles):
         for group in groups:
@@ -131,10 +130,9 @@ def _can_share(one: Bundle, other: Bundle) -> bool:
     return one.network is not None and other.network is not None and begin_alike(one.network, other.network)
 
 
-def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
-    """The engine of one group: the runtime chosen before, or the fastest that says the same now."""
-    networks = [bundle.network for bundle in bundles if bundle.network is not None]
-    network = networks[0] if len(networks) == 1 else Together(networks).eval()
+def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
+    """The engine of bundles that are run together: the runtime chosen before, or the fastest that says the same now."""
+    network = network_of(bundles)
     names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
     kept = running.kept / f"{_key(bundles)}.xml"
     right = torch_forward(network)
@@ -143,7 +141,7 @@ def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
     chosen = kept.with_suffix(".runtime")
     for runtime in _candidates(running.runtime, bundles, chosen):
         try:
-            forward = _made(runtime, bundles, network, picture, running.threads, kept)
+            forward = _made(runtime, bundles, picture, network=network, threads=running.threads, kept=kept)
             apart = _apart(runtime, bundles, said, forward(picture))
         except Exception:  # whatever it is, torch answers
             log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
@@ -164,6 +162,12 @@ def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
     return best
 
 
+def network_of(bundles: Sequence[Bundle]) -> nn.Module:
+    """The network of one group."""
+    networks = [bundle.network for bundle in bundles if bundle.network is not None]
+    return networks[0] if len(networks) == 1 else Together(networks).eval()
+
+
 def _discard(kept: Path) -> None:
     """Take away what may be damaged."""
     with contextlib.suppress(OSError):
@@ -172,13 +176,13 @@ def _discard(kept: Path) -> None:
 
 def _candidates(wanted: Runtime, bundles: Sequence[Bundle], chosen: Path) -> tuple[Runtime, ...]:
     """What is to be tried beside torch."""
-    if wanted is Runtime.OPENVINO_INT8 and not all(_quantised(bundle) for bundle in bundles):
+    if wanted is Runtime.OPENVINO_INT8 and _quantised(bundles) is None:
         names = "+".join(bundle.identity.name for bundle in bundles)
         log.warning("there is no network in integers: %s in its place", Runtime.OPENVINO, extra={"model": names})
         return (Runtime.OPENVINO,)
     if wanted is not Runtime.AUTO:
-        return (wanted,)
-    lower = [runtime for runtime in _LOWER if all(_accepted(bundle, runtime) for bundle in bundles)]
+        return () if wanted is Runtime.TORCH else (wanted,)
+    lower = [runtime for runtime in _LOWER if _accepted(bundles, runtime)]
     offered = (Runtime.OPENVINO, *lower, *([Runtime.CUDA] if torch.cuda.is_available() else []))
     before = chosen.read_text("utf-8").strip() if chosen.exists() else ""
     if before == Runtime.TORCH:
@@ -186,40 +190,33 @@ def _candidates(wanted: Runtime, bundles: Sequence[Bundle], chosen: Path) -> tup
     return (Runtime(before),) if before in offered else offered
 
 
-def _accepted(bundle: Bundle, runtime: Runtime) -> bool:
-    """Whether the evidence of a bundle lets it be taken unasked."""
-    precision = _precision(bundle, runtime)
-    if precision is None or not precision.accepted:
+def _accepted(bundles: Sequence[Bundle], runtime: Runtime) -> bool:
+    """Whether the evidence of each lets it be taken unasked, and there is what it takes."""
+    found = [bundle.precisions.by_runtime.get(runtime) for bundle in bundles]
+    if not all(precision is not None and precision.accepted for precision in found):
         return False
-    return runtime is not Runtime.OPENVINO_INT8 or precision.quantised is not None
+    return runtime is not Runtime.OPENVINO_INT8 or _quantised(bundles) is not None
 
 
-def _precision(bundle: Bundle, runtime: Runtime) -> Precision | None:
-    return bundle.precisions.by_runtime.get(runtime)
-
-
-def _quantised(bundle: Bundle) -> tuple[bytes, bytes] | None:
-    precision = _precision(bundle, Runtime.OPENVINO_INT8)
-    return precision and precision.quantised
+def _quantised(bundles: Sequence[Bundle]) -> tuple[bytes, bytes] | None:
+    """The network in integers that was made of these very bundles, in this order."""
+    parts = tuple(bundle.identity.weights_digest for bundle in bundles)
+    found = (bundle.precisions.by_runtime.get(Runtime.OPENVINO_INT8) for bundle in bundles)
+    return next((precision.quantised for precision in found if precision and precision.parts == parts), None)
 
 
 def _made(
-    runtime: Runtime, bundles: Sequence[Bundle], network: nn.Module, picture: FloatArray, threads: int, kept: Path
+    runtime: Runtime, bundles: Sequence[Bundle], picture: FloatArray, *, network: nn.Module, threads: int, kept: Path
 ) -> Forward:
     if runtime is Runtime.CUDA:
         return torch_forward(network.to("cuda", memory_format=torch.channels_last), "cuda")  # type: ignore[call-overload]
     if runtime is Runtime.OPENVINO_INT8:
-        found = (_quantised(bundle) for bundle in bundles)
-        return _side_by_side([quantised_forward(*files, threads=threads) for files in found if files is not None])
+        files = _quantised(bundles)
+        if files is None:
+            raise ValueError("there is no network in integers")
+        return quantised_forward(*files, threads=threads)
     precision = "bf16" if runtime is Runtime.OPENVINO_BF16 else "f32"
     return openvino_forward(network, picture, precision=precision, threads=threads, kept=kept)
-
-
-def _side_by_side(forwards: Sequence[Forward]) -> Forward:
-    """Several networks as one that names its outputs as `Together` does."""
-    if len(forwards) == 1:
-        return forwards[0]
-    return lambda picture: {f"{i}.{name}": v for i, each in enumerate(forwards) for name, v in each(picture).items()}
 
 
 def _apart(
@@ -228,7 +225,7 @@ def _apart(
     """How far answers about the probe lie apart, in units of what is allowed; of several networks the farthest."""
     found = []
     for number, bundle in enumerate(bundles):
-        precision = _precision(bundle, runtime)
+        precision = bundle.precisions.by_runtime.get(runtime)
         allowed = _TOLERANCES[runtime] if precision is None else precision.tolerance
         mine = {name for name in said if len(bundles) == 1 or name.startswith(f"{number}.")}
         found.append(difference({name: said[name] for name in mine}, answer) / allowed)

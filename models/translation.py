@@ -33,7 +33,9 @@ class _Flat(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path) -> Forward:
+def openvino_forward(
+    network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path | None
+) -> Forward:
     """A network as OpenVINO runs it on the processor.
 
     Parameters
@@ -43,16 +45,17 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     precision
         ``f32`` or ``bf16``: of the computation.
     kept
-        File (.xml) of the translated network; it is written when it is not there and can be.
+        File (.xml) of the translated network; it is written when it is not there and can be. None: nowhere.
     """
     import openvino as ov
 
     core = ov.Core()
-    if kept.exists():
+    if kept is not None and kept.exists():
         model = core.read_model(kept)
     else:
         model = translate(network, picture)
-        _keep(model, kept)
+        if kept is not None:
+            _keep(model, kept)
     return _compiled(core, model, precision, threads)
 
 
