@@ -38,7 +38,8 @@ class Precision:
     accepted
         Whether real pictures showed that nothing is lost, so that it may be taken without being asked for.
     tolerance
-        How far an answer about one picture may lie from that in float32: more was not seen (``models.runtime``).
+        How far the answer about the probe (``models.runtime``) may lie from that in float32: half as far again as where
+        it was measured. Beyond it the machine computes otherwise than that one, as some integers without VNNI.
     quantised
         Description (XML) and weights of a network of its own, where the precision needs one and it lies here.
     parts

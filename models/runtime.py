@@ -145,7 +145,7 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
             apart = _apart(runtime, bundles, said, forward(picture))
         except Exception:  # whatever it is, torch answers
             log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
-            if runtime is not Runtime.OPENVINO_INT8:
+            if runtime is not Runtime.OPENVINO_INT8 and Runtime.OPENVINO not in seconds:
                 _discard(kept)
             continue
         if apart > 1.0:

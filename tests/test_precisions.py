@@ -200,7 +200,7 @@ def test_a_bundle_is_quantised_measured_and_told_in_its_card(folder: Path, tmp_p
     pictures = [probe(load_bundle(folder))]
     for held in (True, False):
         change = Change("a figure", 1, 0.5, 0.5, limit="a limit", held=held)
-        trial = Trial(pictures, [], pictures, lambda before, after, change=change: [change])  # type: ignore[misc]
+        trial = Trial(pictures, [], lambda before, after, change=change: [change])  # type: ignore[misc]
         accepted = write_precisions([folder], tmp_path, seed=7, trials=[trial])
         assert accepted == {BF16: held, INT8: held}
         assert (folder / "models" / "int8.bin").exists() is held

@@ -51,7 +51,7 @@ MOST_CHANGED = 0.03  # calls that change at all
 MOST_REFUSED = 0.005  # pictures that are refused and were not, or the other way round
 MOST_RATIO = 0.002  # of the error of the cardiothoracic ratio
 CALIBRATING = 300
-_SOME = 400  # pictures of which refusals and differences are looked at
+_SOME = 400  # pictures of which outlines and refusals are compared
 _STATES = {FindingState.ABSENT: 0, FindingState.UNDETERMINED: 1, FindingState.PRESENT: 2}
 
 
@@ -89,15 +89,12 @@ class Trial:
         Pictures for the ranges of the integers, each (1, 1, size, size); none of those that judge Dice or refusals.
     files
         Of those pictures.
-    some
-        Pictures for how far single answers lie apart.
     compare
         What changes from one runtime to another.
     """
 
     calibrating: list[FloatArray]
     files: list[Path]
-    some: list[FloatArray]
     compare: Callable[[Forward, Forward], list[Change]]
 
 
@@ -161,7 +158,7 @@ def _lungs(bundle: Bundle, data: Path, rng: np.random.Generator, seed: int) -> T
         return [*told, *_on_unseen(bundle, looked, *outliners)]
 
     calibrating, _ = network_pictures(files, size, "calibrating")
-    return Trial(_inputs(calibrating), files, _inputs(looked), compare)
+    return Trial(_inputs(calibrating), files, compare)
 
 
 def _on_unseen(bundle: Bundle, pictures: npt.NDArray[Any], before: Outliner, after: Outliner) -> Iterator[Change]:
@@ -190,7 +187,6 @@ def _gate(bundle: Bundle, data: Path, rng: np.random.Generator, seed: int) -> Tr
     mixed = [samples.indices(kind, teaching) for kind in ("frontal", "child", "lateral", "other")]
     shares = (CALIBRATING // 2, CALIBRATING // 4, CALIBRATING // 8, CALIBRATING // 8)
     drawn = [int(i) for kind, most in zip(mixed, shares, strict=True) for i in rng.permutation(kind)[:most]]
-    frontal = samples.indices("frontal", pixel_gate.HELD_OUT)
 
     def groups(forward: Forward) -> list[Group]:
         return groups_of(Asked(forward), samples, data, pixel_gate.HELD_OUT)
@@ -211,8 +207,7 @@ def _gate(bundle: Bundle, data: Path, rng: np.random.Generator, seed: int) -> Tr
         return told
 
     files = [samples.records[i].image for i in drawn]
-    some = samples.pictures[frontal[:: max(1, len(frontal) // _SOME)][:_SOME]]
-    return Trial(_inputs(samples.pictures[drawn]), files, _inputs(some), compare)
+    return Trial(_inputs(samples.pictures[drawn]), files, compare)
 
 
 def _findings(bundle: Bundle, data: Path, rng: np.random.Generator, seed: int) -> Trial:
@@ -230,7 +225,7 @@ def _findings(bundle: Bundle, data: Path, rng: np.random.Generator, seed: int) -
             for change in _of_finding(finding, records, was, found)
         ]
 
-    return Trial([inputs[i] for i in drawn], [records[i].image for i in drawn], inputs[::3][:_SOME], compare)
+    return Trial([inputs[i] for i in drawn], [records[i].image for i in drawn], compare)
 
 
 def _of_finding(

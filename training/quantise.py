@@ -19,13 +19,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.forward import FloatArray, Forward, torch_forward
-from models.phantom import Pathology, chest
 from models.precisions import BESIDE, QUANTISED, STATEMENT
-from models.rendering import RenderedImage, network_input
 from models.runtime import Engine, Runtime, difference, groups_of, network_of, probe
 from models.translation import openvino_forward, quantised_forward
 from training.data import DataMissing, data_digest
@@ -35,9 +31,8 @@ from training.precision_evidence import Trial, trial_of
 from training.quantising import quantise
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-_MARGIN = 1.25  # beyond the farthest difference that was seen
+_MARGIN = 1.5  # times what they lay apart about the probe here: without VNNI, some networks in integers lie four times
 _LEAST_TOLERANCE = 1e-3
-_PHANTOMS = 20
 _FIRST = (0, 2)  # layers that are kept in float32: none, and then so many if that loses something
 
 
@@ -129,11 +124,11 @@ def _remembered(forward: Forward) -> Forward:
 
 def _measure(bundles: Sequence[Bundle], trials: Sequence[Trial], right: Engine, engine: Engine) -> list[dict[str, Any]]:
     """What each bundle says of one precision."""
-    found = []
-    for number, (bundle, trial) in enumerate(zip(bundles, trials, strict=True)):
+    found, example = [], probe(bundles[0])
+    for number, trial in enumerate(trials):
         before, after = right.part(number), engine.part(number)
         changes = trial.compare(before, after)
-        apart = max(difference(before(picture), after(picture)) for picture in [*trial.some, *_phantoms(bundle)])
+        apart = difference(before(example), after(example))
         found.append(
             {
                 "accepted": bool(changes) and all(change.held is not False for change in changes),
@@ -152,15 +147,3 @@ def _provenance(names: Sequence[str], trial: Trial, seed: int) -> dict[str, Any]
         "calibrated_on": {"pictures": len(trial.calibrating), "sha256": data_digest(f for f in trial.files if f.name)},
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
-
-
-def _phantoms(bundle: Bundle) -> list[FloatArray]:
-    """Computed radiographs as a bundle's network sees them: the one that it meets at each start, and others."""
-    kinds, size = ("pneumothorax", "lung_opacity", "effusion", "nodule"), bundle.contract.input_size
-    stretch = bundle.contract.interpreter == "gate"
-    made = [probe(bundle)]
-    for seed in range(_PHANTOMS):
-        shown = [Pathology(kinds[seed % 4], right=bool(seed % 2), size=0.9)] if seed % 5 else []
-        image = RenderedImage(chest(seed, rows=768, columns=640, pathologies=shown).pixels)
-        made.append(network_input(image, size, stretch=stretch)[0].astype(np.float32)[None, None])
-    return made
