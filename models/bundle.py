@@ -5,6 +5,7 @@ The rule: a bundle whose weights are not the ones its metadata names is not run.
     configs/metadata.json    MONAI's schema; its section "hilum" is the contract
     configs/inference.json   "network_def", built by monai.bundle.ConfigParser
     models/model.pt          state_dict, half precision
+    models/precisions.json   in which lower precisions it may answer (``models.precisions``), where that was measured
     docs/README.md           the model card
 
 A bundle of criteria (interpreter ``criteria``) has no network: neither inference.json nor model.pt, only a contract.
@@ -16,7 +17,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,6 +33,7 @@ from models.findings import ModelIdentity
 from models.outputs import declared
 from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
+from models.precisions import BESIDE, Precisions, read_precisions
 from models.preprocessing import Preprocessing
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
@@ -119,16 +121,26 @@ class Contract:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified model, ready to run: float32, in evaluation mode; a bundle of criteria has no network."""
+    """A verified model, ready to run: float32, in evaluation mode; a bundle of criteria has no network.
+
+    Parameters
+    ----------
+    precisions
+        In which lower ones it may answer.
+    beside
+        Files of `BESIDE` that lie in its folder.
+    """
 
     identity: ModelIdentity
     contract: Contract
     network: nn.Module | None
+    precisions: Precisions = field(default=Precisions(), repr=False)
+    beside: tuple[str, ...] = ()
 
     @property
     def decisive(self) -> tuple[str, ...]:
         """The files that decide on its answers."""
-        return DECISIVE if self.network is not None else DECISIVE_OF_CRITERIA
+        return (*DECISIVE, *self.beside) if self.network is not None else DECISIVE_OF_CRITERIA
 
 
 def load_bundle(path: Path, name: str = "") -> Bundle:
@@ -175,7 +187,8 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         why = " ".join(str(error).split())[:_TOLD]
         raise BundleInvalid(f"bundle {name}: the weights do not fit network_def ({why}); restore its folder") from error
     identity = ModelIdentity(name, version, digest, config_digest(section, inference))
-    return Bundle(identity, contract, network.eval())
+    beside = tuple(file for file in BESIDE if (path / file).is_file())
+    return Bundle(identity, contract, network.eval(), read_precisions(path, identity), beside)
 
 
 def write_bundle(
@@ -183,6 +196,7 @@ def write_bundle(
 ) -> None:
     """Write weights and both configurations; pins the digest of the weights in the metadata.
 
+    What was measured of earlier weights in lower precisions is taken away.
     What the metadata says of the outputs is asked of the network; `metadata` says what the channels of the first tell.
 
     Parameters
@@ -192,6 +206,8 @@ def write_bundle(
     """
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True, exist_ok=True)
+    for file in BESIDE:
+        (path / file).unlink(missing_ok=True)
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in network.state_dict().items()}
     torch.save(state, path / "models" / "model.pt")
     metadata["hilum"]["weights_sha256"] = hashlib.sha256((path / "models" / "model.pt").read_bytes()).hexdigest()

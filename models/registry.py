@@ -1,8 +1,9 @@
 """Which bundles there are, by name and version, and whether each is still the one that was recorded.
 
 The rule: a bundle runs only if every file that decides on its answers has the SHA-256 that was recorded when it was
-shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight. A
-bundle of criteria has no weights: of it the metadata alone is recorded.
+shipped or added: the weights, and both configurations, so that a changed threshold is noticed like a changed weight;
+and what says in which lower precisions it may answer, where that lies there. A bundle of criteria has no weights: of it
+the metadata alone is recorded.
 
 ::
 
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import DECISIVE, DECISIVE_OF_CRITERIA, Bundle, BundleInvalid, load_bundle
+from models.precisions import BESIDE
 from models.trial import require_answer
 
 RECORDS = "registry.toml"
@@ -43,7 +45,7 @@ class Packaged:
     Parameters
     ----------
     digests
-        File, as in `DECISIVE` or `DECISIVE_OF_CRITERIA`, to SHA-256, hexadecimal.
+        File, as in `DECISIVE` and `BESIDE` or in `DECISIVE_OF_CRITERIA`, to SHA-256, hexadecimal.
     shipped
         Whether it came with Hilum.
     """
@@ -247,7 +249,8 @@ def _packaged(folder: Path, name: str, version: str, digests: Mapping[str, str],
         raise ValueError(f"{name} {version} is no bundle")
     place = folder / name if shipped else folder / name / version
     # each of them must be recorded, or a file could be left unchecked; `Packaged.load` tells which kind it has to be
-    files = DECISIVE_OF_CRITERIA if set(digests) == set(DECISIVE_OF_CRITERIA) else DECISIVE
+    of_network = (*DECISIVE, *(file for file in BESIDE if file in digests))
+    files = DECISIVE_OF_CRITERIA if set(digests) == set(DECISIVE_OF_CRITERIA) else of_network
     return Packaged(name, version, place, {file: str(digests[file]) for file in files}, shipped)
 
 

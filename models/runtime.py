@@ -1,7 +1,8 @@
 """How networks are run: by OpenVINO or on a GPU where that says the same sooner, else by torch on the processor.
 
 The rule: torch in float32 is right. Another runtime is taken only when it said the same of a radiograph as the models
-were loaded; which one was taken is kept, for a study that is read again is to be read in the same way.
+were loaded, and one of a lower precision unasked only where the bundle's evidence says that nothing is lost; which one
+was taken is kept, for a study that is read again is to be read in the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from models.forward import FloatArray, Forward, torch_forward
 from models.networks import Together, begin_alike
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
-from models.translation import openvino_forward
+from models.translation import openvino_forward, quantised_forward
 
 log = logging.getLogger("hilum.runtime")
 
@@ -34,16 +35,19 @@ _TIMED = 5  # inferences, after one that warms up
 class Runtime(StrEnum):
     """What runs a network."""
 
-    AUTO = "auto"  # the fastest of those that compute in single precision, or of a GPU
+    AUTO = "auto"  # the fastest of a GPU and of those that compute in a precision in which the evidence holds
     TORCH = "torch"
     OPENVINO = "openvino"
     OPENVINO_BF16 = "openvino-bf16"
+    OPENVINO_INT8 = "openvino-int8"
     CUDA = "cuda"
 
 
-# Differences that count as the same, of a logit, of 99 in 100 values of a map (next to an edge, logits are steep). Half
-# the precision is a choice of the site: it moves what lies next to a threshold to its other side.
+# Differences that count as the same, of a logit, of 99 in 100 values of a map (next to an edge, logits are steep),
+# where the bundle does not say what was measured. Half the precision is then a choice of the site: it moves what lies
+# next to a threshold to its other side.
 _TOLERANCES = {Runtime.OPENVINO: 1e-3, Runtime.OPENVINO_BF16: 0.25, Runtime.CUDA: 0.25}
+_LOWER = (Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8)
 _COMPARED = 0.99
 
 
@@ -96,15 +100,15 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
     if running is None or running.runtime is Runtime.TORCH:
         return [torch_forward(network) for network in networks]
     forwards: dict[int, Forward] = {}
-    for group in _groups(bundles):
-        engine = _engine([bundles[number] for number in group], running)
+    for group in groups_of(bundles):
+        engine = engine_of([bundles[number] for number in group], running)
         log.info("networks run", extra={"model": "+".join(engine.names), "runtime": str(engine.runtime)})
         forwards |= {number: engine.part(place) for place, number in enumerate(group)}
     return [forwards[number] for number in range(len(bundles))]
 
 
-def _groups(bundles: Sequence[Bundle]) -> list[list[int]]:
-    """Which bundles are run together: numbers, each once."""
+def groups_of(bundles: Sequence[Bundle]) -> list[list[int]]:
+    """Which bundles are run together, for their networks begin alike: numbers, each once."""
     groups: list[list[int]] = []
     for number, bundle in enumerate(bundles):
         for group in groups:
@@ -126,28 +130,29 @@ def _can_share(one: Bundle, other: Bundle) -> bool:
     return one.network is not None and other.network is not None and begin_alike(one.network, other.network)
 
 
-def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
-    """The engine of one group: the runtime chosen before, or the fastest that says the same now."""
-    networks = [bundle.network for bundle in bundles if bundle.network is not None]
-    network = networks[0] if len(networks) == 1 else Together(networks).eval()
-    names, picture = tuple(bundle.identity.name for bundle in bundles), _probe(bundles[0])
+def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
+    """The engine of bundles that are run together: the runtime chosen before, or the fastest that says the same now."""
+    network = network_of(bundles)
+    names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
     kept = running.kept / f"{_key(bundles)}.xml"
     right = torch_forward(network)
     said, best = right(picture), Engine(names, Runtime.TORCH, right)
-    seconds = {Runtime.TORCH: _seconds(right, picture)}
+    seconds = {Runtime.TORCH: seconds_of(right, picture)}
     chosen = kept.with_suffix(".runtime")
-    for runtime in _candidates(running.runtime, chosen):
+    for runtime in _candidates(running.runtime, bundles, chosen):
         try:
-            forward = _made(runtime, network, picture, running.threads, kept)
-            difference = _difference(said, forward(picture))
+            forward = _made(runtime, bundles, picture, network=network, threads=running.threads, kept=kept)
+            apart = _apart(runtime, bundles, said, forward(picture))
         except Exception:  # whatever it is, torch answers
             log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
-            _discard(kept)
+            if runtime is not Runtime.OPENVINO_INT8 and Runtime.OPENVINO not in seconds:
+                _discard(kept)
             continue
-        if difference > _TOLERANCES[runtime]:
-            log.warning("%s says something else, by %.3g", runtime, difference, extra={"model": "+".join(names)})
+        if apart > 1.0:
+            log.warning("%s says something else, by %.3g times what is allowed", runtime, apart,
+                        extra={"model": "+".join(names)})  # fmt: skip
             continue
-        seconds[runtime] = _seconds(forward, picture)
+        seconds[runtime] = seconds_of(forward, picture)
         if running.runtime is not Runtime.AUTO or seconds[runtime] < seconds[best.runtime]:
             best = Engine(names, runtime, forward)
     if running.runtime is Runtime.AUTO:
@@ -157,36 +162,83 @@ def _engine(bundles: Sequence[Bundle], running: Running) -> Engine:
     return best
 
 
+def network_of(bundles: Sequence[Bundle]) -> nn.Module:
+    """The network of one group."""
+    networks = [bundle.network for bundle in bundles if bundle.network is not None]
+    return networks[0] if len(networks) == 1 else Together(networks).eval()
+
+
 def _discard(kept: Path) -> None:
     """Take away what may be damaged."""
     with contextlib.suppress(OSError):
         kept.unlink(missing_ok=True)
 
 
-def _candidates(wanted: Runtime, chosen: Path) -> tuple[Runtime, ...]:
+def _candidates(wanted: Runtime, bundles: Sequence[Bundle], chosen: Path) -> tuple[Runtime, ...]:
     """What is to be tried beside torch."""
+    if wanted is Runtime.OPENVINO_INT8 and _quantised(bundles) is None:
+        names = "+".join(bundle.identity.name for bundle in bundles)
+        log.warning("there is no network in integers: %s in its place", Runtime.OPENVINO, extra={"model": names})
+        return (Runtime.OPENVINO,)
     if wanted is not Runtime.AUTO:
-        return (wanted,)
+        return () if wanted is Runtime.TORCH else (wanted,)
+    lower = [runtime for runtime in _LOWER if _accepted(bundles, runtime)]
+    offered = (Runtime.OPENVINO, *lower, *([Runtime.CUDA] if torch.cuda.is_available() else []))
     before = chosen.read_text("utf-8").strip() if chosen.exists() else ""
-    if before in _TOLERANCES:
-        return (Runtime(before),)
-    return () if before == Runtime.TORCH else (Runtime.OPENVINO, *([Runtime.CUDA] if torch.cuda.is_available() else []))
+    if before == Runtime.TORCH:
+        return ()
+    return (Runtime(before),) if before in offered else offered
 
 
-def _made(runtime: Runtime, network: nn.Module, picture: FloatArray, threads: int, kept: Path) -> Forward:
+def _accepted(bundles: Sequence[Bundle], runtime: Runtime) -> bool:
+    """Whether the evidence of each lets it be taken unasked, and there is what it takes."""
+    found = [bundle.precisions.by_runtime.get(runtime) for bundle in bundles]
+    if not all(precision is not None and precision.accepted for precision in found):
+        return False
+    return runtime is not Runtime.OPENVINO_INT8 or _quantised(bundles) is not None
+
+
+def _quantised(bundles: Sequence[Bundle]) -> tuple[bytes, bytes] | None:
+    """The network in integers that was made of these very bundles, in this order."""
+    parts = tuple(bundle.identity.weights_digest for bundle in bundles)
+    found = (bundle.precisions.by_runtime.get(Runtime.OPENVINO_INT8) for bundle in bundles)
+    return next((precision.quantised for precision in found if precision and precision.parts == parts), None)
+
+
+def _made(
+    runtime: Runtime, bundles: Sequence[Bundle], picture: FloatArray, *, network: nn.Module, threads: int, kept: Path
+) -> Forward:
     if runtime is Runtime.CUDA:
         return torch_forward(network.to("cuda", memory_format=torch.channels_last), "cuda")  # type: ignore[call-overload]
+    if runtime is Runtime.OPENVINO_INT8:
+        files = _quantised(bundles)
+        if files is None:
+            raise ValueError("there is no network in integers")
+        return quantised_forward(*files, threads=threads)
     precision = "bf16" if runtime is Runtime.OPENVINO_BF16 else "f32"
     return openvino_forward(network, picture, precision=precision, threads=threads, kept=kept)
 
 
-def _difference(said: dict[str, FloatArray], answer: dict[str, FloatArray]) -> float:
+def _apart(
+    runtime: Runtime, bundles: Sequence[Bundle], said: dict[str, FloatArray], answer: dict[str, FloatArray]
+) -> float:
+    """How far answers about the probe lie apart, in units of what is allowed; of several networks the farthest."""
+    found = []
+    for number, bundle in enumerate(bundles):
+        precision = bundle.precisions.by_runtime.get(runtime)
+        allowed = _TOLERANCES[runtime] if precision is None else precision.tolerance
+        mine = {name for name in said if len(bundles) == 1 or name.startswith(f"{number}.")}
+        found.append(difference({name: said[name] for name in mine}, answer) / allowed)
+    return max(found)
+
+
+def difference(said: dict[str, FloatArray], answer: dict[str, FloatArray]) -> float:
     """How far two answers lie apart; infinitely, unless all values are numbers."""
     apart = max(float(np.quantile(np.abs(said[name] - answer[name]), _COMPARED)) for name in said)
     return apart if np.isfinite(apart) else np.inf
 
 
-def _probe(bundle: Bundle) -> FloatArray:
+def probe(bundle: Bundle) -> FloatArray:
     """A radiograph made in code, as a network of the bundle sees it: shape (1, channels, size, size)."""
     size, preprocessing = bundle.contract.input_size, bundle.contract.preprocessing
     image = RenderedImage(chest(1, rows=2 * size, columns=2 * size).pixels)
@@ -199,14 +251,15 @@ def _probe(bundle: Bundle) -> FloatArray:
 
 
 def _key(bundles: Sequence[Bundle]) -> str:
-    """A name for files of these very networks, translated by this very OpenVINO."""
+    """A name for files of these very networks and their evidence, translated by this very OpenVINO."""
     import openvino as ov
 
-    parts = [part for b in bundles for part in (b.identity.weights_digest, b.identity.config_digest)]
+    identities = [(b.identity.weights_digest, b.identity.config_digest, b.precisions.digest) for b in bundles]
+    parts = [part for identity in identities for part in identity]
     return hashlib.sha256("|".join([*parts, ov.__version__, torch.__version__]).encode()).hexdigest()[:32]
 
 
-def _seconds(forward: Forward, picture: FloatArray) -> float:
+def seconds_of(forward: Forward, picture: FloatArray) -> float:
     """Time of an inference when nothing came between: the shortest of some."""
     forward(picture)
     times = []

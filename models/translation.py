@@ -33,7 +33,9 @@ class _Flat(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path) -> Forward:
+def openvino_forward(
+    network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path | None
+) -> Forward:
     """A network as OpenVINO runs it on the processor.
 
     Parameters
@@ -43,16 +45,36 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     precision
         ``f32`` or ``bf16``: of the computation.
     kept
-        File (.xml) of the translated network; it is written when it is not there and can be.
+        File (.xml) of the translated network; it is written when it is not there and can be. None: nowhere.
     """
     import openvino as ov
 
     core = ov.Core()
-    if kept.exists():
+    if kept is not None and kept.exists():
         model = core.read_model(kept)
     else:
-        model = _translate(network, picture)
-        _keep(model, kept)
+        model = translate(network, picture)
+        if kept is not None:
+            _keep(model, kept)
+    return _compiled(core, model, precision, threads)
+
+
+def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Forward:
+    """A network in integers as OpenVINO runs it; what of it is not in integers is computed in single precision.
+
+    Parameters
+    ----------
+    description, weights
+        OpenVINO's representation, as `models.precisions` keeps it.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    weighed = ov.Tensor(np.frombuffer(weights, np.uint8))
+    return _compiled(core, core.read_model(description, weighed), "f32", threads)
+
+
+def _compiled(core: Any, model: Any, precision: str, threads: int) -> Forward:
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     compiled = core.compile_model(model, "CPU", settings)
     request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
@@ -65,7 +87,7 @@ def openvino_forward(network: nn.Module, picture: FloatArray, *, precision: str,
     return forward
 
 
-def _translate(network: nn.Module, picture: FloatArray) -> Any:
+def translate(network: nn.Module, picture: FloatArray) -> Any:
     """A network as OpenVINO's model, its outputs named."""
     import openvino as ov
 

@@ -234,7 +234,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 _CHOICES = {
     "children": ("refuse", "caution"),
     "report_language": ("en", "de"),
-    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "cuda"),
+    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
 }
 _NAMES = {
     "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),

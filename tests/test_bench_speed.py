@@ -18,8 +18,9 @@ from models.forward import FloatArray
 from models.inference import ImageIdentity, assemble
 from models.phantom import chest
 from models.rendering import RenderedImage
+from models.runtime import Runtime
 from orthanc_plugin.settings import REPOSITORY
-from tests.bench import growth, latency, limits, machine, node_growth, plain_way, stages
+from tests.bench import growth, latency, limits, machine, node_growth, plain_way, runtimes, stages
 from tests.bench.sampling import sampled
 from tests.bench.sheets import PAGE, Sheet, Spread, tell, with_section
 from tests.bench.sources import Pictures
@@ -44,7 +45,9 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
         with_section(page, "two", "new")
 
 
-@pytest.mark.parametrize("section", ["latency", "throughput", "stages", *(f"growth {p.name}" for p in growth.PARTS)])
+@pytest.mark.parametrize(
+    "section", ["latency", "throughput", "runtimes", "stages", *(f"growth {p.name}" for p in growth.PARTS)]
+)
 def test_the_page_has_a_section_for_each_bench(section: str) -> None:
     assert "anew" in with_section(PAGE.read_text("utf-8"), section, "anew")
 
@@ -197,3 +200,17 @@ def test_a_node_is_timed_beside_the_plain_way(tmp_path: Path, monkeypatch: pytes
     assert (measured.alone["flagged"].number, measured.loaded["flagged"].number) == (1, 2)
     assert measured.warm.p50 < measured.cold.p50
     assert json.loads(told.read_text("utf-8"))["machine"]["cores"] >= 1
+
+
+def test_each_runtime_is_timed_in_one_run_and_the_one_that_answered_is_named(tmp_path: Path) -> None:
+    found = runtimes.compare(2, json_file=tmp_path / "runtimes.json", bundles=("pixel_gate", "covid_appearance"))
+    assert {(one.names, one.threads, one.asked) for one in found.timed} == {
+        (("pixel_gate",), threads, asked) for threads in runtimes.THREADS for asked in runtimes.ASKED
+    }
+    by = {one.asked: one for one in found.timed if one.threads == 1}
+    assert by[Runtime.TORCH].runs is Runtime.TORCH
+    assert by[Runtime.OPENVINO_INT8].runs is Runtime.OPENVINO_INT8
+    assert found.sum(1, Runtime.TORCH) == by[Runtime.TORCH].seconds.p50
+    sheet = runtimes.sheets(found)[0]
+    assert f"({by[Runtime.AUTO].runs})" in sheet.rows[0][-1]
+    assert json.loads((tmp_path / "runtimes.json").read_text("utf-8"))["timed"][0]["seconds"]["number"] == 2

@@ -92,14 +92,16 @@ def judge(
     network: nn.Module, samples: GateSamples, data: Path, calibrating: tuple[int, ...], held_out: tuple[int, ...]
 ) -> GateEvidence:
     """Settle calibration and threshold on the calibrating folds, then look at what was held out."""
-    torch.manual_seed(0)
     contract = _settle(_folds(network, samples, calibrating, "calibrating"))
-    groups = [
-        *_folds(network, samples, held_out, "held-out"),
-        *_others(network, samples, data, held_out),
-    ]
+    groups = groups_of(network, samples, data, held_out)
     teaching = tuple(set(np.unique(samples.fold).tolist()) - {*calibrating, *held_out})
     return GateEvidence(contract, groups, _baseline(samples, teaching, calibrating, held_out))
+
+
+def groups_of(network: nn.Module, samples: GateSamples, data: Path, held_out: tuple[int, ...]) -> list[Group]:
+    """What was held out, and pictures from elsewhere and made in code: the same ones each time."""
+    torch.manual_seed(0)
+    return [*_folds(network, samples, held_out, "held-out"), *_others(network, samples, data, held_out)]
 
 
 def _settle(groups: Sequence[Group]) -> GateContract:

@@ -37,6 +37,8 @@ def main() -> int:
     triage.add_argument("--write", action="store_true", help="docs/triage.md and its plot")
     bundles = parts.add_parser("models", help="the figures of each committed bundle, and its time an image")
     bundles.add_argument("--json", type=Path, metavar="FILE", help="write them there as well")
+    runtimes = _measuring(parts.add_parser("runtimes", help="each runtime of the default networks, in one run"))
+    runtimes.add_argument("--rounds", type=int, default=40)
     for name, what, studies in _OF_STUDIES:
         part = _measuring(parts.add_parser(name, help=what))
         part.add_argument("--studies", type=int, default=studies)
@@ -83,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
 
         triage.compare(options.replications, options.days, write=options.write)
         return 0
-    if options.name in ("latency", "throughput", "stages", "starting", "growth"):
+    if options.name in ("latency", "throughput", "stages", "starting", "growth", "runtimes"):
         _measure(options)
     elif options.name == "models":
         from tests.bench import bundles
@@ -128,6 +130,10 @@ def _measure(options: argparse.Namespace) -> None:
         from tests.bench import starting
 
         starting.compare(options.rounds, **told)
+    elif options.name == "runtimes":
+        from tests.bench import runtimes
+
+        runtimes.compare(options.rounds, **told)
     else:
         from tests.bench import growth
 
