@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ class Runtime(StrEnum):
 _TOLERANCES = {Runtime.OPENVINO: 1e-3, Runtime.OPENVINO_BF16: 0.25, Runtime.CUDA: 0.25}
 _LOWER = (Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8)
 _COMPARED = 0.99
+_PROBE = 192  # rows and columns of the radiograph that all are asked about; drawing a larger one takes seconds
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,14 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
     network = network_of(bundles)
     names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
     kept = running.kept / f"{_key(bundles)}.xml"
+    offered, chosen = _candidates(running.runtime, bundles), kept.with_suffix(".runtime")
+    known = _chosen_before(chosen, offered) if running.runtime is Runtime.AUTO else running.runtime
     right = torch_forward(network)
+    if known is Runtime.TORCH:
+        return Engine(names, known, right)
     said, best = right(picture), Engine(names, Runtime.TORCH, right)
-    seconds = {Runtime.TORCH: seconds_of(right, picture)}
-    chosen = kept.with_suffix(".runtime")
-    for runtime in _candidates(running.runtime, bundles, chosen):
+    seconds = {Runtime.TORCH: seconds_of(right, picture) if known is None else np.inf}  # nothing is left to choose
+    for runtime in offered if known not in offered else (known,):
         try:
             forward = _made(runtime, bundles, picture, network=network, threads=running.threads, kept=kept)
             apart = _apart(runtime, bundles, said, forward(picture))
@@ -152,13 +157,13 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
             log.warning("%s says something else, by %.3g times what is allowed", runtime, apart,
                         extra={"model": "+".join(names)})  # fmt: skip
             continue
-        seconds[runtime] = seconds_of(forward, picture)
-        if running.runtime is not Runtime.AUTO or seconds[runtime] < seconds[best.runtime]:
+        seconds[runtime] = seconds_of(forward, picture) if known is None else 0.0
+        if seconds[runtime] < seconds[best.runtime]:
             best = Engine(names, runtime, forward)
-    if running.runtime is Runtime.AUTO:
+    if running.runtime is Runtime.AUTO and best.runtime is not known:
         with contextlib.suppress(OSError):  # then it is chosen again at the next start
             kept.parent.mkdir(parents=True, exist_ok=True)
-            chosen.write_text(f"{best.runtime}\n", "utf-8")
+            chosen.unlink() if known else chosen.write_text(f"{best.runtime}\n", "utf-8")
     return best
 
 
@@ -174,7 +179,7 @@ def _discard(kept: Path) -> None:
         kept.unlink(missing_ok=True)
 
 
-def _candidates(wanted: Runtime, bundles: Sequence[Bundle], chosen: Path) -> tuple[Runtime, ...]:
+def _candidates(wanted: Runtime, bundles: Sequence[Bundle]) -> tuple[Runtime, ...]:
     """What is to be tried beside torch."""
     if wanted is Runtime.OPENVINO_INT8 and _quantised(bundles) is None:
         names = "+".join(bundle.identity.name for bundle in bundles)
@@ -183,11 +188,13 @@ def _candidates(wanted: Runtime, bundles: Sequence[Bundle], chosen: Path) -> tup
     if wanted is not Runtime.AUTO:
         return () if wanted is Runtime.TORCH else (wanted,)
     lower = [runtime for runtime in _LOWER if _accepted(bundles, runtime)]
-    offered = (Runtime.OPENVINO, *lower, *([Runtime.CUDA] if torch.cuda.is_available() else []))
+    return (Runtime.OPENVINO, *lower, *([Runtime.CUDA] if torch.cuda.is_available() else []))
+
+
+def _chosen_before(chosen: Path, offered: Sequence[Runtime]) -> Runtime | None:
+    """What was the fastest when these networks were first loaded here; None when that is not known."""
     before = chosen.read_text("utf-8").strip() if chosen.exists() else ""
-    if before == Runtime.TORCH:
-        return ()
-    return (Runtime(before),) if before in offered else offered
+    return next((runtime for runtime in (Runtime.TORCH, *offered) if runtime == before), None)
 
 
 def _accepted(bundles: Sequence[Bundle], runtime: Runtime) -> bool:
@@ -241,13 +248,18 @@ def difference(said: dict[str, FloatArray], answer: dict[str, FloatArray]) -> fl
 def probe(bundle: Bundle) -> FloatArray:
     """A radiograph made in code, as a network of the bundle sees it: shape (1, channels, size, size)."""
     size, preprocessing = bundle.contract.input_size, bundle.contract.preprocessing
-    image = RenderedImage(chest(1, rows=2 * size, columns=2 * size).pixels)
+    image = _radiograph()
     if preprocessing is not None:
         crop: FloatArray = preprocessing.apply(image)[0][None]
         return crop
     stretch = bundle.contract.interpreter == "gate"
     picture, _ = network_input(image, size, stretch=stretch)
     return picture[None, None]
+
+
+@cache
+def _radiograph() -> RenderedImage:
+    return RenderedImage(chest(1, rows=_PROBE, columns=_PROBE).pixels)
 
 
 def _key(bundles: Sequence[Bundle]) -> str:
