@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -121,15 +120,15 @@ def test_what_orthanc_fails_at_is_tried_again_and_left_in_the_end(
 ) -> None:
     _lose_one(settings)
     _was_alive(ledger, 200)
-    before, upload, answer = _note(ledger), OrthancClient.upload, httpx.Response(500)
+    before, store, answer = _note(ledger), OrthancClient.store, httpx.Response(500)
     failures = [OrthancFailed("accident", request=httpx.Request("POST", "/"), response=answer)] * 3
 
-    def fail_first(self: OrthancClient, file: Any) -> str:
+    def fail_first(self: OrthancClient, file: bytes) -> str:
         if failures:
             raise failures.pop()
-        return upload(self, file)
+        return store(self, file)
 
-    monkeypatch.setattr(OrthancClient, "upload", fail_first)
+    monkeypatch.setattr(OrthancClient, "store", fail_first)
     with plain_orthanc(settings) as orthanc:
         files = LostFiles(settings.storage)
         at = iter(range(0, 1000, 61))

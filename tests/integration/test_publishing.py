@@ -233,6 +233,19 @@ def test_an_image_that_is_no_longer_read_has_its_result_withdrawn(study: Study) 
     assert not read_study(study.node.objects(study.uid)).images[0].withdrawn
 
 
+def test_a_withdrawal_says_of_whom_it_is_and_who_asked_as_the_result_did(study: Study) -> None:
+    identified = Dataset()
+    identified.PatientID, identified.TypeOfPatientID = "ÄB-1", "TEXT"
+    request = Dataset()
+    request.RequestedProcedureID, request.AccessionNumber = "RP1", "A1"
+    study.images[0].OtherPatientIDsSequence, study.images[0].RequestAttributesSequence = [identified], [request]
+    study.read()
+    study.results().withdraw(str(study.images[0].SOPInstanceUID), "age")
+    first, withdrawal = study.reports()
+    for keyword in ("OtherPatientIDsSequence", "ReferencedRequestSequence", "PatientName", "StudyDescription"):
+        assert withdrawal[keyword].value == first[keyword].value, keyword
+
+
 def test_a_link_that_somebody_deletes_brings_no_older_report_back(study: Study) -> None:
     study.read()
     study.read(newer("2.0"))
