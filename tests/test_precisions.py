@@ -51,8 +51,8 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def offered(bundle: Bundle, kept: Path) -> set[Runtime]:
-    return set(runtimes._candidates(Runtime.AUTO, [bundle], kept / "chosen"))
+def offered(bundle: Bundle) -> set[Runtime]:
+    return set(runtimes._candidates(Runtime.AUTO, [bundle]))
 
 
 def answers_as_torch(bundle: Bundle, asked: Runtime, kept: Path, *, within: float = 1e-3) -> Runtime:
@@ -115,14 +115,14 @@ def test_by_auto_and_by_integers_a_study_is_called_as_by_torch(tmp_path: Path) -
 
 
 def test_what_the_evidence_accepts_is_offered_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    assert {Runtime.OPENVINO, BF16, INT8} <= offered(load_bundle(folder), tmp_path)
+    assert {Runtime.OPENVINO, BF16, INT8} <= offered(load_bundle(folder))
     state(folder, lambda said: said["precisions"][INT8].update(accepted=False))
-    assert INT8 not in offered(load_bundle(folder), tmp_path)
-    assert BF16 in offered(load_bundle(folder), tmp_path)
+    assert INT8 not in offered(load_bundle(folder))
+    assert BF16 in offered(load_bundle(folder))
     (tmp_path / "chosen").write_text(f"{INT8}\n", "utf-8")
-    assert offered(load_bundle(folder), tmp_path) >= {Runtime.OPENVINO, BF16}, "an earlier choice is made anew"
+    assert offered(load_bundle(folder)) >= {Runtime.OPENVINO, BF16}, "an earlier choice is made anew"
     (folder / STATEMENT).unlink()
-    assert not {BF16, INT8} & offered(load_bundle(folder), tmp_path)
+    assert not {BF16, INT8} & offered(load_bundle(folder))
 
 
 def test_integers_can_be_asked_for_by_name(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_is_damaged_or_of_other_weights_is_not_used_and_the_answer_is_right
         bundle = load_bundle(folder)
     assert told in caplog.text
     assert INT8 not in bundle.precisions.by_runtime
-    assert INT8 not in offered(bundle, tmp_path)
+    assert INT8 not in offered(bundle)
     assert answers_as_torch(bundle, INT8, tmp_path) is Runtime.OPENVINO
 
 
@@ -204,7 +204,7 @@ def test_a_bundle_is_quantised_measured_and_told_in_its_card(folder: Path, tmp_p
         accepted = write_precisions([folder], tmp_path, seed=7, trials=[trial])
         assert accepted == {BF16: held, INT8: held}
         assert (folder / "models" / "int8.bin").exists() is held
-        assert (INT8 in offered(load_bundle(folder), tmp_path)) is held
+        assert (INT8 in offered(load_bundle(folder))) is held
         card = (folder / "docs" / "README.md").read_text("utf-8")
         assert card.count("| a figure | 1 | 0.5000 | 0.5000 | +0.0000 | a limit |") == 2
         assert card.count("Numbers at half and quarter precision") == 1
