@@ -20,11 +20,13 @@ from models.phantom import chest
 from models.rendering import RenderedImage
 from models.runtime import Runtime
 from orthanc_plugin.settings import REPOSITORY
-from tests.bench import growth, latency, limits, machine, node_growth, plain_way, runtimes, stages
+from tests.bench import growth, latency, limits, machine, node_growth, plain_way, runtimes, stages, throughput
 from tests.bench.sampling import sampled
 from tests.bench.sheets import PAGE, Sheet, Spread, tell, with_section
 from tests.bench.sources import Pictures
-from tests.bench.throughput import Drain
+from tests.bench.starting import Memory, Starting, memory_of
+from tests.bench.starting import sheets as starting_sheets
+from tests.bench.throughput import Drain, Drained
 from tests.bench.watching import Course, seconds_of
 
 HERE = machine.Machine(2, "a processor", ("AVX2",), 16.0, {"Python": "3.11"}, 0.0)
@@ -46,7 +48,7 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", ["latency", "throughput", "runtimes", "stages", *(f"growth {p.name}" for p in growth.PARTS)]
+    "section", ["latency", "throughput", "runtimes", "stages", "starting", *(f"growth {p.name}" for p in growth.PARTS)]
 )
 def test_the_page_has_a_section_for_each_bench(section: str) -> None:
     assert "anew" in with_section(PAGE.read_text("utf-8"), section, "anew")
@@ -97,7 +99,24 @@ def test_objects_are_stored_when_both_are_and_a_study_that_was_not_read_stops_th
 
 def test_throughput_is_compared_by_studies_a_second() -> None:
     two = Spread.of([2.0])
-    assert Drain(HERE, 10, answered=4.0, drained=5.0, passes=two, warm=two, cold=two).ratio == pytest.approx(4.0)
+    cost = {"orthanc": 0.06, "reader": 0.14}
+    node = Drained(1, answered=4.0, drained=5.0, passes=two, processor=cost, memory=800.0)
+    drain = Drain(HERE, 10, (node,), warm=two, cold=two, plain_processor={"plain way": 0.5})
+    assert drain.ratio(node) == pytest.approx(4.0)
+    assert throughput.sheets(drain)[-1].rows[0][-2:] == ("200", "10.0")
+
+
+def test_the_memory_of_the_plugin_is_what_orthanc_holds_more_with_it() -> None:
+    some = dict.fromkeys(("worker", "fork_server", "reader", "intake"), Memory(300.0, 400.0, 250.0))
+    idle = some | {"orthanc": Memory(80.0, 80.0, 80.0), "bare": Memory(30.0, 30.0, 30.0)}
+    busy = some | {"orthanc": Memory(290.0, 300.0, 290.0), "bare": Memory(200.0, 200.0, 200.0)}
+    measured = Starting(HERE, 9.0, Spread.of([6.0]), Spread.of([5.5]), idle, busy)
+    seconds, memory = starting_sheets(measured)
+    assert [row[-1] for row in seconds.rows] == ["", "aim 8 s: held", "aim 5 s: missed"]
+    told = {row[0]: row for row in memory.rows}
+    assert told["the plugin"] == ("the plugin", "50", "90", "", "", "aim 60 MB: missed")
+    assert told["all of the worker"][-2:] == ("1000", "aim 900 MB: missed")
+    assert 1.0 < memory_of([os.getpid()]).resident < 1e5
 
 
 def test_an_exponent_tells_flat_from_linear() -> None:
@@ -161,7 +180,8 @@ def test_the_machine_bounds_what_the_networks_need() -> None:
     found = limits.limits_of([bundle, bundle])
     assert found.operations == pytest.approx(2 * limits.limits_of([bundle]).operations)
     assert found.shared <= found.operations
-    assert found.inference_seconds() == pytest.approx(found.shared / found.operations_per_second)
+    for precision, peak in found.operations_per_second.items():
+        assert found.inference_seconds(precision) == pytest.approx(found.shared / peak)
 
 
 def test_timed_models_answer_as_untimed_ones() -> None:

@@ -27,6 +27,11 @@ class WarmPlainWay:
         self._process = process
         self.threads = int(self._answer()["ready"])
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def read(self, file: Path) -> tuple[float, dict[str, float]]:
         """Seconds until the results of a file are stored, and those of each stage."""
         if self._process.stdin is None:

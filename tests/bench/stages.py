@@ -269,16 +269,18 @@ def sheets(measured: Stages) -> list[Sheet]:
 
 def _bounds(measured: Stages) -> Sheet:
     limits, found = measured.limits, measured.ours
-    infer, copy = limits.inference_seconds(), limits.copy_seconds(measured.image_bytes)
+    copy, gflop, took = limits.copy_seconds(measured.image_bytes), f"{limits.shared / 1e9:.1f}", _ms(found[INFER].p50)
     rows = (
-        ("inference, GFLOP", f"{limits.shared / 1e9:.1f}", f"{1000 * infer:.1f}", _ms(found[INFER].p50)),
+        *((f"inference, GFLOP, in {p}", gflop, f"{1000 * limits.inference_seconds(p):.1f}", took)
+          for p in limits.operations_per_second),
         ("the pixels copied once, MB", f"{measured.image_bytes / 1e6:.1f}", f"{1000 * copy:.1f}", ""),
         ("the file fetched, MB", f"{measured.image_bytes / 1e6:.1f}", f"{1000 * copy:.1f}", _ms(found[FETCH].p50)),
-    )
+    )  # fmt: skip
+    peaks = ", ".join(f"{each / 1e9:.0f} GFLOP/s of {p}" for p, each in limits.operations_per_second.items())
     note = (
-        f"One thread reaches {limits.operations_per_second / 1e9:.0f} GFLOP/s in a matrix product of float32, and "
-        f"copies {limits.bytes_per_second / 1e9:.1f} GB/s. Networks that begin alike are run as one; each by itself, "
-        f"they would want {limits.operations / 1e9:.1f} GFLOP."
+        f"One thread reaches {peaks} in a matrix product, with integers of 8 bits at best twice the latter, and copies "
+        f"{limits.bytes_per_second / 1e9:.1f} GB/s. Networks that begin alike are run as one; each by itself, they "
+        f"would want {limits.operations / 1e9:.1f} GFLOP."
     )
     return Sheet("What the machine allows", ("what", "how much", "ms at best", "ms measured"), rows, note)
 

@@ -47,7 +47,7 @@ _TOLD = {
     "reader": "reading process",
     "intake": "intake process",
 }
-_WORKER = ("worker", "fork_server", "reader", "intake")
+WORKER = ("worker", "fork_server", "reader", "intake")
 _READ = 20  # studies, for memory
 _PATIENCE = 120.0  # s
 
@@ -140,21 +140,22 @@ def _replace_worker(settings: Settings) -> float:
 def _memory(settings: Settings) -> dict[str, Memory]:
     """Memory of each kind of process of a node."""
     found = victims.processes(settings.home)
-    return {role: _of(pids) for role, pids in found.items()}
+    return {role: memory_of(pids) for role, pids in found.items()}
 
 
 def _bare(pictures: Pictures, home: Path) -> tuple[Memory, Memory]:
     """Memory of Orthanc without the plugin, before and after it was given studies."""
     with bare_orthanc(home) as settings:
         pids, accounts = victims.processes(home)["orthanc"], load_credentials(settings.credentials)
-        before = _of(pids)
+        before = memory_of(pids)
         with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
             for number in range(_READ):
                 orthanc.upload(io.BytesIO(to_bytes(pictures.study("bare", number))))
-        return before, _of(pids)
+        return before, memory_of(pids)
 
 
-def _of(pids: list[int]) -> Memory:
+def memory_of(pids: list[int]) -> Memory:
+    """The memory of some processes."""
     return Memory(*(sum(values) for values in zip(*map(_one, pids), strict=True))) if pids else Memory(0.0, 0.0, 0.0)
 
 
@@ -182,7 +183,7 @@ def sheets(measured: Starting) -> list[Sheet]:
     )
     idle, busy = measured.idle, measured.busy
     plugin = {key: at["orthanc"].resident - at["bare"].resident for key, at in (("idle", idle), ("busy", busy))}
-    worker = sum(busy[role].share for role in _WORKER)
+    worker = sum(busy[role].share for role in WORKER)
     rows = [
         (what, *(f"{value:.0f}" for value in (idle[role].resident, *asdict(busy[role]).values())), "")
         for role, what in _TOLD.items()

@@ -7,6 +7,7 @@ done when each study has its report as well, which the plain way does not make.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,12 +25,16 @@ from tests.bench.bare_orthanc import bare_orthanc
 from tests.bench.baseline import BUNDLES, cold_plain_way, warm_plain_way, write_study
 from tests.bench.ingest import let_work
 from tests.bench.latency import QUIET_SECONDS
-from tests.bench.machine import Machine, describe, keep_to_cores
+from tests.bench.machine import CORES, Machine, describe, keep_to_cores
 from tests.bench.sheets import SPREAD, Sheet, Spread, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
+from tests.bench.starting import WORKER, memory_of
 from tests.bench.watching import Watch, seconds_of
+from tests.faults import victims
 from tests.running_node import start_node
 
+_WORKERS = (1, 2)  # studies that the node reads at the same time; 1 by default
+_STEP_SECONDS = 0.2  # between two looks: watching costs the cores that are measured
 AIM = 5.0  # times the studies a second of the plain way as one warm process
 _WARMING = 2
 _PLAIN = 50  # the most that the plain way reads: each takes as long as the one before
@@ -39,31 +44,53 @@ _PATIENCE = 60.0  # s a study, before it is given up
 
 
 @dataclass(frozen=True)
+class Drained:
+    """How a node drained its queue.
+
+    Parameters
+    ----------
+    workers
+        Studies that it read at the same time.
+    answered, drained
+        Seconds until every study had SR and SEG, and until every one had its report.
+    passes
+        Seconds of one pass over a study, as the worker's log tells them; a study that waited has one.
+    processor
+        Seconds of processor time for each study, by kind of process; ``bench`` is who watches.
+    memory
+        MiB of all processes of the worker at the end, what they share counted once.
+    """
+
+    workers: int
+    answered: float
+    drained: float
+    passes: Spread
+    processor: dict[str, float]
+    memory: float
+
+
+@dataclass(frozen=True)
 class Drain:
     """What was measured.
 
     Parameters
     ----------
-    answered, drained
-        Seconds until every study had SR and SEG, and until every one had its report.
-    passes
-        Seconds of one pass over a study, of which each has two, as the worker's log tells them.
     warm, cold
         Seconds of a study, of the plain way.
+    plain_processor
+        Seconds of processor time for each study, of its warm process and of Orthanc.
     """
 
     machine: Machine
     studies: int
-    answered: float
-    drained: float
-    passes: Spread
+    nodes: tuple[Drained, ...]
     warm: Spread
     cold: Spread
+    plain_processor: dict[str, float]
 
-    @property
-    def ratio(self) -> float:
+    def ratio(self, node: Drained) -> float:
         """Studies a second over those of the plain way as one warm process."""
-        return self.warm.mean * self.studies / self.drained
+        return self.warm.mean * self.studies / node.drained
 
 
 def compare(
@@ -80,41 +107,58 @@ def compare(
     machine, pictures = describe(), Pictures.of_size(rows, columns)
     with tempfile.TemporaryDirectory(prefix="hilum-throughput-") as name:
         folder = Path(name)
-        answered, drained, passes = _drain(studies, pictures, folder / "node", bundles)
-        warm, cold = _plain(studies, pictures, folder, bundles)
-    drain = Drain(machine, studies, answered, drained, Spread.of(passes), Spread.of(warm), Spread.of(cold))
+        nodes = tuple(_drain(studies, pictures, folder / f"node {n}", bundles, n) for n in _WORKERS)
+        warm, cold, processor = _plain(studies, pictures, folder, bundles)
+    drain = Drain(machine, studies, nodes, Spread.of(warm), Spread.of(cold), processor)
     tell("throughput", sheets(drain), machine, write=write)
     if json_file is not None:
-        json_file.write_text(json.dumps({**asdict(drain), "ratio": drain.ratio}, indent=1) + "\n", "utf-8")
+        json_file.write_text(
+            json.dumps({**asdict(drain), "ratios": [drain.ratio(n) for n in drain.nodes]}, indent=1) + "\n", "utf-8"
+        )
     return drain
 
 
-def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str]) -> tuple[float, float, list[float]]:
-    """Seconds until all are answered, and until all have their report; and those of each pass."""
+def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str], workers: int) -> Drained:
+    """Let a node read a queue."""
     site = {"bundles": ",".join(bundles), "quiet_seconds": str(QUIET_SECONDS), "study_seconds": "3600"}
     with ExitStack() as stack:
-        settings, _process = start_node(home, **site)
+        settings, _process = start_node(home, workers=str(workers), **site)
         stack.callback(node.stop, settings)
         stack.callback(let_work, home, True)
         with Watch(settings) as warming:
-            _send(pictures, "warming", _WARMING, settings, warming)
+            _send(pictures, "warming", _WARMING * workers, settings, warming)
             warming.wait(_PATIENCE * _WARMING)
         known = len(_passes(settings))
         let_work(home, False)  # held, it takes the first study and keeps it
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-        with Watch(settings) as watch:
+        with Watch(settings, step=_STEP_SECONDS) as watch:
             _send(pictures, "queue", studies, settings, watch)
             bar = progress.add_task("drain", total=studies)
-            started = time.time()
+            used, started = _processor(home), time.time()
             let_work(home, True)
             for left in range(studies - 1, -1, -1):
                 if not watch.wait(_PATIENCE * studies, left):
                     raise SystemExit(f"{left + 1} studies are left: see {settings.logs / 'worker.log'}")
                 progress.update(bar, completed=studies - left)
             drained = time.time() - started
+            processor = {role: (seconds - used[role]) / studies for role, seconds in _processor(home).items()}
+            memory = sum(memory_of(pids).share for role, pids in victims.processes(home).items() if role in WORKER)
         taken = zip(watch.courses, seconds_of(watch.courses, "objects"), strict=True)
         answered = max(course.answered_at + seconds for course, seconds in taken)
-        return answered - started, drained, _passes(settings)[known:]
+        passes = Spread.of(_passes(settings)[known:])
+        return Drained(workers, answered - started, drained, passes, processor, memory)
+
+
+def _processor(home: Path) -> dict[str, float]:
+    """Seconds of processor time that the processes of a node have used, by their kind, and this one."""
+    found = {role: sum(map(_processor_of, pids)) for role, pids in victims.processes(home).items()}
+    return {**found, "bench": time.process_time()}
+
+
+def _processor_of(pid: int) -> float:
+    """Fields 14 and 15 of proc(5), stat."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _send(pictures: Pictures, run: str, studies: int, settings: Settings, watch: Watch) -> None:
@@ -134,46 +178,68 @@ def _passes(settings: Settings) -> list[float]:
     return [float(line["seconds"]) for line in lines if line.get("event") == "study processed"]
 
 
-def _plain(studies: int, pictures: Pictures, folder: Path, bundles: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Seconds of each study, in one warm process and in processes of their own."""
+def _plain(
+    studies: int, pictures: Pictures, folder: Path, bundles: Sequence[str]
+) -> tuple[list[float], list[float], dict[str, float]]:
+    """Seconds of each study, in one warm process and in processes of their own; processor time of the warm one."""
     warm: list[float] = []
     cold: list[float] = []
     number = min(studies, _PLAIN)
     with bare_orthanc(folder / "bare") as orthanc:
         with warm_plain_way(orthanc, bundles) as plain:
             numbers = range(number + _WARMING)
+            pids = {"plain way": plain.pid, "orthanc": victims.processes(folder / "bare")["orthanc"][0]}
+            used = {who: _processor_of(pid) for who, pid in pids.items()}
             for n in track(numbers, "plain way", console=Console(stderr=True), transient=True):
                 file = write_study(pictures.study("plain", n), folder)
                 seconds, _ = plain.read(file)
                 file.unlink()
                 warm += [seconds] if n >= _WARMING else []
+            processor = {who: (_processor_of(pid) - used[who]) / len(numbers) for who, pid in pids.items()}
         for n in range(min(number, _COLD)):
             file = write_study(pictures.study("cold", n), folder)
             cold.append(cold_plain_way(file, orthanc, bundles))
             file.unlink()
-    return warm, cold
+    return warm, cold, processor
 
 
 def sheets(drain: Drain) -> list[Sheet]:
     """The tables of a measurement."""
-    plain, cold = 1 / drain.warm.mean, 1 / drain.cold.mean
-    rates = [
-        ("node: SR and SEG", drain.studies / drain.answered),
-        ("node: all, with reports", drain.studies / drain.drained),
-        ("plain way, warm", plain),
-        ("plain way, a process for each study", cold),
-    ]
-    held = "held" if drain.ratio >= AIM else "missed"
-    note = f"Aim: {AIM:g} times the plain way, warm; {drain.ratio:.2f}: {held}. {drain.studies} studies waited."
+    plain = 1 / drain.warm.mean
+    rates = [("plain way, warm", plain, ""), ("plain way, a process for each study", 1 / drain.cold.mean, "")]
+    for each in drain.nodes:
+        rates.append((f"{_told(each)}: SR and SEG", drain.studies / each.answered, ""))
+        rates.append((f"{_told(each)}: all, with reports", drain.studies / each.drained, f"{each.memory:.0f}"))
+    best = max(map(drain.ratio, drain.nodes))
+    note = (
+        f"Aim: {AIM:g} times the plain way, warm; {best:.2f}: {'held' if best >= AIM else 'missed'}. {drain.studies} "
+        "studies waited. Memory: that of all processes of the worker, what they share counted once."
+    )
     speed = Sheet(
         "How fast a queue is drained",
-        ("what", "studies a second", "ratio to the plain way, warm"),
-        tuple((name, f"{rate:.2f}", f"{rate / plain:.2f}") for name, rate in rates),
+        ("what", "studies a second", "ratio to the plain way, warm", "memory, MB"),
+        tuple((name, f"{rate:.2f}", f"{rate / plain:.2f}", memory) for name, rate, memory in rates),
         note,
     )
     times = [
-        ("node: one pass over a study, of two", *drain.passes.cells()),
+        *((f"{_told(each)}: one pass over a study", *each.passes.cells()) for each in drain.nodes),
         ("plain way, warm: a study", *drain.warm.cells()),
         ("plain way, a process for each study", *drain.cold.cells()),
     ]
-    return [speed, Sheet("Seconds", ("what", *SPREAD), tuple(times))]
+    costs = [*((_told(each), each.processor) for each in drain.nodes), ("plain way, warm", drain.plain_processor)]
+    roles = ("orthanc", "worker", "reader", "intake", "plain way", "bench")
+    rows = tuple(
+        (
+            name,
+            *(f"{1000 * cost[role]:.0f}" if role in cost else "" for role in roles),
+            f"{1000 * (whole := sum(cost.values())):.0f}",
+            f"{CORES / whole:.1f}",
+        )
+        for name, cost in costs
+    )
+    heads = ("processor ms a study", *roles, "all", f"studies a second at most, {CORES} cores")
+    return [speed, Sheet("Seconds", ("what", *SPREAD), tuple(times)), Sheet("What bounds it", heads, rows)]
+
+
+def _told(node: Drained) -> str:
+    return f"node, workers = {node.workers}"

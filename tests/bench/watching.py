@@ -53,9 +53,10 @@ class Course:
 
 
 class Watch:
-    """A thread that watches a node. A context manager; ask for `courses` after it."""
+    """A thread that watches a node, each `step` seconds. A context manager; ask for `courses` after it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, step: float = STEP_SECONDS) -> None:
+        self._step = step
         accounts = load_credentials(settings.credentials)
         self._ledger = open_ledger(settings.ledger_address)
         self._orthanc = OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password)
@@ -98,7 +99,7 @@ class Watch:
         while not self._enough.is_set():
             started = time.monotonic()
             self._look()
-            self._enough.wait(max(0.001, STEP_SECONDS - (time.monotonic() - started)))
+            self._enough.wait(max(0.001, self._step - (time.monotonic() - started)))
 
     def _look(self) -> None:
         pending = list(self._pending)
