@@ -7,7 +7,6 @@ studies.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -150,7 +149,7 @@ def _bare(pictures: Pictures, home: Path) -> tuple[Memory, Memory]:
         before = memory_of(pids)
         with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
             for number in range(_READ):
-                orthanc.upload(io.BytesIO(to_bytes(pictures.study("bare", number))))
+                orthanc.store(to_bytes(pictures.study("bare", number)))
         return before, memory_of(pids)
 
 
