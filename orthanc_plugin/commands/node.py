@@ -113,7 +113,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
     """Yield the node's state until it is ready: about five times a second while it starts, and calmly once it answers.
 
-    Whether it refuses a stranger is asked once, when it answers.
+    Whether it refuses a stranger is asked once, when it answers. A node whose workers run elsewhere waits for none.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
         yield state
         if state != "starting" and not is_guarded:
             is_guarded = _refuses_strangers(settings)
-        if state == "ready" and is_guarded:
+        if is_guarded and (state == "ready" or not settings.workers):
             return
         time.sleep(_CALM_SECONDS if state == "impaired" else 0.2)
     found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
