@@ -56,6 +56,9 @@ class Settings:
     ledger_url
         Where tasks and reading marks are kept: empty for an SQLite file in `home`, or a PostgreSQL server as
         ``postgresql://user:password@host/database``.
+    index_url
+        Where Orthanc keeps its index: empty for an SQLite file beside the images, or a PostgreSQL server, which several
+        Orthancs may share that see the same images.
     orthanc_url
         Where a worker finds Orthanc: empty for the one on this machine, or ``https://host`` of the proxy before it.
     workers
@@ -110,6 +113,7 @@ class Settings:
     report_language: str = "en"
     intake_seconds: float = 30.0
     ledger_url: str = field(default="", repr=False)  # it may hold a password
+    index_url: str = field(default="", repr=False)  # it may hold a password
     orthanc_url: str = ""
     workers: int = 1
     study_seconds: float = 120.0
@@ -141,6 +145,11 @@ class Settings:
         if not self.ledger_url:
             return f"sqlite:///{self.ledger}"
         return "postgresql+psycopg://" + self.ledger_url.partition("://")[2]
+
+    @property
+    def index_address(self) -> str:
+        """The URL of Orthanc's index in libpq's form; empty where it lies beside the images. It may hold a password."""
+        return self.index_url and "postgresql://" + self.index_url.partition("://")[2]
 
     @property
     def archive_id_file(self) -> Path:
@@ -250,7 +259,7 @@ _NAMES = {
     "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
     "expected_views": ("frontal", "lateral"),
 }
-_LEDGER_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
+_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
 _ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
 
 
@@ -303,7 +312,7 @@ def _convert(name: str, value: object) -> Any:
             raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
         return value
     if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _ledger_url(value)
+        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
     if isinstance(default, str):
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
             raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
@@ -335,11 +344,11 @@ def _three_limits(name: str, value: object) -> tuple[float, ...]:
     return limits
 
 
-def _ledger_url(value: object) -> str:
+def _postgresql_url(name: str, value: object) -> str:
     url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _LEDGER_URL.fullmatch(url)):
+    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
         # the value may hold a password, so it is not repeated
-        raise SettingsInvalid("ledger_url: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
+        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
     return url
 
 

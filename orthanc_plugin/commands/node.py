@@ -30,6 +30,8 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 _PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+_INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
+_INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
@@ -90,7 +92,8 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
-    orthanc_index.describe(settings.storage)
+    if not settings.index_url:
+        orthanc_index.describe(settings.storage)
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
     with _redacted_log(settings) as log:
@@ -212,10 +215,24 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(_plugin(name)) for name in _PLUGINS],
+        "Plugins": [str(_plugin(name)) for name in (*_PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
+        **(_postgresql_index(settings) if settings.index_url else {}),
+    }
+
+
+def _postgresql_index(settings: Settings) -> dict[str, Any]:
+    """The part of a configuration that has Orthanc keep its index, and no image, in PostgreSQL."""
+    return {
+        "PostgreSQL": {
+            "EnableIndex": True,
+            "EnableStorage": False,
+            "ConnectionUri": settings.index_address,
+            "Lock": False,  # several Orthancs may share it
+            "IndexConnectionsCount": _INDEX_CONNECTIONS,
+        }
     }
 
 
@@ -248,7 +265,8 @@ def _plugin(name: str) -> Path:
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
-    raise NodeFailed(f"{name} is not installed: apt install orthanc-python orthanc-dicomweb")
+    package = "orthanc-postgresql" if name == _INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
+    raise NodeFailed(f"{name} is not installed: apt install {package}")
 
 
 def _environment(settings: Settings) -> dict[str, str]:
