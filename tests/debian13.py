@@ -201,7 +201,9 @@ class Chroot:
         variables = environment(image) | dict(settings)
         mounts = [f"mount --bind {root} {root}", f"mount --bind /proc {root}/proc", f"mount --bind /dev {root}/dev",
                   f"mount --rbind /sys {root}/sys"]  # fmt: skip
-        mounts += [f"mkdir -p {root}{at} && mount --bind {folder} {root}{at}" for folder, at in (folders | volumes).items()]
+        mounts += [
+            f"mkdir -p {root}{at} && mount --bind {folder} {root}{at}" for folder, at in (folders | volumes).items()
+        ]
         mounts += [f"mkdir -p {root}{at}" for at in ("/var/cache/hilum", "/opt/viewer")]
         if (viewer := Path(os.environ.get("HILUM_VIEWER", REPOSITORY / ".cache/ohif"))).is_dir():
             mounts.append(f"mount --bind {viewer} {root}/opt/viewer")

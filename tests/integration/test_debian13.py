@@ -108,4 +108,8 @@ def test_what_is_written_is_the_volume_alone_and_nobody_elses(single: Node) -> N
     written = list(single.settings.home.rglob("*"))
     assert {file.stat().st_uid for file in written} == {debian13.USER}
     assert not (single.settings.home / "log" / "worker.log").exists(), "a worker by itself logs to its own output"
-    assert not [file for file in written if file.is_file() and file.parent == single.settings.home and file.stat().st_mode & 0o077]
+    assert not [
+        file
+        for file in written
+        if file.is_file() and file.parent == single.settings.home and file.stat().st_mode & 0o077
+    ]
