@@ -1,8 +1,7 @@
 """Debian 13 in a folder, with what the images install, in which their entry points run as in a container.
 
-The rule: packages, environment and scripts are read from the Dockerfiles, so that what runs here is what they say. As in
-the compose file the root can only be read, the user is not root, has no capability and gets none. What is not there is
-the engine: layers, networks and limits are not tested.
+The rule: packages, environment and scripts are read from the Dockerfiles, so that what runs here is what they say. The
+root can only be read, the user is not root, has no capability and gets none.
 
 It needs root, debootstrap, the Debian mirror of this machine's apt, and 7 GB; it is made once, in about ten minutes.
 """
@@ -14,20 +13,17 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from orthanc_plugin.settings import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"
-USER = 10001
 _DEBOOTSTRAP = shutil.which("debootstrap") or "/usr/sbin/debootstrap"
+# for the environments, and in place of the image of the proxies
+_BESIDE = ("python3-venv", "nginx-light", "libnginx-mod-stream", "curl")
 _SOURCE = re.compile(r"^(?:URIs:|deb(?: \[.*\])?)\s+(\S+/debian)/?(?:\s|$)", re.MULTILINE)
-_STOP_SECONDS = 60.0
-_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 def can_be_made() -> str:
@@ -97,7 +93,7 @@ class Chroot:
         refuse = self.root / "usr/sbin/policy-rc.d"
         refuse.write_text("#!/bin/sh\nexit 101\n")
         refuse.chmod(0o755)
-        wanted = {*debian_packages("server"), *debian_packages("worker"), "python3-venv", "nginx-light"}
+        wanted = {*debian_packages("server"), *debian_packages("worker"), *_BESIDE}
         if missing := [package for package in sorted(wanted) if not self._has(package)]:
             shutil.copy("/etc/resolv.conf", self.root / "etc/resolv.conf")
             self._install("apt-get", "update", "-q")
@@ -139,82 +135,66 @@ class Chroot:
         for line in settings.splitlines():
             name, _, value = line.partition("=")
             kept.setdefault(f"PIP_{name.rpartition('.')[2].upper().replace('-', '_')}", value.strip("'\""))
-        folders = {str(Path(p).parents[-3]) for p in re.findall(r"(?:^|[ =]|file://)(/[\w./-]+)", " ".join(kept.values()))
-                   if len(Path(p).parents) > 2 and Path(p).is_dir()}  # fmt: skip
+        named = [Path(path) for path in re.findall(r"(?:^|[ =]|file://)(/[\w./-]+)", " ".join(kept.values()))]
+        folders = {path.parents[-3] if len(path.parents) > 2 else path for path in named if path.is_dir()}
         mounts = [f"mkdir -p {self.root}{f} && mount --rbind {f} {self.root}{f}" for f in sorted(folders)]
         script = "\n".join(["set -e", f"mount --bind /proc {self.root}/proc", *mounts, 'exec chroot "$@"'])
         inside = ["env", "-i", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
                   *(f"{k}={v}" for k, v in kept.items()), *given]  # fmt: skip
         _run("unshare", "-m", "bash", "-c", script, "sh", str(self.root), *inside)
 
-    @contextmanager
-    def running(
-        self, image: str, home: Path, settings: Mapping[str, str], log: Path, *, secrets: Path | None = None
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """The container of an image, for the time of a block: its entry point and command, as its user.
+    def command(
+        self,
+        image: str,
+        given: Sequence[str],
+        *,
+        variables: Mapping[str, str],
+        folders: Mapping[Path, str],
+        tmpfs: Sequence[str],
+        user: int,
+        network: str,
+        name: str,
+        writable: Collection[str] = (),
+    ) -> list[str]:
+        """What runs a command in it as an engine would: its mounts and its host name are gone with it.
 
         Parameters
         ----------
-        home
-            The volume at ``/var/lib/hilum``.
-        secrets
-            The folder at ``/run/secrets``.
+        image
+            ``server`` or ``worker``, whose Python packages it has; empty for what Debian packages alone run.
+        folders
+            What is mounted where; it can only be read, but for what is named in `writable`.
+        network
+            A network namespace.
         """
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*_ENDS_WITH_US, *self._inside(image, home, settings, command(image), secrets)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def is_healthy(self, image: str, home: Path, settings: Mapping[str, str]) -> bool:
-        """What the image's health check says."""
-        check = dict(last_stage(image))["HEALTHCHECK"].partition("CMD ")[2]
-        done = subprocess.run(
-            self._inside(image, home, settings, json.loads(check), None), capture_output=True, check=False, timeout=60
-        )
-        return done.returncode == 0
+        root, own = self.root, dict(folders)
+        if image:
+            own[root / "srv" / image] = "/opt/venv"
+            for folder in ("orthanc_plugin", "dicom_sr", "models"):
+                own[REPOSITORY / folder] = f"/opt/hilum/{folder}"
+        if (viewer := Path(os.environ.get("HILUM_VIEWER", REPOSITORY / ".cache/ohif"))).is_dir():
+            own[viewer] = "/opt/viewer"
+        mounts = [f"mount --bind {root} {root}", f"hostname {name}"]
+        mounts += [f"mount --rbind /{at} {root}/{at}" for at in ("proc", "dev", "sys")]
+        for folder, at in sorted(own.items(), key=lambda pair: pair[1]):  # one may lie in another
+            place = f"touch {root}{at}" if folder.is_file() else f"mkdir -p {root}{at}"
+            mounts.append(f"{place} && mount --bind {folder} {root}{at}")
+        mounts += [f"mkdir -p {root}{at}" for at in tmpfs]
+        mounts += [f"mount -o remount,bind,ro {root}{at}" for at in own.values() if at not in writable]
+        mounts += [
+            f"mount -o remount,bind,ro {root}",
+            *(f"mount -t tmpfs -o mode=1777 none {root}{at}" for at in tmpfs),
+        ]
+        nobody = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--no-new-privs",
+                  "--inh-caps=-all", "--bounding-set=-all"]  # fmt: skip
+        inside = [*nobody, "env", "-i", *(f"{key}={value}" for key, value in variables.items()), *given]
+        script = "\n".join(["set -e", *mounts, 'exec chroot "$@"'])
+        entered = ["nsenter", f"--net=/run/netns/{network}", "unshare", "-m", "-u"]
+        return [*entered, "bash", "-c", script, "sh", str(root), *inside]
 
     def said(self, *given: str) -> str:
         """What a command prints in it."""
         return subprocess.run(["chroot", self.root, *given], capture_output=True, text=True, check=True).stdout
-
-    def _inside(
-        self, image: str, home: Path, settings: Mapping[str, str], given: list[str], secrets: Path | None
-    ) -> list[str]:
-        """The command that runs another one in the image: its mounts are gone with it."""
-        root = self.root
-        volumes = {home: "/var/lib/hilum"} | ({secrets: "/run/secrets"} if secrets else {})
-        folders = {DOCKER: "/opt/docker", root / "srv" / image: "/opt/venv"}
-        for folder in ("orthanc_plugin", "dicom_sr", "models"):
-            folders[REPOSITORY / folder] = f"/opt/hilum/{folder}"
-        variables = environment(image) | dict(settings)
-        mounts = [f"mount --bind {root} {root}", f"mount --bind /proc {root}/proc", f"mount --bind /dev {root}/dev",
-                  f"mount --rbind /sys {root}/sys"]  # fmt: skip
-        mounts += [
-            f"mkdir -p {root}{at} && mount --bind {folder} {root}{at}" for folder, at in (folders | volumes).items()
-        ]
-        mounts += [f"mkdir -p {root}{at}" for at in ("/var/cache/hilum", "/opt/viewer")]
-        if (viewer := Path(os.environ.get("HILUM_VIEWER", REPOSITORY / ".cache/ohif"))).is_dir():
-            mounts.append(f"mount --bind {viewer} {root}/opt/viewer")
-        mounts += [f"install -m 755 {DOCKER}/{name} {root}/usr/local/bin/" for name in ("enter", "healthy")]
-        mounts += [f"mount -o remount,bind,ro {root}{at}" for at in ("", *folders.values())]
-        mounts += [f"mount -t tmpfs -o mode=1777 none {root}{at}" for at in ("/tmp", "/var/cache/hilum")]
-        nobody = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--no-new-privs",
-                  "--inh-caps=-all", "--bounding-set=-all"]  # fmt: skip
-        inside = [*nobody, "env", "-i", *(f"{name}={value}" for name, value in variables.items()), *given]
-        script = "\n".join(["set -e", *mounts, 'exec chroot "$@"'])
-        return ["unshare", "-m", "bash", "-c", script, "sh", str(root), *inside]
 
 
 def _run(*given: str) -> None:

@@ -1,4 +1,4 @@
-"""What stands in docker/: read by the linters of shell, Dockerfile and compose, and held to what the documentation says of it.
+"""What stands in docker/: read by the linters of shell, Dockerfile and compose, and held to what is said of it.
 
 No engine runs here: `tests/integration/test_debian13.py` runs the entry points, in a Debian 13.
 """
@@ -33,8 +33,10 @@ SCRIPTS = [REPOSITORY / "hilum", REPOSITORY / ".ci/run", *(DOCKER / n for n in (
 # a package's name where what is imported is called otherwise
 NAMES = {"PIL": "pillow", "argon2": "argon2-cffi", "jinja2": "Jinja2", "sqlalchemy": "SQLAlchemy"}
 COMES_WITH = {"markupsafe": "Jinja2", "torch": ""}  # torch is installed before
-OF_THE_SERVER = ("orthanc_plugin.cli", "orthanc_plugin.commands.users", "orthanc_plugin.commands.audit",
-                 "orthanc_plugin.commands.backup", "orthanc_plugin.redaction", "orthanc_plugin.viewer.prepare")  # fmt: skip
+OF_THE_SERVER = [
+    *(f"orthanc_plugin.commands.{name}" for name in ("users", "audit", "backup")),
+    *(f"orthanc_plugin.{name}" for name in ("cli", "redaction", "viewer.prepare")),
+]
 
 
 def tool(name: str) -> str:
@@ -161,7 +163,7 @@ def test_no_port_is_open_beyond_this_machine_unless_it_is_set(profile: str) -> N
         return {(p.get("host_ip", ""), p["published"], p["target"]) for s in found for p in s.get("ports", [])}
 
     assert ports() == {("127.0.0.1", "8443", 8443), ("127.0.0.1", "4242", 4242)}
-    opened = ports(HILUM_HTTPS="0.0.0.0:443", HILUM_DICOM="10.1.2.3:104")  # noqa: S104
+    opened = ports(HILUM_HTTPS="0.0.0.0:443", HILUM_DICOM="10.1.2.3:104")
     assert opened == {("0.0.0.0", "443", 8443), ("10.1.2.3", "104", 4242)}  # noqa: S104
 
 

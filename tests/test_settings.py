@@ -26,7 +26,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
      'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense",
      'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"', 'expected_views = ["oblique"]', "workers = -1",
      'orthanc_url = "ftp://h"', 'orthanc_url = "https://u:p@h"', 'orthanc_url = "https://h/path"', "orthanc_url = 1",
-     'index_url = "mysql://h/d"', 'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
+     'index_url = "mysql://h/d"',
+     'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
      "reserve_mb = -1", "deadline_hours = 0", "waiting_limits_minutes = [15, 60]", "waiting_limits_minutes = 15",
      "waiting_limits_minutes = [60, 15, 480]", 'waiting_limits_minutes = [1, 2, "x"]', "claim_minutes = 0"],
 )  # fmt: skip

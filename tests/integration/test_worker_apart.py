@@ -1,4 +1,4 @@
-"""A worker that runs by itself: the node starts none, and what it reads comes by HTTP, the ledger and files that it was given."""
+"""A worker that runs by itself, for a node that starts none: it has HTTP, the ledger, and files that it was given."""
 
 from __future__ import annotations
 
