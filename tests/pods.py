@@ -1,7 +1,7 @@
 """The services of docker/compose.yaml without an engine: processes in a Debian 13, in network namespaces of their own.
 
-The rule: what runs, with which variables, volumes, secrets and networks, is what Docker Compose reads from the file. What
-is not tested is the engine's: layers, limits, restarts, and the ports of this machine (tests speak to the pods).
+The rule: what runs, with which variables, volumes, secrets and networks, is what Docker Compose reads from the file.
+What is not tested is the engine's: layers, limits, restarts, and the ports of this machine (tests speak to the pods).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -172,11 +173,11 @@ class Stack:
 
 
 @contextmanager
-def database(made: Path, address: str, folder: Path) -> Iterator[None]:
+def database(made: Path, address: str) -> Iterator[None]:
     """A PostgreSQL server with a password at an address, with what ``docker/postgres`` makes in it."""
     tools = binaries()
     assert tools is not None
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="hilum-pg-"))
     shutil.chown(folder, "postgres", "postgres")
     password = folder / "password"
     shutil.copy(made / "secrets/postgres-password", password)
@@ -201,6 +202,7 @@ def database(made: Path, address: str, folder: Path) -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _answers(known: Mapping[str, Any]) -> bool:

@@ -158,7 +158,7 @@ def test_two_orthancs_behind_one_entrance_lose_nothing_when_one_dies(
         addresses = ends.enter_context(networks(["pod-a", "pod-b", "entrance", "reader"]))
         addresses["postgres"] = addresses[""]
         made = secrets_for(folder, addresses["entrance"])
-        ends.enter_context(database(made, addresses[""], folder / "postgres"))
+        ends.enter_context(database(made, addresses[""]))
         stack = Stack(chroot, services("cluster")["services"], made, addresses, folder)
         ends.callback(stack.stop)
         try:
