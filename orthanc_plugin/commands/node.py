@@ -128,15 +128,16 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
         if process.poll() is not None:
             (settings.home / "node.json").unlink(missing_ok=True)
             raise NodeFailed(f"Orthanc ended with code {process.returncode}: see {settings.logs / 'orthanc.log'}")
-        state = status(settings).state
+        found = status(settings)
+        state = found.state
         yield state
-        if state != "starting" and not is_guarded:
+        if found.details and not is_guarded:
             is_guarded = _refuses_strangers(settings)
         if is_guarded and (state == "ready" or not settings.workers):
             return
         time.sleep(_CALM_SECONDS if state == "impaired" else 0.2)
-    found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
-    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{found}")
+    wrong = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
+    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{wrong}")
 
 
 def status(settings: Settings) -> NodeStatus:

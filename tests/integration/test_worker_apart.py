@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from postgres_server import PostgresServer
 from running_node import Node, start_node
+from tls_forwarder import tls_before
 
 from models.phantom import chest
+from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
@@ -148,3 +150,20 @@ def test_a_worker_apart_says_what_it_lacks_and_does_not_start(apart: tuple[Node,
     code, words = told(given)
     assert (code, "archive-id" in words) == (1, True)
     assert not (home / "archive-id").exists(), "one that it made up could take an empty ledger for its own"
+
+
+def test_a_worker_apart_speaks_tls_to_whom_its_site_trusts_and_to_nobody_else(
+    apart: tuple[Node, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, _ = apart
+    shutil.copy(REPOSITORY / "docker/make-secrets", tmp_path)
+    subprocess.run([tmp_path / "make-secrets"], check=True)
+    account = running.credentials.worker_user, running.credentials.worker_password
+    with tls_before(running.settings.http_port, tmp_path / "secrets") as port:
+        with OrthancClient(f"https://localhost:{port}", *account) as stranger, pytest.raises(OrthancUnavailable):
+            stranger.last_change()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "secrets/ca.crt"))
+        with OrthancClient(f"https://localhost:{port}", *account) as trusting:
+            assert trusting.last_change() >= 0
+        with OrthancClient(f"https://127.0.0.2:{port}", *account) as misnamed, pytest.raises(OrthancUnavailable):
+            misnamed.last_change()
