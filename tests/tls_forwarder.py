@@ -29,10 +29,13 @@ def _accept(listening: socket.socket, context: ssl.SSLContext, port: int) -> Non
 
 
 def _serve(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    with suppress(OSError), context.wrap_socket(plain, server_side=True) as outside:
-        with socket.create_connection(("127.0.0.1", port)) as inside:
-            threading.Thread(target=_copy, args=[inside, outside], daemon=True).start()
-            _copy(outside, inside)
+    with (
+        suppress(OSError),
+        context.wrap_socket(plain, server_side=True) as outside,
+        socket.create_connection(("127.0.0.1", port)) as inside,
+    ):
+        threading.Thread(target=_copy, args=[inside, outside], daemon=True).start()
+        _copy(outside, inside)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
