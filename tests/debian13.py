@@ -23,6 +23,7 @@ DOCKER = REPOSITORY / "docker"
 _DEBOOTSTRAP = shutil.which("debootstrap") or "/usr/sbin/debootstrap"
 # for the environments, and in place of the image of the proxies
 _BESIDE = ("python3-venv", "nginx-light", "libnginx-mod-stream", "curl")
+_TMPFS = "mode=1777,noexec,nosuid,nodev"  # as an engine mounts it
 _SOURCE = re.compile(r"^(?:URIs:|deb(?: \[.*\])?)\s+(\S+/debian)/?(?:\s|$)", re.MULTILINE)
 
 
@@ -183,7 +184,7 @@ class Chroot:
         mounts += [f"mount -o remount,bind,ro {root}{at}" for at in own.values() if at not in writable]
         mounts += [
             f"mount -o remount,bind,ro {root}",
-            *(f"mount -t tmpfs -o mode=1777 none {root}{at}" for at in tmpfs),
+            *(f"mount -t tmpfs -o {_TMPFS} none {root}{at}" for at in tmpfs),
         ]
         nobody = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--no-new-privs",
                   "--inh-caps=-all", "--bounding-set=-all"]  # fmt: skip

@@ -64,6 +64,16 @@ def test_a_secret_may_come_by_a_file(tmp_path: Path) -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_orthanc_is_given_the_settings_of_who_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "port").write_text("9001\n")
+    monkeypatch.setenv("HILUM_HOME", str(tmp_path))
+    monkeypatch.setenv("HILUM_HTTP_PORT_FILE", str(tmp_path / "port"))
+    monkeypatch.setenv("HILUM_WORKERS", "0")
+    settings = load_settings()
+    assert (settings.http_port, settings.workers) == (9001, 0)
+    assert load_settings(node._environment(settings)) == settings
+
+
 def test_a_worker_finds_orthanc_on_this_machine_or_where_it_is_told(tmp_path: Path) -> None:
     home = {"HILUM_HOME": str(tmp_path), "HILUM_HTTP_PORT": "9001"}
     assert load_settings(home).orthanc_address == "http://127.0.0.1:9001"

@@ -273,9 +273,7 @@ def _plugin(name: str) -> Path:
 def _environment(settings: Settings) -> dict[str, str]:
     """Orthanc embeds Python: it is shown our packages and those of the environment that runs this command."""
     site_packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return {
-        **inherited,
+    own = {
         "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{site_packages}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HILUM_HOME": str(settings.home),
@@ -283,6 +281,11 @@ def _environment(settings: Settings) -> dict[str, str]:
         "HILUM_DICOM_PORT": str(settings.dicom_port),
         "HILUM_PYTHON": sys.executable,
     }
+    # what came by a file is given as it is, not twice
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k.removesuffix("_FILE") not in own
+    }
+    return inherited | own
 
 
 def _refuses_strangers(settings: Settings) -> bool:
