@@ -23,6 +23,7 @@ DOCKER = REPOSITORY / "docker"
 _DEBOOTSTRAP = shutil.which("debootstrap") or "/usr/sbin/debootstrap"
 # for the environments, and in place of the image of the proxies
 _BESIDE = ("python3-venv", "nginx-light", "libnginx-mod-stream", "curl")
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _TMPFS = "mode=1777,noexec,nosuid,nodev"  # as an engine mounts it
 _SOURCE = re.compile(r"^(?:URIs:|deb(?: \[.*\])?)\s+(\S+/debian)/?(?:\s|$)", re.MULTILINE)
 
@@ -115,8 +116,8 @@ class Chroot:
             return
         for file in (names, lock):
             shutil.copy(file, self.root / "tmp")
-        for file in (Path("/etc/ssl/certs/ca-certificates.crt"),):  # of this machine's package indexes
-            shutil.copy(file, self.root / str(file)[1:])
+        if _AUTHORITIES.exists():  # of this machine's package indexes
+            shutil.copy(_AUTHORITIES, self.root / _AUTHORITIES.relative_to("/"))
         pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q")
         self._install("python3", "-m", "venv", f"/srv/{image}")
         if image == "worker":
