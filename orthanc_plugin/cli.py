@@ -63,7 +63,7 @@ def up(settings: Settings, options: argparse.Namespace) -> int:
     _print_addresses(settings)
     _print_problems(status_now := node.status(settings))
     if options.detach:
-        return 0 if status_now.state == "ready" else 1
+        return 0 if status_now.state == "ready" or not (settings.workers or status_now.problems) else 1
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     console.print("\nCtrl-C ends the node.")
     try:
@@ -71,6 +71,13 @@ def up(settings: Settings, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         node.stop(settings)
         return 0
+
+
+def worker(settings: Settings, options: argparse.Namespace) -> int:
+    """Run a worker by itself, for an Orthanc that starts none."""
+    from orthanc_plugin.commands import worker as apart
+
+    return apart.check(settings) if options.check else apart.run(settings)
 
 
 def down(settings: Settings, _options: argparse.Namespace) -> int:
@@ -241,6 +248,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     starting = _command(commands, "up", up)
     starting.add_argument("--detach", action="store_true", help="return when the node is ready")
+    working = _command(commands, "worker", worker)
+    working.add_argument("--check", action="store_true", help="only tell whether one of this machine is ready")
     _command(commands, "down", down)
     _command(commands, "status", status).add_argument("--json", action="store_true")
     sending = _command(commands, "send", send)

@@ -96,9 +96,10 @@ def on_stored_instance(dicom: Any, _instance_id: str) -> None:
 
 
 def on_change(change: int, _level: int, _resource: str) -> None:
-    """Start the worker with the server, and end it with the server."""
+    """Start the worker with the server, unless workers run elsewhere, and end it with the server."""
     if change == orthanc.ChangeType.ORTHANC_STARTED:
-        SUPERVISOR.start()
+        if SETTINGS.workers:
+            SUPERVISOR.start()
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
         SUPERVISOR.stop()
         ARRIVALS.stop()

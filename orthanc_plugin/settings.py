@@ -1,7 +1,8 @@
 """What a site can set: read once from ``hilum.toml`` and the environment, validated, then frozen.
 
 The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
-(``HILUM_<NAME>``) wins over the file, the file over the defaults below.
+(``HILUM_<NAME>``, or ``HILUM_<NAME>_FILE``: a file that holds the value, for what is secret) wins over ``hilum.toml``,
+that over the defaults below.
 """
 
 from __future__ import annotations
@@ -55,8 +56,14 @@ class Settings:
     ledger_url
         Where tasks and reading marks are kept: empty for an SQLite file in `home`, or a PostgreSQL server as
         ``postgresql://user:password@host/database``.
+    index_url
+        Where Orthanc keeps its index: empty for an SQLite file beside the images, or a PostgreSQL server, which several
+        Orthancs may share that see the same images.
+    orthanc_url
+        Where a worker finds Orthanc: empty for the one on this machine, or ``https://host`` of the proxy before it.
     workers
-        Studies that are read at the same time, each in a process of its own with its own copy of the models.
+        Studies that are read at the same time, each in a process of its own with its own copy of the models. 0: Orthanc
+        starts no worker; those that run elsewhere (``./hilum worker``) read.
     study_seconds
         How long one attempt to read a study may take before its process is ended.
     memory_mb
@@ -106,6 +113,8 @@ class Settings:
     report_language: str = "en"
     intake_seconds: float = 30.0
     ledger_url: str = field(default="", repr=False)  # it may hold a password
+    index_url: str = field(default="", repr=False)  # it may hold a password
+    orthanc_url: str = ""
     workers: int = 1
     study_seconds: float = 120.0
     memory_mb: int = 4096
@@ -136,6 +145,11 @@ class Settings:
         if not self.ledger_url:
             return f"sqlite:///{self.ledger}"
         return "postgresql+psycopg://" + self.ledger_url.partition("://")[2]
+
+    @property
+    def index_address(self) -> str:
+        """The URL of Orthanc's index in libpq's form; empty where it lies beside the images. It may hold a password."""
+        return self.index_url and "postgresql://" + self.index_url.partition("://")[2]
 
     @property
     def archive_id_file(self) -> Path:
@@ -208,6 +222,11 @@ class Settings:
         """Where people and programs of this machine find the node."""
         return f"http://127.0.0.1:{self.http_port}"
 
+    @property
+    def orthanc_address(self) -> str:
+        """Where a worker finds Orthanc."""
+        return self.orthanc_url or self.http_url
+
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "http_port": (1, 65535),
@@ -215,7 +234,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "threads": (0, 256),
     "minimum_age": (0, 120),
     "intake_seconds": (1, 600),
-    "workers": (1, 64),
+    "workers": (0, 64),
     "study_seconds": (1, 3600),
     "memory_mb": (512, 1_000_000),
     "quiet_seconds": (0, 3600),
@@ -240,7 +259,8 @@ _NAMES = {
     "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
     "expected_views": ("frontal", "lateral"),
 }
-_LEDGER_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
+_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
+_ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -263,9 +283,22 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for name in known:
-        if (text := environment.get(f"HILUM_{name.upper()}")) is not None:
+        if (text := _from_environment(name, environment)) is not None:
             given[name] = text
     return Settings(home=home, **{name: _convert(name, value) for name, value in given.items()})
+
+
+def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
+    """A setting as the environment gives it, itself or by the name of a file."""
+    variable = f"HILUM_{name.upper()}"
+    if (file := environment.get(f"{variable}_FILE")) is None:
+        return environment.get(variable)
+    if variable in environment:
+        raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: give one of them")
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{variable}_FILE: {file} cannot be read ({type(error).__name__})") from error
 
 
 def _convert(name: str, value: object) -> Any:
@@ -278,8 +311,8 @@ def _convert(name: str, value: object) -> Any:
         if value not in _CHOICES[name]:
             raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
         return value
-    if name == "ledger_url":
-        return _ledger_url(value)
+    if name.endswith("_url"):
+        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
     if isinstance(default, str):
         if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
             raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
@@ -311,11 +344,19 @@ def _three_limits(name: str, value: object) -> tuple[float, ...]:
     return limits
 
 
-def _ledger_url(value: object) -> str:
+def _postgresql_url(name: str, value: object) -> str:
     url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _LEDGER_URL.fullmatch(url)):
+    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
         # the value may hold a password, so it is not repeated
-        raise SettingsInvalid("ledger_url: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
+        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
+    return url
+
+
+def _orthanc_url(value: object) -> str:
+    url = value.strip().rstrip("/") if isinstance(value, str) else None
+    if url is None or (url and not _ORTHANC_URL.fullmatch(url)):
+        # somebody may have put a password into it, so it is not repeated
+        raise SettingsInvalid("orthanc_url: give https://HOST or https://HOST:PORT, or nothing for this machine's")
     return url
 
 

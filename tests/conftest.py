@@ -15,6 +15,19 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "also what makes a Debian 13 in a folder (needs root and debootstrap; ten minutes and 7 GB, once)"
+    parser.addoption("--chroot", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--chroot"):
+        skipped = pytest.mark.skip(reason="makes a Debian 13, which takes minutes: ./hilum test --chroot -m chroot")
+        for item in items:
+            if "chroot" in item.keywords:
+                item.add_marker(skipped)
+
+
 @pytest.fixture(scope="session")
 def hilum_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A ready node for the whole session; tests keep apart by using studies of their own."""

@@ -157,9 +157,21 @@ def test_the_project_speaks_of_itself_alone() -> None:
     for path in [
         *REPOSITORY.glob("*.*"),
         REPOSITORY / "hilum",
-        *(q for p in OURS for q in (REPOSITORY / p).rglob("*")),
+        *(q for p in (*OURS, "docker") for q in (REPOSITORY / p).rglob("*")),
     ]:
-        if path.is_file() and path.suffix in {".py", ".md", ".json", ".toml", ".lock", ".js", ".html", ".txt", ""}:
+        if path.is_file() and path.suffix in {
+            ".py",
+            ".md",
+            ".json",
+            ".toml",
+            ".lock",
+            ".js",
+            ".html",
+            ".txt",
+            ".yaml",
+            ".conf",
+            "",
+        }:
             match = forbidden.search(path.read_text("utf-8"))
             assert match is None, f"{path.relative_to(REPOSITORY)} holds {match and match[0]!r}"
 

@@ -17,6 +17,7 @@ import pytest
 from faulty_reader import COMMAND, SECRET
 
 from orthanc_plugin import child_process
+from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
@@ -352,6 +353,7 @@ def test_the_real_one_loads_the_models_and_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     monkeypatch.setenv("HILUM_HOME", str(tmp_path))
+    load_credentials(tmp_path / "credentials.json")  # the plugin's first start makes them; a worker makes up none
     started = time.monotonic()
     with ForkServer(reading_process.COMMAND) as server, ReadingProcess(4096, wanted, server) as process:
         record_property("seconds until ready", round(time.monotonic() - started, 1))

@@ -24,7 +24,9 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
     "line",
     ["http_port = 0", "http_port = 70000", 'http_port = "x"', "http_port = 1.5", "http_port = true", "colour = 1",
      'ae_title = ""', 'ae_title = "SEVENTEEN LETTERS"', "bundles = []", "lease_seconds = 0", "= nonsense",
-     'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"', 'expected_views = ["oblique"]', "workers = 0",
+     'outputs = ["pdf"]', "outputs = [1]", 'report_language = "fr"', 'expected_views = ["oblique"]', "workers = -1",
+     'orthanc_url = "ftp://h"', 'orthanc_url = "https://u:p@h"', 'orthanc_url = "https://h/path"', "orthanc_url = 1",
+     'index_url = "mysql://h/d"',
      'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
      "reserve_mb = -1", "deadline_hours = 0", "waiting_limits_minutes = [15, 60]", "waiting_limits_minutes = 15",
      "waiting_limits_minutes = [60, 15, 480]", 'waiting_limits_minutes = [1, 2, "x"]', "claim_minutes = 0"],
@@ -45,6 +47,38 @@ def test_a_ledger_is_a_file_or_a_server_and_its_password_is_not_shown(scheme: st
     with pytest.raises(SettingsInvalid) as refused:
         load_settings({**home, "HILUM_LEDGER_URL": "mysql://u:secret@db/hilum"})
     assert "secret" not in str(refused.value)
+
+
+def test_a_secret_may_come_by_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "ledger-url"
+    secret.write_text("postgresql://u:secret@db/hilum\n")
+    given = {"HILUM_HOME": str(tmp_path), "HILUM_LEDGER_URL_FILE": str(secret)}
+    assert load_settings(given).ledger_url == "postgresql://u:secret@db/hilum"
+    with pytest.raises(SettingsInvalid, match="both set"):
+        load_settings({**given, "HILUM_LEDGER_URL": "postgresql://u:other@db/hilum"})
+    with pytest.raises(SettingsInvalid, match="cannot be read"):
+        load_settings({**given, "HILUM_LEDGER_URL_FILE": str(tmp_path / "missing")})
+    secret.write_text("mysql://u:secret@db/hilum\n")
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings(given)
+    assert "secret" not in str(refused.value)
+
+
+def test_orthanc_is_given_the_settings_of_who_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "port").write_text("9001\n")
+    monkeypatch.setenv("HILUM_HOME", str(tmp_path))
+    monkeypatch.setenv("HILUM_HTTP_PORT_FILE", str(tmp_path / "port"))
+    monkeypatch.setenv("HILUM_WORKERS", "0")
+    settings = load_settings()
+    assert (settings.http_port, settings.workers) == (9001, 0)
+    assert load_settings(node._environment(settings)) == settings
+
+
+def test_a_worker_finds_orthanc_on_this_machine_or_where_it_is_told(tmp_path: Path) -> None:
+    home = {"HILUM_HOME": str(tmp_path), "HILUM_HTTP_PORT": "9001"}
+    assert load_settings(home).orthanc_address == "http://127.0.0.1:9001"
+    for url in ("https://pacs.example:8443", "http://10.0.0.1", "https://[::1]:8443"):
+        assert load_settings({**home, "HILUM_ORTHANC_URL": f"{url}/"}).orthanc_address == url
 
 
 def test_expected_views_may_be_named(tmp_path: Path) -> None:

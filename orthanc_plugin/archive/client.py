@@ -6,6 +6,7 @@ Nothing heavy is imported before a result is stored: the worker's light process 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -104,8 +105,10 @@ class OrthancClient:
     """A connection to one Orthanc; close it, or use it as a context manager."""
 
     def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False)
         self._beside = ThreadPoolExecutor(1, "beside")
+        # those that the system trusts; OpenSSL itself reads SSL_CERT_FILE, where a site has an authority of its own
+        trusted = ssl.create_default_context() if url.startswith("https:") else True
+        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False, verify=trusted)
 
     def __enter__(self) -> OrthancClient:
         return self

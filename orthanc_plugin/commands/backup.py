@@ -112,6 +112,8 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
         if check:
             console.print(f"{source.path} is whole: {manifest.instances} instances, made {manifest.made_at}")
             return 0
+        if settings.index_url:
+            raise BackupFailed("index_url is set: a node is restored into an index of its own, so restore without it")
         home = settings.home
         unfinished = home / UNFINISHED
         if running_pid(settings) is None and unfinished.exists():

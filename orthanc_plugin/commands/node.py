@@ -30,6 +30,8 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 _PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+_INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
+_INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
@@ -90,7 +92,8 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
-    orthanc_index.describe(settings.storage)
+    if not settings.index_url:
+        orthanc_index.describe(settings.storage)
     configuration = settings.home / "orthanc.json"
     _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
     with _redacted_log(settings) as log:
@@ -113,7 +116,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
     """Yield the node's state until it is ready: about five times a second while it starts, and calmly once it answers.
 
-    Whether it refuses a stranger is asked once, when it answers.
+    Whether it refuses a stranger is asked once, when it answers. A node whose workers run elsewhere waits for none.
 
     Raises
     ------
@@ -125,15 +128,16 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
         if process.poll() is not None:
             (settings.home / "node.json").unlink(missing_ok=True)
             raise NodeFailed(f"Orthanc ended with code {process.returncode}: see {settings.logs / 'orthanc.log'}")
-        state = status(settings).state
+        found = status(settings)
+        state = found.state
         yield state
-        if state != "starting" and not is_guarded:
+        if found.details and not is_guarded:
             is_guarded = _refuses_strangers(settings)
-        if state == "ready" and is_guarded:
+        if is_guarded and (state == "ready" or not settings.workers):
             return
         time.sleep(_CALM_SECONDS if state == "impaired" else 0.2)
-    found = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
-    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{found}")
+    wrong = "".join(f" {problem['text']} {problem['what_to_do']}" for problem in status(settings).problems)
+    raise NodeFailed(f"no worker was ready after {seconds:.0f} s: see {settings.logs / 'worker.log'}.{wrong}")
 
 
 def status(settings: Settings) -> NodeStatus:
@@ -212,10 +216,24 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(_plugin(name)) for name in _PLUGINS],
+        "Plugins": [str(_plugin(name)) for name in (*_PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
+        **(_postgresql_index(settings) if settings.index_url else {}),
+    }
+
+
+def _postgresql_index(settings: Settings) -> dict[str, Any]:
+    """The part of a configuration that has Orthanc keep its index, and no image, in PostgreSQL."""
+    return {
+        "PostgreSQL": {
+            "EnableIndex": True,
+            "EnableStorage": False,
+            "ConnectionUri": settings.index_address,
+            "Lock": False,  # several Orthancs may share it
+            "IndexConnectionsCount": _INDEX_CONNECTIONS,
+        }
     }
 
 
@@ -248,15 +266,14 @@ def _plugin(name: str) -> Path:
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
-    raise NodeFailed(f"{name} is not installed: apt install orthanc-python orthanc-dicomweb")
+    package = "orthanc-postgresql" if name == _INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
+    raise NodeFailed(f"{name} is not installed: apt install {package}")
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Orthanc embeds Python: it is shown our packages and those of the environment that runs this command."""
     site_packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return {
-        **inherited,
+    own = {
         "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{site_packages}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HILUM_HOME": str(settings.home),
@@ -264,6 +281,11 @@ def _environment(settings: Settings) -> dict[str, str]:
         "HILUM_DICOM_PORT": str(settings.dicom_port),
         "HILUM_PYTHON": sys.executable,
     }
+    # what came by a file is given as it is, not twice
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k.removesuffix("_FILE") not in own
+    }
+    return inherited | own
 
 
 def _refuses_strangers(settings: Settings) -> bool:

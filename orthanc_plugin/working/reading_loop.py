@@ -135,7 +135,7 @@ def main() -> int:
     from models import networks  # noqa: F401  (bundles name what is in it)
     from models.bundle import BundleInvalid
     from orthanc_plugin.archive.client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
-    from orthanc_plugin.credentials import load_credentials
+    from orthanc_plugin.credentials import load_worker_account
     from orthanc_plugin.reading.active_models import load_active, load_shadows
     from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
     from orthanc_plugin.reading.publishing import ResultWorse
@@ -148,7 +148,7 @@ def main() -> int:
         intake.launch()  # it starts while the models are loaded
         models = load_active(settings)
         wording = load_wording(settings.report_language, settings.site_wording)
-        credentials = load_credentials(settings.credentials)
+        own = load_worker_account(settings.credentials)
     except (BundleInvalid, WordingInvalid, SettingsInvalid, OSError) as error:
         return refuse(channel, str(error))
     shadows = load_shadows(settings)
@@ -164,10 +164,10 @@ def main() -> int:
         IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
         ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
     }
-    user, password = credentials.worker_user, credentials.worker_password
-    with OrthancClient(settings.http_url, user, password) as orthanc, intake:
+    with OrthancClient(settings.orthanc_address, own.user, own.password) as orthanc, intake:
         reader = Reader(settings, orthanc, models, intake, wording, shadows)
-        space = FreeSpace((settings.storage, settings.home), settings.reserve_mb)
+        # the disk of an Orthanc elsewhere is not to be seen from here
+        space = FreeSpace([f for f in (settings.storage, settings.home) if f.is_dir()], settings.reserve_mb)
 
         def read(task: InferenceTask, tell: Tell) -> Outcome:
             try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
-from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.credentials import load_worker_account
 from orthanc_plugin.ledger.database import Ledger, LedgerError
 from orthanc_plugin.ledger.derived import derive_missing
 from orthanc_plugin.ledger.ownership import require_archive
@@ -40,8 +40,8 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
         try:
             require_archive(ledger, settings.archive_id_file)
             _derive(ledger, stop)
-            accounts = load_credentials(settings.credentials)
-            with OrthancClient(settings.http_url, accounts.worker_user, accounts.worker_password) as orthanc:
+            own = load_worker_account(settings.credentials)
+            with OrthancClient(settings.orthanc_address, own.user, own.password) as orthanc:
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
                 lost_files.take_back(ledger, orthanc, now=time.time(), elapsed=time.monotonic())
             if report.missed or report.changed or report.results_gone:

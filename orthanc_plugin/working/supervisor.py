@@ -1,4 +1,4 @@
-"""Keeps one worker process alive beside the plugin: starts it, wakes it, and starts it again when it dies.
+"""Keeps one worker process alive, beside the plugin or elsewhere: starts it, wakes it, and again when it dies.
 
 The rule: models never run inside Orthanc. A crash, an out-of-memory kill or a hang costs a worker, not the PACS.
 """
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -35,10 +36,10 @@ class Supervisor:
     python
         The interpreter that has the models' packages; inside Orthanc `sys.executable` is Orthanc itself.
     log_file
-        Where the worker's log goes.
+        Where the worker's log goes; None: to standard error of this process.
     """
 
-    def __init__(self, python: Path, log_file: Path) -> None:
+    def __init__(self, python: Path, log_file: Path | None) -> None:
         self._python, self._log_file = python, log_file
         self._worker_id = new_worker_id()  # of one after the other: the next may take what a dead one had in hand
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,8 +97,8 @@ class Supervisor:
                     process = subprocess.Popen(
                         [self._python, "-m", "orthanc_plugin.working.worker_process", self._worker_id, str(beat)],
                         stdin=subprocess.PIPE,
-                        stdout=output,
-                        stderr=output,
+                        stdout=output or sys.stderr,
+                        stderr=output or sys.stderr,
                         env={**os.environ, "PYTHONUNBUFFERED": "1"},
                         pass_fds=[beat],
                     )
@@ -114,7 +115,9 @@ class Supervisor:
         self._process = None
         return code
 
-    def _output(self) -> IO[bytes]:
+    def _output(self) -> AbstractContextManager[IO[bytes] | None]:
+        if self._log_file is None:
+            return contextlib.nullcontext()
         try:
             return self._log_file.open("ab")
         except OSError:  # a worker without a log is better than none
@@ -135,6 +138,11 @@ def _falls_silent(heard: IO[bytes]) -> bool:
 def new_worker_id() -> str:
     """A name that no other worker has, which says on which machine it runs."""
     return f"{socket.gethostname()}-{secrets.token_hex(4)}"
+
+
+def of_this_machine(worker_id: str) -> bool:
+    """Whether a name was given by `new_worker_id` here."""
+    return worker_id.rpartition("-")[0] == socket.gethostname()
 
 
 def worker_python() -> Path:
