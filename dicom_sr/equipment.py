@@ -31,7 +31,7 @@ def contributing_equipment(findings: ImageFindings, created: datetime) -> list[D
             Manufacturer=MANUFACTURER,
             ManufacturerModelName=run.model.name,
             SoftwareVersions=run.model.version,
-            DeviceUID=device_uid(run.model),
+            DeviceUID=device_uid(run),
             ContributionDateTime=created.strftime("%Y%m%d%H%M%S%z"),
         )
         for run in findings.runs

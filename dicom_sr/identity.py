@@ -1,8 +1,9 @@
 """Identifiers of results, made from what the results were made of.
 
-The rule: the same image of the same study, models, contracts, view, priority, cautions and predecessor give the same
-UIDs, for ever and on every machine; anything else gives others. No time and nothing of the patient enters them (PS3.5
-B.2: ``2.25.`` followed by a UUID as an integer); results for corrected patient attributes differ by the predecessor.
+The rule: the same image of the same study, models, contracts, precisions, view, priority, cautions and predecessor give
+the same UIDs, for ever and on every machine; anything else gives others. No time and nothing of the patient enters them
+(PS3.5 B.2: ``2.25.`` followed by a UUID as an integer); results for corrected patient attributes differ by the
+predecessor.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.findings import ImageFindings, ModelIdentity
+from dicom_sr.parameters import lowered
+from models.findings import ImageFindings, ModelRun
 from models.study import StudyFindings
 
 # Raise this when the encoding of the same findings changes, its English sentences included: a new object must not carry
@@ -98,9 +100,10 @@ def tracking_uid(findings: ImageFindings, key: str, what: str = "") -> str:
     return derived_uid("tracking", *image, _models_key(findings), key, what)
 
 
-def device_uid(model: ModelIdentity) -> str:
-    """Device UID of one exact version of a model (IHE AIR: a new one for each retrained model)."""
-    parts = [model.name, model.version, model.weights_digest, model.config_digest]
+def device_uid(run: ModelRun) -> str:
+    """Device UID of one exact version of a model, in one precision (IHE AIR: a new one for each retrained model)."""
+    model = run.model
+    parts = [model.name, model.version, model.weights_digest, model.config_digest, *lowered(run)]
     return f"2.25.{uuid.uuid5(_NAMESPACE, json.dumps(parts)).int}"  # whatever the encoding
 
 
@@ -112,7 +115,14 @@ def derived_uid(*parts: str) -> str:
 def _models_key(findings: ImageFindings) -> str:
     """A failed run counts too, so that a later success supersedes it."""
     runs = [
-        [run.model.name, run.model.version, run.model.weights_digest, run.model.config_digest, run.failure]
+        [
+            run.model.name,
+            run.model.version,
+            run.model.weights_digest,
+            run.model.config_digest,
+            run.failure,
+            *lowered(run),
+        ]
         for run in findings.runs
     ]
     return json.dumps(runs)

@@ -81,7 +81,7 @@ def site_items(site: Code, side: Laterality | None) -> list[Dataset]:
 
 
 def algorithm_items(model: ModelIdentity) -> list[Dataset]:
-    """TID 4019: name and version; weights and contract stand once, with the run."""
+    """TID 4019: name and version; weights, contract and precision stand once, with the run."""
     return [
         text(HAS_CONCEPT_MOD, codes.ALGORITHM_NAME, model.name),
         text(HAS_CONCEPT_MOD, codes.ALGORITHM_VERSION, model.version),

@@ -36,6 +36,7 @@ from dicom_sr.document import document
 from dicom_sr.equipment import complete
 from dicom_sr.measurement_groups import algorithm_items, measurement_groups
 from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.parameters import parameters
 from dicom_sr.predecessor import latest
 from dicom_sr.references import Reference
 from dicom_sr.report.sentences import impression_text
@@ -95,7 +96,7 @@ def observer_items(findings: ImageFindings) -> list[Dataset]:
         for run in findings.runs
         for item in (
             code(HAS_OBS_CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE),
-            uid(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_UID, identity.device_uid(run.model)),
+            uid(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_UID, identity.device_uid(run)),
             text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_NAME, "Hilum"),
             text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
             text(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MODEL_NAME, run.model.name),
@@ -156,8 +157,7 @@ def _run(run: ModelRun) -> Dataset:
         [
             *([code(HAS_PROPERTIES, codes.REASON, codes.REASONS[run.failure])] if run.failure else []),
             *algorithm_items(run.model),
-            text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"weights sha256:{run.model.weights_digest}"),
-            text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, f"config sha256:{run.model.config_digest}"),
+            *(text(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, one) for one in parameters(run)),
         ],
     )
 

@@ -22,6 +22,7 @@ from dicom_sr import codes
 from dicom_sr.measurement_groups import BOX
 from dicom_sr.measurement_report import VIEWS
 from dicom_sr.ownership import MANUFACTURER, MODEL_NAME
+from dicom_sr.parameters import digests_of, precision_of
 from dicom_sr.predecessor import current
 from dicom_sr.references import evidence_of
 from models.findings import (
@@ -157,14 +158,16 @@ def _image_findings(report: Dataset, segmentation: Dataset | None) -> ImageFindi
 
 
 def _run(item: Dataset) -> ModelRun:
-    digests = dict(str(parameter.TextValue).split(" sha256:") for parameter in _named(item, codes.ALGORITHM_PARAMETERS))
+    said = [str(parameter.TextValue) for parameter in _named(item, codes.ALGORITHM_PARAMETERS)]
+    digests = digests_of(said)
     identity = ModelIdentity(
         _text(item, codes.ALGORITHM_NAME) or "",
         _text(item, codes.ALGORITHM_VERSION) or "",
         digests["weights"],
         digests["config"],
     )
-    return ModelRun(identity, next((_coded(r, codes.REASONS) for r in _named(item, codes.REASON)), None))
+    failure = next((_coded(r, codes.REASONS) for r in _named(item, codes.REASON)), None)
+    return ModelRun(identity, failure, precision_of(said))
 
 
 def _findings(groups: list[Dataset]) -> tuple[Finding, ...]:

@@ -23,8 +23,9 @@ from dicom_sr.equipment import coded, complete, dataset
 from dicom_sr.identity import derived_uid, image_result, tracking_uid
 from dicom_sr.measurement_groups import spacing
 from dicom_sr.ownership import MANUFACTURER
+from dicom_sr.parameters import lowered
 from dicom_sr.result_object import add_origin, result_object, source_image
-from models.findings import BoolMask, ImageFindings, Laterality, ModelIdentity, SegmentMask
+from models.findings import BoolMask, ImageFindings, Laterality, ModelRun, SegmentMask
 
 SERIES_NUMBER = 9002
 
@@ -93,7 +94,7 @@ def encode_segmentation(
         When a mask has another size than the image, or there is none.
     """
     masks = _stacked(findings)
-    models = {run.model.name: run.model for run in findings.runs}
+    runs = {run.model.name: run for run in findings.runs}
     ds = result_object(
         evidence,
         image_result(findings, "SEG", predecessor_uid),
@@ -108,7 +109,7 @@ def encode_segmentation(
     ds.ContentDescription = "Structures outlined by AI, not verified"
     ds.ContentCreatorName = ""
     ds.SegmentSequence = [
-        _segment(n, segment, models[segment.model], findings) for n, segment in enumerate(findings.segments, start=1)
+        _segment(n, segment, runs[segment.model], findings) for n, segment in enumerate(findings.segments, start=1)
     ]
     _add_frames(ds, evidence, len(masks))
     ds.ImageType, ds.LossyImageCompression = ["DERIVED", "PRIMARY"], "00"
@@ -126,27 +127,28 @@ def _stacked(findings: ImageFindings) -> BoolMask:
     return np.stack([segment.mask for segment in findings.segments]).astype(np.bool_, copy=False)
 
 
-def _segment(number: int, segment: SegmentMask, model: ModelIdentity, findings: ImageFindings) -> Dataset:
+def _segment(number: int, segment: SegmentMask, run: ModelRun, findings: ImageFindings) -> Dataset:
     """One item of the Segment Sequence (PS3.3 C.8.20.4); its Tracking UID is that of its group in the report."""
-    codes = finding_codes(segment.key)
+    codes, model = finding_codes(segment.key), run.model
     if codes.category is None or codes.type is None:
         raise KeyError(f"{segment.key} has no segment codes in codes.csv")
     what = coded(codes.type)
     if side := _side(segment.key, findings):
         what.SegmentedPropertyTypeModifierCodeSequence = [coded(SIDES[side])]
+    algorithm = dataset(
+        AlgorithmFamilyCodeSequence=[coded(AI_FAMILY)],
+        AlgorithmName=model.name,
+        AlgorithmVersion=model.version,
+        AlgorithmSource=MANUFACTURER,
+    )
+    for parameter in lowered(run):
+        algorithm.AlgorithmParameters = parameter
     return dataset(
         SegmentNumber=number,
         SegmentLabel=label(segment.key),
         SegmentAlgorithmType="AUTOMATIC",
         SegmentAlgorithmName=model.name,
-        SegmentationAlgorithmIdentificationSequence=[
-            dataset(
-                AlgorithmFamilyCodeSequence=[coded(AI_FAMILY)],
-                AlgorithmName=model.name,
-                AlgorithmVersion=model.version,
-                AlgorithmSource=MANUFACTURER,
-            )
-        ],
+        SegmentationAlgorithmIdentificationSequence=[algorithm],
         SegmentedPropertyCategoryCodeSequence=[coded(codes.category)],
         SegmentedPropertyTypeCodeSequence=[what],
         RecommendedDisplayCIELabValue=_sixteen_bits(COLOURS[segment.key]),

@@ -145,5 +145,5 @@ def _as_one_image(study: StudyFindings) -> ImageFindings:
     """The leading image with the models of all: what equipment and observers of a study are made from."""
     runs: dict[str, ModelRun] = {}
     for run in (run for read in study.images for run in read.runs):
-        runs.setdefault(identity.device_uid(run.model), run)
+        runs.setdefault(identity.device_uid(run), run)
     return replace(study.leading, runs=tuple(runs.values()))

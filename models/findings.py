@@ -97,6 +97,14 @@ URGENCY = {
 }  # fmt: skip
 
 
+class Precision(StrEnum):
+    """In which numbers a network computed."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"  # what of it is not in integers is in single precision
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
     """One exact version of a packaged model.
@@ -294,6 +302,7 @@ class ModelRun:
 
     model: ModelIdentity
     failure: str | None = None
+    precision: Precision = Precision.FLOAT32  # without a network, nothing was lowered
 
 
 @dataclass(frozen=True)

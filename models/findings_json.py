@@ -19,6 +19,7 @@ def findings_json(image: ImageFindings) -> dict[str, Any]:
         "columns": image.columns,
         "view": image.view.value,
         "models": {run.model.name: run.model.version for run in image.runs},
+        "precisions": {run.model.name: run.precision.value for run in image.runs},
         "failures": {run.model.name: run.failure for run in image.runs if run.failure},
         "findings": [_finding_json(f) for f in image.findings],
         "segments": [s.key for s in image.segments],

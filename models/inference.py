@@ -6,8 +6,9 @@ The rule: one model's failure is recorded as such and takes nothing from the oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from models.findings import (
     ImageFindings,
     Measurement,
     ModelRun,
+    Precision,
     SaliencyMap,
     SegmentMask,
     View,
@@ -36,6 +38,8 @@ from models.rendering import Frame, RenderedImage, network_input
 from models.runtime import Running, forwards_of
 
 log = logging.getLogger("hilum.inference")
+
+_NONE: Mapping[str, Precision] = MappingProxyType({})
 
 # Every answer names each of these, so that silence is never mistaken for absence (Wang et al., CVPR 2017).
 NIH_FINDINGS = (
@@ -70,18 +74,26 @@ class Models:
         The one that decides whether they are asked at all; None when the site runs without it.
     criteria
         The one that derives the appearance for COVID-19 from what they found; None when the site runs without it.
+    lowered
+        Name to precision, of those that do not answer in float32.
     """
 
     bundles: tuple[Bundle, ...]
     forwards: tuple[Forward, ...]
     gate: tuple[Bundle, Forward] | None = None
     criteria: Bundle | None = None
+    lowered: Mapping[str, Precision] = _NONE
 
     @property
     def versions(self) -> dict[str, str]:
         """Name to version."""
         everything = [*(bundle for bundle, _ in self._all()), *([self.criteria] if self.criteria else [])]
         return {bundle.identity.name: bundle.identity.version for bundle in everything}
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """Name to the precision in which it answers."""
+        return {name: self.lowered.get(name, Precision.FLOAT32) for name in self.versions}
 
     def warm_up(self) -> None:
         """Run every network once, so that the first patient does not wait for one-time preparations."""
@@ -119,7 +131,7 @@ class Models:
         ImageRefused
             ``lungs_not_found`` when the picture shows no frontal chest.
         """
-        answer = _Answer(image, identity.view)
+        answer = _Answer(image, identity.view, self.lowered)
         for bundle, forward in zip(self.bundles, self.forwards, strict=True):
             try:
                 answer.add(bundle, forward)
@@ -176,6 +188,7 @@ def assemble(loaded: Iterable[Bundle], *, threads: int, running: Running | None 
         tuple(forward for _, forward in finding),
         gates[0] if gates else None,
         criteria[0] if criteria else None,
+        {b.identity.name: run.precision for b, run in asked if run.precision is not Precision.FLOAT32},
     )
 
 
@@ -208,8 +221,8 @@ def _told(
 class _Answer:
     """Collects what the bundles say about one image."""
 
-    def __init__(self, image: RenderedImage, view: View) -> None:
-        self.image, self.view = image, view
+    def __init__(self, image: RenderedImage, view: View, lowered: Mapping[str, Precision] = _NONE) -> None:
+        self.image, self.view, self._lowered = image, view, lowered
         self.runs: list[ModelRun] = []
         self.findings: dict[str, Finding] = {}
         self.segments: tuple[SegmentMask, ...] = ()
@@ -241,7 +254,10 @@ class _Answer:
             )
         else:
             self._keep(_told(bundle.contract, output, frame, self.segments, name))
-        self.runs.append(ModelRun(bundle.identity))
+        self.runs.append(self._run(bundle))
+
+    def _run(self, bundle: Bundle, failure: str | None = None) -> ModelRun:
+        return ModelRun(bundle.identity, failure, self._lowered.get(bundle.identity.name, Precision.FLOAT32))
 
     def _keep(self, told: _Told) -> None:
         """Take over findings, and what was drawn for them; what was drawn for an answer that is replaced goes with it.
@@ -268,7 +284,7 @@ class _Answer:
 
     def add_failure(self, bundle: Bundle) -> None:
         """Note that a bundle gave no answer, for each finding that it would have evaluated."""
-        self.runs.append(ModelRun(bundle.identity, failure="model_failed"))
+        self.runs.append(self._run(bundle, "model_failed"))
         for c in bundle.contract.findings:
             reason = "model_failed" if c.evaluated else "evidence"
             finding = Finding(c.key, FindingState.NOT_EVALUATED, reason=reason, model=bundle.identity.name)

@@ -15,6 +15,8 @@ _NAMES = {
     "pleural_other": ("Disorder of pleura", "Disorder of pleura"),
     "tuberculosis": ("Tuberculosis suspected", "Tuberculosis suspected"),
 }
+# How a network computed (``models.findings.Precision``); float32 goes without saying.
+_PRECISIONS = {"float32": "", "bfloat16": "in bfloat16", "int8": "in 8-bit integers"}
 # Keys of which the words do not make the name.
 NAMED = frozenset(_NAMES)
 
@@ -27,6 +29,11 @@ def in_words(key: str) -> str:
 def in_short(key: str) -> str:
     """The same for a list of many: ``COVID-19: typical``."""
     return _NAMES[key][1] if key in _NAMES else in_words(key)
+
+
+def how_precisely(precision: str) -> str:
+    """In which numbers a model answered: ``in 8-bit integers``; empty for float32."""
+    return _PRECISIONS.get(precision, f"in {precision}")
 
 
 def within_sentence(key: str) -> str:

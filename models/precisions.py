@@ -30,7 +30,7 @@ BESIDE = (STATEMENT, *QUANTISED)
 
 
 @dataclass(frozen=True)
-class Precision:
+class Measured:
     """What was measured of a network at one precision.
 
     Parameters
@@ -58,7 +58,7 @@ class Precisions:
     """Those of a bundle by the name of the runtime that computes with them; none unless somebody measured."""
 
     digest: str = ""  # SHA-256 of the statement
-    by_runtime: Mapping[str, Precision] = field(default_factory=dict)
+    by_runtime: Mapping[str, Measured] = field(default_factory=dict)
 
 
 def read_precisions(folder: Path, model: ModelIdentity) -> Precisions:
@@ -82,13 +82,13 @@ def read_precisions(folder: Path, model: ModelIdentity) -> Precisions:
     return Precisions(hashlib.sha256(content).hexdigest(), known)
 
 
-def _precision(folder: Path, entry: Mapping[str, object]) -> Precision | None:
+def _precision(folder: Path, entry: Mapping[str, object]) -> Measured | None:
     """One of them; None where its files are other ones."""
     accepted, tolerance, files = entry["accepted"], entry["tolerance"], entry.get("files")
     if not isinstance(accepted, bool) or not isinstance(tolerance, float) or not tolerance > 0.0:
         raise ValueError(f"accepted {accepted!r}, tolerance {tolerance!r}")
     if files is None:
-        return Precision(accepted, tolerance)
+        return Measured(accepted, tolerance)
     if not isinstance(files, Mapping) or set(files) != set(QUANTISED):
         raise ValueError(f"files {files!r}")
     try:
@@ -101,4 +101,4 @@ def _precision(folder: Path, entry: Mapping[str, object]) -> Precision | None:
     parts = entry["parts"]
     if not isinstance(parts, list):
         raise ValueError(f"parts {parts!r}")
-    return Precision(accepted, tolerance, (description, weights), tuple(map(str, parts)))
+    return Measured(accepted, tolerance, (description, weights), tuple(map(str, parts)))

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from models.bundle import Bundle
-from models.forward import FloatArray, Forward, torch_forward
+from models.forward import FloatArray, Forward, Runner, torch_forward
 from models.networks import Together, begin_alike
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
@@ -76,11 +76,11 @@ class Engine:
 
     names: tuple[str, ...]
     runtime: Runtime
-    run: Forward
+    run: Runner
     _asked: FloatArray | None = field(default=None, repr=False)
     _said: dict[str, FloatArray] = field(default_factory=dict, repr=False)
 
-    def part(self, number: int) -> Forward:
+    def part(self, number: int) -> Runner:
         """One of its networks: asked about the same array as another was, it need not be run."""
         prefix = f"{number}." if len(self.names) > 1 else ""
 
@@ -92,19 +92,20 @@ class Engine:
                 self._asked = picture
             return {key.removeprefix(prefix): value for key, value in self._said.items() if key.startswith(prefix)}
 
-        return forward
+        return Runner(forward, self.run.precision)
 
 
-def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: int = 1) -> list[Forward]:
+def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: int = 1) -> list[Runner]:
     """What to ask for the answer of each bundle, all of which have a network; without `running`, torch answers."""
     torch.set_num_threads(threads if running is None else running.threads)
     networks = [bundle.network for bundle in bundles if bundle.network is not None]
     if running is None or running.runtime is Runtime.TORCH:
         return [torch_forward(network) for network in networks]
-    forwards: dict[int, Forward] = {}
+    forwards: dict[int, Runner] = {}
     for group in groups_of(bundles):
         engine = engine_of([bundles[number] for number in group], running)
-        log.info("networks run", extra={"model": "+".join(engine.names), "runtime": str(engine.runtime)})
+        told = {"runtime": str(engine.runtime), "precision": str(engine.run.precision)}
+        log.info("networks run", extra={"model": "+".join(engine.names), **told})
         forwards |= {number: engine.part(place) for place, number in enumerate(group)}
     return [forwards[number] for number in range(len(bundles))]
 
@@ -214,7 +215,7 @@ def _quantised(bundles: Sequence[Bundle]) -> tuple[bytes, bytes] | None:
 
 def _made(
     runtime: Runtime, bundles: Sequence[Bundle], picture: FloatArray, *, network: nn.Module, threads: int, kept: Path
-) -> Forward:
+) -> Runner:
     if runtime is Runtime.CUDA:
         return torch_forward(network.to("cuda", memory_format=torch.channels_last), "cuda")  # type: ignore[call-overload]
     if runtime is Runtime.OPENVINO_INT8:

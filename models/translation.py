@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.forward import FloatArray, Forward, named
+from models.findings import Precision
+from models.forward import FloatArray, Forward, Runner, named
 
 log = logging.getLogger("hilum.translation")
+
+_GRANTED = {"f32": Precision.FLOAT32, "bf16": Precision.BFLOAT16}
 
 
 class _Flat(nn.Module):
@@ -35,7 +38,7 @@ class _Flat(nn.Module):
 
 def openvino_forward(
     network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path | None
-) -> Forward:
+) -> Runner:
     """A network as OpenVINO runs it on the processor.
 
     Parameters
@@ -43,7 +46,7 @@ def openvino_forward(
     picture
         Shape (1, channels, size, size): what it will be asked about is of this shape.
     precision
-        ``f32`` or ``bf16``: of the computation.
+        ``f32`` or ``bf16``: of the computation. A processor that does not compute in bfloat16 answers in float32.
     kept
         File (.xml) of the translated network; it is written when it is not there and can be. None: nowhere.
     """
@@ -56,10 +59,12 @@ def openvino_forward(
         model = translate(network, picture)
         if kept is not None:
             _keep(model, kept)
-    return _compiled(core, model, precision, threads)
+    compiled = _compiled(core, model, precision, threads)
+    granted = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return Runner(_asking(compiled), _GRANTED[granted])
 
 
-def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Forward:
+def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Runner:
     """A network in integers as OpenVINO runs it; what of it is not in integers is computed in single precision.
 
     Parameters
@@ -71,12 +76,16 @@ def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Fo
 
     core = ov.Core()
     weighed = ov.Tensor(np.frombuffer(weights, np.uint8))
-    return _compiled(core, core.read_model(description, weighed), "f32", threads)
+    compiled = _compiled(core, core.read_model(description, weighed), "f32", threads)
+    return Runner(_asking(compiled), Precision.INT8)
 
 
-def _compiled(core: Any, model: Any, precision: str, threads: int) -> Forward:
+def _compiled(core: Any, model: Any, precision: str, threads: int) -> Any:
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    compiled = core.compile_model(model, "CPU", settings)
+    return core.compile_model(model, "CPU", settings)
+
+
+def _asking(compiled: Any) -> Forward:
     request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
 
     def forward(asked: FloatArray) -> dict[str, FloatArray]:

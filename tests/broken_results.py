@@ -346,6 +346,12 @@ def failed_run(ds: Dataset, name: str = "lung_fields") -> None:
                 ConceptCodeSequence=[private("MODELFAILED", "The model failed")])  # fmt: skip
 
 
+def precise(ds: Dataset, precision: str) -> None:
+    """The first run says in which precision it was."""
+    parameter = coded("111002", "DCM", "Algorithm Parameters")
+    add(evaluation(ds, "MODELRUN"), "HAS CONCEPT MOD", "TEXT", parameter, TextValue=f"precision={precision}")
+
+
 def stateless(ds: Dataset) -> None:
     group = group_of(ds, "edema")
     group.ContentSequence = [i for i in group.ContentSequence if i is not state_of(group)]

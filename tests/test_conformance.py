@@ -47,6 +47,7 @@ from broken_results import (
     other_site,
     pointing_nowhere,
     positions_of,
+    precise,
     present_and_absent,
     present_but_unfound,
     priority,
@@ -199,6 +200,9 @@ REPORT: dict[str, tuple[str, Change]] = {
         evaluation(d, "MODELRUN"), "ConceptCodeSequence", [private("FAILED", "Analysis failed")])),
     "a run with another outcome": ("Hilum report", lambda d: setattr(
         evaluation(d, "MODELRUN"), "ConceptCodeSequence", [private("ROUTINE", "Read in its turn")])),
+    "a precision that nobody has": ("Hilum identity", lambda d: precise(d, "int3")),
+    "a precision that goes without saying": ("Hilum identity", lambda d: precise(d, "float32")),
+    "a run in two precisions": ("Hilum identity", lambda d: (precise(d, "int8"), precise(d, "bfloat16"))),
     "a ratio that its diameters do not give": (
         "Hilum report", lambda d: number(d, "cardiothoracic_ratio", "CTR", "0.6")),
     "a diameter that the ratio does not give": ("Hilum report", lambda d: number(d, LENGTH, "81827009", "200")),

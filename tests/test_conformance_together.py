@@ -21,6 +21,7 @@ from broken_results import (
     misclassed,
     move,
     number,
+    precise,
     read,
     said,
     scaled_diameters,
@@ -42,7 +43,7 @@ from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
-from models.findings import Finding, FindingState, ModelIdentity, ModelRun, Priority
+from models.findings import Finding, FindingState, ModelIdentity, ModelRun, Precision, Priority
 from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 
@@ -94,6 +95,9 @@ TOGETHER: dict[str, tuple[str, str, Change]] = {
     "another patient": ("SR", "AIR 6.5.3", lambda d: setattr(d, "PatientID", "OTHER")),
     "one SOP Instance UID for two": (
         "SEG", "PS3.5 9", lambda d: setattr(d, "SOPInstanceUID", read("image").SOPInstanceUID)),
+    "a precision that the segments do not have": ("SR", "Hilum identity", lambda d: precise(d, "int8")),
+    "a precision that the report does not have": ("SEG", "Hilum identity", lambda d: setattr(
+        segment(d).SegmentationAlgorithmIdentificationSequence[0], "AlgorithmParameters", "precision=int8")),
     "one series for two modalities": ("SEG", "PS3.3 C.7.3.1", same_series),
 }  # fmt: skip
 
@@ -102,6 +106,18 @@ TOGETHER: dict[str, tuple[str, str, Change]] = {
 def test_objects_that_disagree_are_reported(name: str) -> None:
     kind, expected, change = TOGETHER[name]
     assert expected in together((kind, change))
+
+
+def test_report_and_segments_of_lowered_precision_agree() -> None:
+    ds = source()
+    findings = findings_for(ds)
+    for precision in Precision:
+        runs = tuple(replace(run, precision=precision) for run in findings.runs)
+        results = encode_results(ds, replace(findings, runs=runs), CREATED)
+        assert results.segmentation is not None
+        for one in (results.measurement_report, results.segmentation):
+            assert check(one) == []
+        assert check_together([ds, results.measurement_report, results.segmentation]) == []
 
 
 def test_a_box_lies_within_what_the_segmentation_tells_of_the_image() -> None:

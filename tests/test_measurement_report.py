@@ -33,6 +33,7 @@ from models.findings import (
     Measurement,
     ModelIdentity,
     ModelRun,
+    Precision,
     Priority,
     Region,
     SegmentMask,
@@ -441,7 +442,38 @@ def test_identifiers_follow_the_models_and_nothing_of_the_patient() -> None:
     newer = replace(LUNGS, weights_digest="e" * 64)
     assert identities(replace(findings, runs=(ModelRun(newer), ModelRun(SCORES)))).isdisjoint(uids)
     assert identities(replace(findings, runs=(ModelRun(LUNGS, "model_failed"), ModelRun(SCORES)))).isdisjoint(uids)
-    assert device_uid(newer) != device_uid(LUNGS)
+    assert device_uid(ModelRun(newer)) != device_uid(ModelRun(LUNGS))
+
+
+def parameters(report: Dataset) -> list[list[str]]:
+    """What stands with each run."""
+    section = next(i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "C0034375")
+    runs = [i for i in section.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "MODELRUN"]
+    return [
+        [i.TextValue for i in run.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "111002"] for run in runs
+    ]
+
+
+def test_another_precision_is_another_algorithm_and_float32_goes_without_saying() -> None:
+    ds = source()
+    findings = findings_for(ds)
+    plain = [["weights sha256:" + "a" * 64, "config sha256:" + "b" * 64],
+             ["weights sha256:" + "c" * 64, "config sha256:" + "d" * 64]]  # fmt: skip
+    assert parameters(encoded(ds).measurement_report) == plain
+    seen, devices = set(identities(findings)), {device_uid(run) for run in findings.runs}
+    # as it was before results named precisions
+    assert device_uid(ModelRun(LUNGS)) == "2.25.34762259851630649322377321412498662719"
+    for precision in (Precision.BFLOAT16, Precision.INT8):
+        lowered = replace(findings, runs=(ModelRun(LUNGS), ModelRun(SCORES, None, precision)))
+        assert seen.isdisjoint(identities(lowered))
+        seen |= identities(lowered)
+        report = encode_results(ds, lowered, CREATED).measurement_report
+        assert parameters(report) == [plain[0], [*plain[1], f"precision={precision.value}"]]
+        contributed = [str(item.DeviceUID) for item in report.ContributingEquipmentSequence]
+        assert contributed == [device_uid(run) for run in lowered.runs]
+        assert contributed[0] in devices, "a run in float32 is of the algorithm that it was"
+        assert contributed[1] not in devices
+        devices.add(contributed[1])
 
 
 def test_our_own_results_are_recognised_and_a_modality_s_are_not() -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ import numpy as np
 import pytest
 from other_versions import SHIPPED
 
+from dicom_sr.conformance.check import check_together
+from dicom_sr.reader import read_result
+from dicom_sr.results import encode_results
 from models import runtime as runtimes
 from models.bundle import Bundle, BundleInvalid, load_bundle
-from models.findings import View
+from models.findings import Precision, View
 from models.forward import torch_forward
+from models.hanging import AS_STORED
 from models.inference import ImageIdentity, assemble
 from models.phantom import Pathology, chest
 from models.precisions import BESIDE, STATEMENT
 from models.registry import Registry
-from models.rendering import RenderedImage
-from models.runtime import Running, Runtime, engine_of, probe
+from models.rendering import RenderedImage, render
+from models.runtime import Running, Runtime, engine_of, groups_of, probe
+from models.translation import openvino_forward
+from orthanc_plugin.commands.modality import Exposure, radiograph
 
 NAMES = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity")
 BF16, INT8 = Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8
@@ -112,6 +119,47 @@ def test_by_auto_and_by_integers_a_study_is_called_as_by_torch(tmp_path: Path) -
             assert [(f.key, f.state) for f in found.findings] == [(f.key, f.state) for f in answer.findings]
             for a, b in zip(found.segments, answer.segments, strict=True):
                 assert 2 * np.sum(a.mask & b.mask) / (a.mask.sum() + b.mask.sum()) > 0.95
+
+
+def test_one_radiograph_in_two_precisions_has_two_results_that_say_which(tmp_path: Path) -> None:
+    ds = radiograph(chest(1).pixels, Exposure(seed="precisions"))
+    identity = ImageIdentity(str(ds.StudyInstanceUID), str(ds.SOPClassUID), str(ds.SOPInstanceUID), View.PA)
+    bundles = [load_bundle(SHIPPED / name) for name in (*NAMES, "covid_appearance")]
+    image, created = render(ds, AS_STORED), datetime(2026, 1, 2, tzinfo=UTC)
+    reports = []
+    for runtime in (Runtime.TORCH, Runtime.OPENVINO, INT8):
+        models = assemble(bundles, threads=1, running=Running(runtime, 1, tmp_path))
+        findings = models.predict(image, identity)
+        # each says what the engine computes in that answers it, also where several networks are one
+        expected = {}
+        for group in groups_of(bundles[:4]):
+            engine = engine_of([bundles[number] for number in group], Running(runtime, 1, tmp_path))
+            precision = Precision.INT8 if engine.runtime is INT8 else Precision.FLOAT32
+            expected |= dict.fromkeys(engine.names, precision)
+        expected["covid_appearance"] = Precision.FLOAT32
+        assert models.precisions == expected
+        assert {run.model.name: run.precision for run in findings.runs}.items() <= expected.items()
+        if runtime is INT8:
+            assert expected["lung_fields"] is expected["pixel_gate"] is Precision.INT8
+        results = encode_results(ds, findings, created)
+        assert results.segmentation is not None
+        read = read_result(results.measurement_report, results.segmentation)
+        assert read.runs == findings.runs
+        assert check_together([ds, results.measurement_report, results.segmentation]) == []
+        reports.append(results.measurement_report)
+    by_torch, by_openvino, in_integers = (str(report.SOPInstanceUID) for report in reports)
+    assert by_torch == by_openvino, "in float32 as well"
+    assert in_integers != by_torch
+
+
+def test_a_processor_without_bfloat16_is_not_said_to_have_computed_in_it(folder: Path, tmp_path: Path) -> None:
+    import openvino as ov
+
+    bundle = load_bundle(folder)
+    assert bundle.network is not None
+    runner = openvino_forward(bundle.network, probe(bundle), precision="bf16", threads=1, kept=None)
+    able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert runner.precision is (Precision.BFLOAT16 if able else Precision.FLOAT32)
 
 
 def test_what_the_evidence_accepts_is_offered_and_nothing_else(folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_predict_answers_one_line_for_each_file_whatever_it_holds(tmp_path: Path
             assert 0 <= score <= 1
         assert 0.2 < answer["measurements"]["cardiothoracic_ratio"] < 0.8
         assert answer["models"]["lung_fields"]
+        assert answer["precisions"].keys() == answer["models"].keys()
+        assert set(answer["precisions"].values()) <= {"float32", "bfloat16", "int8"}
     assert (lateral["status"], lateral["reason"]) == ("not_processed", "view")
     assert (text["status"], text["reason"]) == ("not_processed", "unreadable_header")
     for key in ("lung_right", "lung_left"):

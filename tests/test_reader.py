@@ -30,6 +30,7 @@ from models.findings import (
     Measurement,
     ModelIdentity,
     ModelRun,
+    Precision,
     Priority,
     Region,
     SegmentMask,
@@ -61,7 +62,8 @@ def some_findings(seed: int, ds: Dataset, rows: int = 64, columns: int = 48) -> 
     """Any findings that models may give, in every state, from a seed."""
     rng = random.Random(seed)  # noqa: S311
     failure = rng.choice([None, None, "model_failed"])
-    runs = (ModelRun(MODELS[0], rng.choice([None, None, "model_failed"])), ModelRun(MODELS[1], failure))
+    precision = list(Precision)[seed % len(Precision)]
+    runs = (ModelRun(MODELS[0], rng.choice([None, None, "model_failed"])), ModelRun(MODELS[1], failure, precision))
     findings = tuple(some_finding(key, rng, failed=failure is not None) for key in rng.sample(KEYS, rng.randint(0, 14)))
     outlined = [*STRUCTURES, *(f.key for f in findings if rng.random() < 0.2)] if rng.random() < 0.8 else []
     criteria = tuple(some_criterion(c, rng) for c in derive([], None).criteria) if rng.random() < 0.5 else ()
@@ -165,6 +167,22 @@ def test_reading_gives_back_what_was_written(seed: int) -> None:
     written = some_findings(seed, ds, rows, columns)
     report, *rest = through_files(encode_results(ds, written, CREATED))
     assert_same(read_result(report, rest[0] if rest else None), written)
+
+
+def test_a_precision_that_this_version_does_not_know_is_not_taken_for_float32() -> None:
+    written = some_findings(0, source())
+    runs = (*written.runs[:1], replace(written.runs[1], precision=Precision.INT8), *written.runs[2:])
+    report, *_ = through_files(encode_results(source(), replace(written, runs=runs), CREATED))
+    (said,) = [i for i in items_of(report) if str(i.get("TextValue")) == "precision=int8"]
+    said.TextValue = "precision=int4"
+    with pytest.raises(NotOurResult, match="int4"):
+        read_result(report)
+
+
+def items_of(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence", ()):
+        yield child
+        yield from items_of(child)
 
 
 def test_the_newest_of_two_runs_speaks_for_a_study_whatever_their_order() -> None:

@@ -20,7 +20,7 @@ from dicom_sr.codes import finding_table
 from dicom_sr.evidence import evidence
 from dicom_sr.identity import tracking_uid
 from dicom_sr.segmentation import COLOURS, encode_segmentation, label
-from models.findings import ImageFindings, Laterality, SegmentMask
+from models.findings import ImageFindings, Laterality, Precision, SegmentMask
 
 _XYZ_FROM_RGB = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE = np.array([0.95047, 1.0, 1.08883])  # D65
@@ -100,6 +100,17 @@ def test_segments_are_named_in_plain_words_and_tracked_by_their_keys() -> None:
     assert [s.TrackingUID for s in ds.SegmentSequence] == expected
     assert label("lung_opacity") == "Lung opacity"
     assert [s.SegmentAlgorithmName for s in ds.SegmentSequence] == [*["lung_fields"] * 3, "chest_findings"]
+
+
+def test_each_segment_names_the_precision_of_its_model_unless_it_is_float32() -> None:
+    _, findings = encoded()
+    first, *others = findings.runs
+    ds, _ = encoded(runs=(replace(first, precision=Precision.INT8), *others))
+    said = [s.SegmentationAlgorithmIdentificationSequence[0].get("AlgorithmParameters") for s in ds.SegmentSequence]
+    assert said == [*["precision=int8"] * 3, None]
+    identified = read(ds).get_segment_description(1).algorithm_identification
+    assert identified is not None
+    assert identified.parameters == {"precision": "int8"}
 
 
 def test_a_side_is_a_modifier_of_the_type() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dicom_sr.references import reference_to
 from dicom_sr.report.wording import load_wording
 from dicom_sr.results import encode_results
 from dicom_sr.text_report import encode_text_report
+from models.findings import Precision
 from models.study import StudyFindings
 from orthanc_plugin.commands.show import show
 from orthanc_plugin.settings import Settings
@@ -69,6 +71,22 @@ def test_a_folder_is_read_as_a_person_would(folder: Path) -> None:
     assert "4.0 %" in states["Effusion"]
     assert "model failed" in states["Mass"]
     assert "evidence" in states["Pneumothorax"]
+
+
+def test_a_precision_is_told_in_words_unless_it_is_float32(folder: Path) -> None:
+    _, text = printed([str(folder)], folder)
+    assert "answered (weights" in text
+    for file in folder.glob("*.dcm"):
+        file.unlink()
+    ds = source()
+    findings = findings_for(ds)
+    first, second = findings.runs
+    runs = (replace(first, precision=Precision.INT8), replace(second, precision=Precision.BFLOAT16))
+    report = encode_results(ds, replace(findings, runs=runs), CREATED).measurement_report
+    (folder / "report.dcm").write_bytes(file_bytes(report))
+    _, text = printed([str(folder)], folder)
+    assert "lung_fields 0.1.0 answered in 8-bit integers (weights aaaaaaaaaaaa)" in text
+    assert "chest_findings 0.1.0 answered in bfloat16 (weights cccccccccccc)" in text
 
 
 def test_nothing_of_the_patient_is_printed(folder: Path) -> None:

@@ -71,7 +71,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "2.25.7": item(
         "CONTAINER", "Imaging Measurement Report",
         item("CODE", "Model run", text_item("Algorithm Name", "lung_opacity"), text_item("Algorithm Version", "0.1.0"),
-             text_item("Algorithm Parameters", "weights sha256:abc"), **{"0040,a168": code("Succeeded")}),
+             text_item("Algorithm Parameters", "weights sha256:abc"),
+             text_item("Algorithm Parameters", "precision=int8"), **{"0040,a168": code("Succeeded")}),
         item("NUM", "Area", **{"0040,a300": [{"0040,a30a": "12.5", "0040,08ea": [{"0008,0100": "cm2"}]}]}),
     ),
 }  # fmt: skip
@@ -281,9 +282,12 @@ def test_the_content_tree_is_shown_as_it_is(site: Site) -> None:
     shown = get(site, "1.2.3/documents/2.25.7").body.decode()
     assert "<b>Area</b>: <bdi>12.5 cm2</bdi>" in shown
     (run,) = runs(content_tree(DOCUMENTS["2.25.7"]))
-    assert (run.name, run.version, run.outcome, run.weights, run.config) == (
-        "lung_opacity", "0.1.0", "Succeeded", "abc", "",
+    assert (run.name, run.version, run.outcome, run.precision, run.weights, run.config) == (
+        "lung_opacity", "0.1.0", "Succeeded", "in 8-bit integers", "abc", "",
     )  # fmt: skip
+    assert "<b>lung_opacity 0.1.0</b> succeeded in 8-bit integers" in page(site)
+    plain = content_tree(item("CODE", "Model run", text_item("Algorithm Parameters", "weights sha256:abc")))
+    assert [run.precision for run in runs(plain)] == [""], "float32 goes without saying"
     (section,) = sections(content_tree(DOCUMENTS["2.25.9"]))
     assert (section.heading, section.sentences) == ("Findings", ("An <b>opacity</b>.",))
 

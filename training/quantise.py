@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, BundleInvalid, load_bundle
-from models.forward import FloatArray, Forward, torch_forward
+from models.forward import FloatArray, Runner, torch_forward
 from models.precisions import BESIDE, QUANTISED, STATEMENT
 from models.runtime import Engine, Runtime, difference, groups_of, network_of, probe
 from models.translation import openvino_forward, quantised_forward
@@ -109,17 +109,17 @@ def write_precisions(
     return {str(runtime): all(entry["accepted"] for entry in entries) for runtime, entries in measured.items()}
 
 
-def _remembered(forward: Forward) -> Forward:
+def _remembered(runner: Runner) -> Runner:
     """The same, which is asked about each picture once: for every part, and beside every precision."""
     known: dict[bytes, dict[str, FloatArray]] = {}
 
     def remembered(picture: FloatArray) -> dict[str, FloatArray]:
         key = hashlib.sha256(picture.tobytes()).digest()
         if key not in known:
-            known[key] = forward(picture)
+            known[key] = runner(picture)
         return known[key]
 
-    return remembered
+    return Runner(remembered, runner.precision)
 
 
 def _measure(bundles: Sequence[Bundle], trials: Sequence[Trial], right: Engine, engine: Engine) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from dicom_sr.conformance.air import processing_equipment
 from dicom_sr.conformance.content import image_sizes
 from dicom_sr.conformance.criteria import UNITS, check_criteria, criteria_of
 from dicom_sr.conformance.tree import Node, Violation, concept, items, numbers, text
-from models.findings import MIDLINE, OF_ABSENCE
+from dicom_sr.parameters import PRECISION
+from models.findings import MIDLINE, OF_ABSENCE, Precision
 
 PRESENT, _ABSENT, _UNDETERMINED = ("52101004", "SCT"), ("272519000", "SCT"), ("373068000", "SCT")
 EVALUATED = frozenset({PRESENT, _ABSENT, _UNDETERMINED})
@@ -29,6 +30,7 @@ _DRAWN = "Cornerstone3DTools@"
 # PS3.16 CID 6047, by what became of the runs and by what was found.
 _ALL, _SOME, _NO_RUN = {"111241", "111242"}, {"111243", "111244"}, {"111245"}
 _WITH_FINDINGS, _WITHOUT_FINDINGS = {"111242", "111244"}, {"111241", "111243", "111245"}
+_LOWERED = frozenset(Precision) - {Precision.FLOAT32}
 _UNITS = {
     ("111012", "DCM"): {"%"},  # Certainty of Finding
     ("THRESHOLD", PRIVATE_SCHEME): {"%"},
@@ -214,6 +216,7 @@ def _runs(ds: Dataset, runs: Sequence[Node], groups: Sequence[Node]) -> Iterator
             yield Violation("Hilum report", run.path, f"{run.value} is not the outcome of a model run")
         elif reason != (outcome[0] == "FAILED"):
             yield Violation("Hilum report", run.path, "a failed run without reason, or a reason without failure")
+        yield from _parameters(run)
     names = {_algorithm(run) for run in runs}
     for item in processing_equipment(ds) if runs else ():
         if text(item, "ManufacturerModelName") not in names:
@@ -224,6 +227,16 @@ def _runs(ds: Dataset, runs: Sequence[Node], groups: Sequence[Node]) -> Iterator
     for group in groups:
         if _algorithm(group) in failed and any(item.value.key in EVALUATED for item in states_of(group)):
             yield Violation("Hilum states", group.path, f"evaluated by {_algorithm(group)}, which failed")
+
+
+def _parameters(run: Node) -> Iterator[Violation]:
+    """The precision is one that we know, and named only where it is not float32."""
+    said = [item for item in run.named("111002") if text(item.ds, "TextValue").startswith(PRECISION)]
+    for item in said:
+        if text(item.ds, "TextValue").removeprefix(PRECISION) not in _LOWERED:
+            yield Violation("Hilum identity", item.path, f"{text(item.ds, 'TextValue')} is no lowered precision")
+    if len(said) > 1:
+        yield Violation("Hilum identity", said[1].path, "one run in two precisions")
 
 
 def _algorithm(node: Node) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
+from dicom_sr.codes import PRIVATE_SCHEME
 from dicom_sr.conformance.air import is_ours
 from dicom_sr.conformance.chains import check_chains, named_predecessors
 from dicom_sr.conformance.content import DOCUMENTS, evidence_references, points_outside
@@ -19,11 +20,13 @@ from dicom_sr.conformance.general import well_formed
 from dicom_sr.conformance.objects import SEGMENTATION, listed_references
 from dicom_sr.conformance.tree import Node, Violation, class_name, content_tree, items, numbers, text
 from dicom_sr.conformance.words import check_text_reports
+from dicom_sr.parameters import PRECISION
 from dicom_sr.report.wording import Wording
 
 # What all objects of one study have in common (PS3.3 C.7.1.1, C.7.2.1; IHE AIR 6.5.3).
 _OF_THE_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID", "StudyDate",
                  "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+_MODEL_RUN = ("MODELRUN", PRIVATE_SCHEME)
 _IMAGES = ("IMAGE", "COMPOSITE", "WAVEFORM")
 
 
@@ -52,6 +55,7 @@ def check_decoded_together(
         *_outlines(objects),
         *check_chains(objects),
         *_tracking(objects),
+        *_precisions(objects),
         *check_extents(objects, areas),
         *check_text_reports(objects, wordings),
     ]
@@ -191,6 +195,32 @@ def _tracked_alike(group: Node, segment: Dataset) -> Iterator[Violation]:
         said = {text(item.ds, keyword) for item in group.named(name)}
         if said and text(segment, attribute) and text(segment, attribute) not in said:
             yield Violation("PS3.3 C.8.20.2", group.path, f"{attribute} of the group is not that of its segment")
+
+
+def _precisions(objects: Sequence[Dataset]) -> Iterator[Violation]:
+    """A Segmentation of ours names the precision that the report which refers to it names of the same run."""
+    drawn = {
+        text(ds, "SOPInstanceUID"): ds for ds in objects if text(ds, "SOPClassUID") == SEGMENTATION and is_ours(ds)
+    }
+    for ds in (ds for ds in objects if is_ours(ds)):
+        runs = {
+            name: [said for said in _texts(node, "111002") if said.startswith(PRECISION)]
+            for node in _nodes(ds)
+            if node.name.key == _MODEL_RUN
+            for name in _texts(node, "111001")
+        }
+        referred = (reference.instance for reference in _all_references(ds))
+        for segmentation in (drawn[uid] for uid in dict.fromkeys(referred) if runs and uid in drawn):
+            for segment in items(segmentation, "SegmentSequence"):
+                for algorithm in items(segment, "SegmentationAlgorithmIdentificationSequence"):
+                    expected = "; ".join(runs.get(text(algorithm, "AlgorithmName"), []))
+                    if text(algorithm, "AlgorithmParameters") != expected:
+                        message = f"the report has {expected or 'no lowered precision'} for this run"
+                        yield Violation("Hilum identity", "AlgorithmParameters", message)
+
+
+def _texts(node: Node, name: str) -> list[str]:
+    return [text(item.ds, "TextValue") for item in node.named(name)]
 
 
 def _nodes(ds: Dataset) -> tuple[Node, ...]:

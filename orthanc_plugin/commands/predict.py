@@ -65,7 +65,14 @@ def predict_files(settings: Settings, paths: Sequence[Path], *, as_json: bool, m
 
 def predict_file(file: Path, reader: FileReader, masks: Path | None) -> dict[str, Any]:
     """The answer for one DICOM, PNG or JPEG file as JSON types; masks are written on the way."""
-    answer: dict[str, Any] = {"path": str(file), "status": "done", "reason": None, "models": reader.models.versions}
+    models = reader.models
+    answer: dict[str, Any] = {
+        "path": str(file),
+        "status": "done",
+        "reason": None,
+        "models": models.versions,
+        "precisions": models.precisions,
+    }
     try:
         reading = _read(file, reader)
     except ImageRefused as refusal:

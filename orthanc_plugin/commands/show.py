@@ -27,7 +27,7 @@ from dicom_sr.reader import NotOurResult, is_measurement_report, is_ours, is_pre
 from dicom_sr.references import predecessors_of
 from dicom_sr.text_report import FINDINGS, IMPRESSIONS, PROCEDURE
 from models.findings import PROBABILITY, Criterion, Finding, FindingState, ImageFindings
-from models.names import in_short, in_words
+from models.names import how_precisely, in_short, in_words
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
@@ -103,8 +103,10 @@ def _show_image(image: ImageFindings, console: Console) -> None:
     console.print(Text(f"Image {image.sop_instance_uid}", style="bold"))
     console.print(f"  {image.view.value} view, {image.columns} x {image.rows} pixels")
     for run in image.runs:
-        outcome = f"failed: {run.failure}" if run.failure else "answered"
-        console.print(f"  {run.model.name} {run.model.version} {outcome} (weights {run.model.weights_digest[:12]})")
+        outcome = f"{'failed' if run.failure else 'answered'} {how_precisely(run.precision)}".rstrip()
+        why = f": {run.failure}" if run.failure else ""
+        digest = run.model.weights_digest[:12]
+        console.print(f"  {run.model.name} {run.model.version} {outcome}{why} (weights {digest})")
     console.print(Text(f"  Priority {image.priority.value}: {image.priority_reason}"))
     headings = ("Finding", "State", "Score", "From", "Side", "Boxes", "Why not")
     table = Table(*headings, box=None, padding=(0, 1))

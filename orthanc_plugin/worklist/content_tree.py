@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from models.names import how_precisely
+
 # PS3.3 C.17.3: what holds the parts of a content item
 _RELATION, _TYPE, _NAME, _CONTENT = "0040,a010", "0040,a040", "0040,a043", "0040,a730"
 _MEASURED, _UNIT, _NUMBER = "0040,a300", "0040,08ea", "0040,a30a"
@@ -23,6 +25,8 @@ _PLAIN = {
 LONG_VALUES = "0040-a160"  # Orthanc leaves a text out that is longer than 256 characters, unless it is told not to
 _DEEPEST = 32
 _RUN, _ALGORITHM, _VERSION, _PARAMETERS = "Model run", "Algorithm Name", "Algorithm Version", "Algorithm Parameters"
+# How parameters begin (``dicom_sr.parameters``, which the Orthanc process does not load)
+_TOLD_ONCE = ("weights sha256:", "config sha256:", "precision=")
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Run:
-    """One model as a report names it; `outcome` is in words, the digests are SHA-256 in hexadecimal."""
+    """One model as a report names it, outcome and precision in words; the digests are SHA-256 in hexadecimal."""
 
     name: str
     version: str
     outcome: str
+    precision: str
     weights: str
     config: str
 
@@ -85,11 +90,12 @@ def runs(report: Item) -> tuple[Run, ...]:
 
 
 def _run(item: Item) -> Run:
-    digests = dict(
-        parameter.value.split(" sha256:", 1) for parameter in item.named(_PARAMETERS) if " sha256:" in parameter.value
-    )
+    said = [parameter.value for parameter in item.named(_PARAMETERS)]
     told = [next((child.value for child in item.named(name)), "") for name in (_ALGORITHM, _VERSION)]
-    return Run(told[0], told[1], item.value, digests.get("weights", ""), digests.get("config", ""))
+    weights, config, precision = [
+        next((one.removeprefix(begins) for one in said if one.startswith(begins)), "") for begins in _TOLD_ONCE
+    ]
+    return Run(told[0], told[1], item.value, how_precisely(precision or "float32"), weights, config)
 
 
 def _item(node: dict[str, Any], depth: int) -> Item:

@@ -19,7 +19,7 @@ from dicom_sr.predecessor import current
 from dicom_sr.reader import NotOurResult, instance_number, is_measurement_report, read_study
 from dicom_sr.references import evidence_of
 from dicom_sr.report.wording import load_wording
-from models.findings import Caution, ImageFindings, ModelRun, Priority
+from models.findings import Caution, ImageFindings, ModelRun, Precision, Priority
 from models.hanging import AS_STORED
 from models.rendering import render
 from models.study import StudyFindings
@@ -99,6 +99,10 @@ def newer(version: str) -> Change:
     return change
 
 
+def in_integers(findings: ImageFindings) -> ImageFindings:
+    return replace(findings, runs=tuple(replace(run, precision=Precision.INT8) for run in findings.runs))
+
+
 def cautious(findings: ImageFindings) -> ImageFindings:
     return replace(findings, cautions=(Caution.BEDSIDE,))
 
@@ -119,11 +123,12 @@ def test_the_same_answer_again_adds_nothing(study: Study) -> None:
     "change",
     [
         newer("2.0"),
+        in_integers,
         cautious,
         lambda f: replace(f, priority=Priority.CRITICAL),
         lambda f: replace(f, priority_reason="Something else"),
     ],
-    ids=["model", "caution", "priority", "reason"],
+    ids=["model", "precision", "caution", "priority", "reason"],
 )
 def test_whatever_the_report_says_differently_replaces_it(study: Study, change: Change) -> None:
     study.read()
@@ -137,9 +142,10 @@ def test_whatever_the_report_says_differently_replaces_it(study: Study, change: 
 def test_a_model_that_fails_where_it_answered_replaces_nothing(study: Study) -> None:
     study.read()
     before = study.objects()
-    with pytest.raises(ResultWorse, match="failed"):
-        study.read(failed)
-    assert study.objects() == before
+    for change in (failed, lambda findings: in_integers(failed(findings))):
+        with pytest.raises(ResultWorse, match="failed"):
+            study.read(change)
+        assert study.objects() == before
 
 
 def test_a_model_that_answers_where_it_failed_replaces_the_failure(study: Study) -> None:

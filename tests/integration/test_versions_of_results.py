@@ -14,7 +14,7 @@ from rich.console import Console
 from running_node import Node, start_node
 
 from dicom_sr.predecessor import current
-from dicom_sr.reader import is_measurement_report, read_study
+from dicom_sr.reader import is_measurement_report, read_result, read_study
 from dicom_sr.references import predecessors_of
 from models.phantom import chest
 from orthanc_plugin.cli import main
@@ -118,6 +118,28 @@ def test_other_models_make_a_new_result_that_names_the_old_one_and_going_back_ma
         reread(running, uid, monkeypatch)
         assert ours(running, uid) == held, "the same models say the same, so that nothing is added"
         assert running.wait_for(uid)["images"][0]["status"] == "done"
+
+
+def test_another_precision_makes_a_new_result_that_names_the_old_one_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = phantom(1, uuid.uuid4().hex)
+    uid = str(ds.StudyInstanceUID)
+    with node_with(tmp_path, "lung_fields", runtime="torch") as running:
+        send(running, ds)
+        running.wait_for(uid)
+        ((old,), _) = versions(running, uid)
+    with node_with(tmp_path, "lung_fields", runtime="openvino-int8") as running:
+        for _ in range(2):  # the second says the same again
+            reread(running, uid, monkeypatch)
+            reports, _ = versions(running, uid)
+            assert len(reports) == 2
+        (now,) = current(reports)
+        assert [one.sop_instance_uid for one in predecessors_of(now)] == [old.SOPInstanceUID]
+        assert [[run.precision for run in read_result(r).runs] for r in (old, now)] == [["float32"], ["int8"]]
+        said = StringIO()
+        assert show(running.settings, [uid], Console(file=said, width=120)) == 0
+        assert "answered in 8-bit integers" in said.getvalue()
 
 
 def test_results_that_were_deleted_are_made_again_byte_by_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
