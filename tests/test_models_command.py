@@ -238,9 +238,9 @@ def test_what_an_unevaluated_bundle_does_not_tell_takes_nothing_from_one_that_do
     run: Run, checkpoint: Path, settings: Settings
 ) -> None:
     run("import", "chexnet", "--file", checkpoint)
-    lone = load_active(settings)
+    shipped = load_active(settings).bundles
     imported = registry_of(settings).find("chexnet", "1.0.0").load()
-    both = assemble([*lone.bundles, imported], threads=1)
+    lone, both = assemble(shipped, threads=1), assemble([*shipped, imported], threads=1)
     image, identity = RenderedImage(chest(1).pixels), ImageIdentity("1", "2", "3", View.PA)
 
     def evaluated(models: Models) -> dict[str, float | None]:

@@ -278,14 +278,14 @@ class StudyResults:
         results = encode_results_of(
             light, findings, document.created, number=document.number, predecessors=document.predecessors
         )
-        files: list[tuple[str, bytes]] = []
+        outlines, report = None, None
         with encoding(findings.sop_instance_uid):
             if results.segmentation is not None and not outlined:
-                files.append(("segmentation_stored", file_of(results.segmentation)))
+                outlines = file_of(results.segmentation)
             if document.again is None:
-                files.append(("report_stored", file_of(results.measurement_report)))
-                self._recent.remember(files[-1][1], findings)
-        name = self._orthanc.beside(partial(self._store_files, files))
+                report = file_of(results.measurement_report)
+                self._recent.remember(report, findings)
+        name = self._orthanc.beside(partial(self._store_files, outlines, report))
         return _Sent(document, segmentation, document.again or results.measurement_report, light, name)
 
     def _wait_for(self, sent: _Sent) -> str | None:
@@ -297,10 +297,15 @@ class StudyResults:
         self._current.append(sent.report)
         return name
 
-    def _store_files(self, files: Sequence[tuple[str, bytes]]) -> str:
-        for point, file in files:
-            name = self._store(file)
-            reach(point)
+    def _store_files(self, segmentation: bytes | None, report: bytes | None) -> str:
+        """Store what there is of them; tells Orthanc's name of the last."""
+        name = ""
+        if segmentation is not None:
+            name = self._store(segmentation)
+            reach("segmentation_stored")
+        if report is not None:
+            name = self._store(report)
+            reach("report_stored")
         return name
 
     def _store(self, file: bytes) -> str:

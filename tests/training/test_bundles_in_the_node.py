@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +24,7 @@ from models.findings import FindingState, ImageFindings
 from models.forward import torch_forward
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
+from orthanc_plugin.archive import attachments
 from orthanc_plugin.archive.client import OrthancClient
 from orthanc_plugin.cli import main
 from orthanc_plugin.commands.modality import Exposure, radiograph
@@ -84,11 +85,9 @@ class Kept(Archive):
         super().__init__(files)
         self.thumbnails: dict[str, bytes] = {}
 
-    def has_attachment(self, sop_instance_uid: str, _number: int) -> bool:
-        return sop_instance_uid in self.thumbnails
-
-    def attach(self, sop_instance_uid: str, _number: int, content: bytes) -> None:
-        self.thumbnails[sop_instance_uid] = content
+    def attach(self, instances: Sequence[str], number: int, content: bytes) -> None:
+        if number == attachments.THUMBNAIL:
+            self.thumbnails |= dict.fromkeys(instances, content)
 
 
 @dataclass

@@ -166,7 +166,7 @@
         if (value && button.name === 'notices') Promise.resolve(window.Notification?.requestPermission()).then(able);
         able();
       }
-      fetch('/hilum/look', { method: 'POST', body: new URLSearchParams({ [button.name]: value }), headers: { Accept: '*/*' } });
+      fetch('/hilum/look', { method: 'POST', body: new URLSearchParams({ [button.name]: value }), headers: { Accept: '*/*' }, keepalive: true });
       measure();
     } else if (address === '/hilum/mark') {
       event.preventDefault();
