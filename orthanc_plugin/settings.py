@@ -83,6 +83,10 @@ class Settings:
         How long after they last did something somebody is logged out; a page that refreshes itself does not count.
     audit_mb
         MB of one file of the audit log; then the next one is begun, and none is ever removed.
+    log_mb
+        MB of one log file; then the next one is begun.
+    log_files
+        How many files of each log are kept; the oldest makes room.
     waiting_limits_minutes
         How long a critical, an urgent and any other study may wait for a person before it rises in the reading order.
     claim_minutes
@@ -120,6 +124,8 @@ class Settings:
     session_hours: float = 12.0
     session_idle_minutes: float = 60.0
     audit_mb: int = 20
+    log_mb: int = 20
+    log_files: int = 5
     waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
     viewer: Path = REPOSITORY / ".cache" / "ohif"
@@ -228,6 +234,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "session_hours": (0.01, 168),
     "session_idle_minutes": (0.1, 10_080),
     "audit_mb": (1, 10_000),
+    "log_mb": (1, 10_000),
+    "log_files": (2, 1000),
     "waiting_limits_minutes": (0, 525_600),
     "claim_minutes": (0.1, 1440),
 }

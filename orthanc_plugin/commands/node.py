@@ -232,7 +232,14 @@ def password_check(settings: Settings) -> dict[str, Any]:
 def _redacted_log(settings: Settings) -> IO[bytes]:
     """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
     writer = subprocess.Popen(
-        [sys.executable, "-m", "orthanc_plugin.redaction", str(settings.logs / "orthanc.log")],
+        [
+            sys.executable,
+            "-m",
+            "orthanc_plugin.redaction",
+            str(settings.logs / "orthanc.log"),
+            str(settings.log_mb * 1_000_000),
+            str(settings.log_files),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -150,7 +150,7 @@ def _of_ledger(db: Connection, now: float) -> dict[str, Numbers]:
     states = dict.fromkeys(("ready", "starting"), 0) | {
         state: sum(w["state"] == state for w in workers) for state in {w["state"] for w in workers}
     }
-    times = {
+    times: dict[str, Numbers] = {
         name: {(): float(fact)}
         for name, fact in (
             ("hilum_last_backup_timestamp_seconds", get_fact(db, LAST_BACKUP)),
