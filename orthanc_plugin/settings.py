@@ -273,10 +273,17 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in known:
         if (text := environment.get(f"HILUM_{name.upper()}")) is not None:
             given[name] = text
-    return Settings(home=home, **{name: _convert(name, value) for name, value in given.items()})
+    return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
 
 
-def _convert(name: str, value: object) -> Any:
+def convert(name: str, value: object) -> Any:
+    """The value of a setting as it is used, from what the file or the environment gives.
+
+    Raises
+    ------
+    SettingsInvalid
+        With the value and what is allowed.
+    """
     default = next(f.default for f in fields(Settings) if f.name == name)
     if isinstance(default, Path):
         return Path(str(value)).expanduser().resolve()

@@ -29,7 +29,7 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
-_PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
@@ -86,7 +86,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     if (pid := running_pid(settings)) is not None:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
     for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
-        _require_free(name, port)
+        require_free(name, port)
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
@@ -212,7 +212,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(_plugin(name)) for name in _PLUGINS],
+        "Plugins": [str(plugin_file(name)) for name in PLUGINS],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
@@ -251,7 +251,13 @@ def _redacted_log(settings: Settings) -> IO[bytes]:
     return writer.stdin
 
 
-def _plugin(name: str) -> Path:
+def plugin_file(name: str) -> Path:
+    """Where a plugin of Orthanc lies.
+
+    Raises
+    ------
+    NodeFailed
+    """
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
@@ -291,7 +297,13 @@ def _refuses_strangers(settings: Settings) -> bool:
     return True
 
 
-def _require_free(name: str, port: int) -> None:
+def require_free(name: str, port: int) -> None:
+    """Make sure that Orthanc can listen there.
+
+    Raises
+    ------
+    NodeFailed
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
