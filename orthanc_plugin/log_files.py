@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 _STDERR = 2
-_ROTATED = re.compile(r"\.\d+( \(deleted\))?$")
+_ROTATED = re.compile(r"(?<=\.log)\.\d+( \(deleted\))?$")
 
 
 def file_of_stderr() -> Path | None:

@@ -47,8 +47,8 @@ def respond(site: Site, db: Connection | None, status: Mapping[str, Any], now: f
     told: dict[str, Numbers] = {**_of_process(site, status, now), "hilum_ledger_up": {(): float(db is not None)}}
     counts: list[Count] = []
     if db is not None:
+        counts = [*_NOTHING_YET, *counted(db)]
         told |= _of_ledger(db, now)
-        counts = counted(db)
     told["hilum_scrape_seconds"] = {(): time.perf_counter() - began}
     registry = CollectorRegistry()
     registry.register(_Families(told, counts))
@@ -87,12 +87,13 @@ def _counters(counts: Sequence[Count]) -> dict[str, dict[Labels, float]]:
             found["hilum_findings_total"][count.labels[:4]] += count.number
         elif name := _COUNTERS.get(count.name):
             found[name][count.labels] += count.number
-    for name in ("hilum_images_read_total", "hilum_leases_lost_total", "hilum_worker_starts_total"):
-        if counts:
-            found[name].setdefault((), 0.0)
     return found
 
 
+# What has no label is told from the beginning, so that its first time is seen as a rise.
+_NOTHING_YET = tuple(
+    Count(name, number=0) for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED)
+)
 _COUNTERS = {
     counting.IMAGES_READ: "hilum_images_read_total",
     counting.IMAGES_REFUSED: "hilum_images_refused_total",
