@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,6 @@ from models.rendering import Frame, RenderedImage, network_input
 from models.runtime import Running, forwards_of
 
 log = logging.getLogger("hilum.inference")
-
-_NONE: Mapping[str, Precision] = MappingProxyType({})
 
 # Every answer names each of these, so that silence is never mistaken for absence (Wang et al., CVPR 2017).
 NIH_FINDINGS = (
@@ -82,7 +79,7 @@ class Models:
     forwards: tuple[Forward, ...]
     gate: tuple[Bundle, Forward] | None = None
     criteria: Bundle | None = None
-    lowered: Mapping[str, Precision] = _NONE
+    lowered: Mapping[str, Precision] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -221,8 +218,8 @@ def _told(
 class _Answer:
     """Collects what the bundles say about one image."""
 
-    def __init__(self, image: RenderedImage, view: View, lowered: Mapping[str, Precision] = _NONE) -> None:
-        self.image, self.view, self._lowered = image, view, lowered
+    def __init__(self, image: RenderedImage, view: View, lowered: Mapping[str, Precision] | None = None) -> None:
+        self.image, self.view, self._lowered = image, view, lowered or {}
         self.runs: list[ModelRun] = []
         self.findings: dict[str, Finding] = {}
         self.segments: tuple[SegmentMask, ...] = ()

@@ -12,6 +12,7 @@ from orthanc_plugin.settings import REPOSITORY
 
 OURS = ("orthanc_plugin", "models", "dicom_sr", "training")
 # What encoder, worker and training all speak: what is said about an image, and about a study.
+PICTURES = "models.resampling"  # arrays in, arrays out: of it networks and people get their pictures
 VOCABULARY = ("models.findings", "models.names", "models.study")
 HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
@@ -117,13 +118,17 @@ def test_imports_go_one_way(path: Path) -> None:
     if module in VOCABULARY:
         assert packages <= {"__future__", "dataclasses", "enum", "models", "numpy"}, f"{module}: shared by everything"
         assert all(name.startswith("models.findings") for name in ours), f"{module}: shared by everything"
+    if module == PICTURES:
+        assert packages <= {"__future__", "dataclasses", "models", "numpy", "PIL"}, f"{module}: shared with dicom_sr"
+        assert all(name.startswith("models.findings") for name in ours), f"{module}: shared with dicom_sr"
     if module.startswith("models"):
         assert not packages & {"orthanc_plugin", "dicom_sr", "training"}, f"{module}: models know nothing of the node"
     if module.startswith("dicom_sr"):
         assert not packages & {"torch", "monai", "openvino", "orthanc_plugin", "training"}, (
             f"{module}: encodes, no more"
         )
-        assert {".".join(name.split(".")[:2]) for name in ours} <= {*VOCABULARY, "models"}, f"{module}: only findings"
+        known = {*VOCABULARY, "models", PICTURES}
+        assert {".".join(name.split(".")[:2]) for name in ours} <= known, f"{module}: only findings"
     if module.startswith("orthanc_plugin") and module != "orthanc_plugin.plugin":
         assert "orthanc" not in packages, f"{module}: only plugin.py imports orthanc"
     if module.startswith("training"):
