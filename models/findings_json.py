@@ -46,4 +46,5 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
             for r in finding.regions
         ],
         "reason": finding.reason,
+        "model": finding.model,
     }

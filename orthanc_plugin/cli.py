@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options = _parser().parse_args(given)
     try:
+        if options.command in (doctor, config):  # they tell what is wrong with the settings as well
+            return int(options.command(options))
         command: Callable[[Settings, argparse.Namespace], int] = options.command
         return command(load_settings(), options)
     except (node.NodeFailed, SettingsInvalid, LedgerError, PermissionError) as error:
@@ -223,6 +226,35 @@ def audit(settings: Settings, options: argparse.Namespace) -> int:
     return run(settings, options, console)
 
 
+def ledger(settings: Settings, options: argparse.Namespace) -> int:
+    """The ledger's schema, and the way to an earlier one for an earlier Hilum."""
+    from orthanc_plugin.commands.ledger import ledger as run
+
+    return run(settings, options, console)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look at everything that keeps the node from its work, and say what to do; exit code 1 when something is wrong."""
+    from orthanc_plugin.commands.doctor import doctor as run
+
+    return run(options)
+
+
+def config(options: argparse.Namespace) -> int:
+    """What the site has set, from where, and what is wrong with it."""
+    from orthanc_plugin.commands.config import config as run
+
+    return run(options)
+
+
+def systemd(settings: Settings, options: argparse.Namespace) -> int:
+    """Print a unit for systemd that runs this checkout."""
+    from orthanc_plugin.commands.systemd import unit
+
+    print(unit(settings, os.environ, user=options.user), end="")
+    return 0
+
+
 def models(settings: Settings, options: argparse.Namespace) -> int:
     """Bundles: which there are, which run, and how to change that."""
     from orthanc_plugin.commands.models import models as run
@@ -275,6 +307,16 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reading.add_argument("--json", action="store_true", help="one JSON object an image, one line each")
     reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
+    leading = _command(commands, "ledger", ledger)
+    leading.add_argument("--to", type=int, metavar="SCHEMA", help="lead it there, with all its rows; the node is down")
+    _command(commands, "doctor", doctor).add_argument("--json", action="store_true")
+    asking = _command(commands, "config", config).add_subparsers(required=True, metavar="COMMAND", dest="do")
+    asking.add_parser("check", help="what is wrong, with its line").add_argument("--json", action="store_true")
+    asking.add_parser("show", help="every setting: value, default, where from").add_argument(
+        "--json", action="store_true"
+    )
+    running = _command(commands, "systemd", systemd)
+    running.add_argument("--user", default="", metavar="NAME", help="who the node runs as")
     _model_commands(_command(commands, "models", models))
     _user_commands(_command(commands, "users", users))
     _audit_commands(_command(commands, "audit", audit))
@@ -334,7 +376,7 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
-    function: Callable[[Settings, argparse.Namespace], int],
+    function: Callable[..., int],
 ) -> argparse.ArgumentParser:
     assert function.__doc__  # noqa: S101  (each command says what it does)
     parser: argparse.ArgumentParser = commands.add_parser(name, help=function.__doc__, description=function.__doc__)

@@ -26,6 +26,7 @@ class FreeSpace:
     def __init__(self, folders: Sequence[Path], reserve_mb: int) -> None:
         self._folders, self.reserve_mb = tuple(folders), reserve_mb
         self._asked_at, self._free_mb, self._read_only = float("-inf"), 0, False
+        self.refused = 0  # images, so far
 
     def free_mb(self) -> int:
         """MiB that an ordinary user may still write: none where a folder can only be read."""
@@ -39,7 +40,9 @@ class FreeSpace:
 
     def refuses(self) -> bool:
         """Whether another image would eat into the reserve."""
-        return self.free_mb() < self.reserve_mb
+        refused = self.free_mb() < self.reserve_mb
+        self.refused += refused
+        return refused
 
     def _ask(self) -> None:
         now = time.monotonic()

@@ -11,10 +11,13 @@ import sys
 import time
 import traceback
 from types import TracebackType
+from typing import TextIO
+
+from orthanc_plugin.log_files import file_of_stderr, follow
 
 FIELDS = (
     "study_instance_uid", "sop_instance_uid", "fence", "attempt", "status", "reason", "priority", "images", "seconds",
-    "stage", "model", "worker", "pid", "code", "restart_in",
+    "stage", "model", "runtime", "worker", "pid", "code", "restart_in", "silent_seconds",
 )  # fmt: skip
 
 
@@ -25,10 +28,11 @@ class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write time, level, message, the allowed fields, and for an error where it was raised."""
+        """Write time, level, part of Hilum, message, the allowed fields, and for an error where it was raised."""
         line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
+            "part": record.name,
             "event": record.getMessage(),
         }
         line.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
@@ -48,9 +52,23 @@ def where(trace: TracebackType | None) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Writes to standard error, and follows the log file that it goes to when that is rotated (``log_files``)."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._file = file_of_stderr()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        if self._file is not None:
+            follow(self._file)
+        super().emit(record)
+
+
 def start_logging(level: int = logging.INFO) -> None:
     """Send this process's log to standard error as JSON lines; libraries only from warnings upwards."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines()
     handler.setFormatter(JsonLines())
     handler.addFilter(_quotes_no_header)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

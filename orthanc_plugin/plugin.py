@@ -283,6 +283,7 @@ SITE = Site(
     started_at=time.monotonic(),
     audit=AUDIT,
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
+    received=lambda: ARRIVALS.received,
 )
 AUDIT.start()
 IN_HAND.start()

@@ -90,6 +90,10 @@ class Settings:
         How long after they last did something somebody is logged out; a page that refreshes itself does not count.
     audit_mb
         MB of one file of the audit log; then the next one is begun, and none is ever removed.
+    log_mb
+        MB of one log file; then the next one is begun.
+    log_files
+        How many files of each log are kept; the oldest makes room.
     waiting_limits_minutes
         How long a critical, an urgent and any other study may wait for a person before it rises in the reading order.
     claim_minutes
@@ -129,6 +133,8 @@ class Settings:
     session_hours: float = 12.0
     session_idle_minutes: float = 60.0
     audit_mb: int = 20
+    log_mb: int = 20
+    log_files: int = 5
     waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
     viewer: Path = REPOSITORY / ".cache" / "ohif"
@@ -247,6 +253,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "session_hours": (0.01, 168),
     "session_idle_minutes": (0.1, 10_080),
     "audit_mb": (1, 10_000),
+    "log_mb": (1, 10_000),
+    "log_files": (2, 1000),
     "waiting_limits_minutes": (0, 525_600),
     "claim_minutes": (0.1, 1440),
 }
@@ -285,7 +293,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in known:
         if (text := _from_environment(name, environment)) is not None:
             given[name] = text
-    return Settings(home=home, **{name: _convert(name, value) for name, value in given.items()})
+    return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
 
 
 def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
@@ -301,7 +309,14 @@ def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
         raise SettingsInvalid(f"{variable}_FILE: {file} cannot be read ({type(error).__name__})") from error
 
 
-def _convert(name: str, value: object) -> Any:
+def convert(name: str, value: object) -> Any:
+    """The value of a setting as it is used, from what the file or the environment gives.
+
+    Raises
+    ------
+    SettingsInvalid
+        With the value and what is allowed.
+    """
     default = next(f.default for f in fields(Settings) if f.name == name)
     if isinstance(default, Path):
         return Path(str(value)).expanduser().resolve()

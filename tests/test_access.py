@@ -84,6 +84,7 @@ def test_the_table_of_roles_is_what_was_agreed(role: Role | None, action: Action
         Role.TECHNOLOGIST: reading,
         Role.RADIOLOGIST: reading | {Action.MARK},
         Role.ADMIN: set(Action),
+        Role.MONITOR: {Action.VIEW_STATUS, Action.VIEW_METRICS},
         Role.WORKER: {Action.VIEW_STATUS, Action.VIEW_STUDY, Action.STORE, Action.ORTHANC},
     }
     assert may(role, action) is (action in agreed[role])

@@ -36,6 +36,7 @@ INSIDE_ORTHANC = (
     "orthanc_plugin.hosting.routes",
     "orthanc_plugin.hosting.study_page",
     "orthanc_plugin.hosting.admin_page",
+    "orthanc_plugin.hosting.metrics",
     "orthanc_plugin.worklist.study_view",
     "orthanc_plugin.hosting.reading_page",
     "orthanc_plugin.hosting.marking",

@@ -17,7 +17,7 @@ from orthanc_plugin.access.accounts import Accounts, add_user
 from orthanc_plugin.access.attempts import Attempts
 from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.access.logins import Logins
-from orthanc_plugin.access.roles import ALLOWED, Action, Role
+from orthanc_plugin.access.roles import ALLOWED, ROLES_OF_PEOPLE, Action, Role
 from orthanc_plugin.access.sessions import Sessions
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.hosting import login
@@ -78,7 +78,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Accounts: argon2 is slow on purpose, so they are made once."""
     home = tmp_path_factory.mktemp("accounts")
     load_credentials(home / "credentials.json")
-    for role in (Role.RADIOLOGIST, Role.TECHNOLOGIST, Role.ADMIN):
+    for role in ROLES_OF_PEOPLE:
         add_user(home / "users.json", f"{role}.one", role, PASSWORD, taken=frozenset())
     return home
 
@@ -118,6 +118,8 @@ ROUTES: list[tuple[str, str, Action | None]] = [
     ("GET", "/hilum/login/../rows", Action.VIEW_WORKLIST),
     ("GET", "/hilum/staticx", Action.VIEW_WORKLIST),
     ("GET", "/hilum/api/status", Action.VIEW_STATUS),
+    ("GET", "/hilum/metrics", Action.VIEW_METRICS),
+    ("GET", "/hilum/metrics/x", Action.VIEW_WORKLIST),
     ("POST", "/hilum/api/retry", Action.RETRY),
     ("GET", "/ohif", Action.VIEW_STUDY),
     ("GET", "/ohif/viewer", Action.VIEW_STUDY),
@@ -154,7 +156,7 @@ def test_every_route_and_role_is_decided_by_the_table(
 ) -> None:
     programs = {role: {"authorization": basic(*pair)} for role, pair in house.own.items()}
     ways: list[tuple[Role | None, dict[str, str]]] = [(None, {}), *programs.items()]
-    for role in (Role.RADIOLOGIST, Role.TECHNOLOGIST, Role.ADMIN):
+    for role in ROLES_OF_PEOPLE:
         ways.append((role, {"cookie": house.cookie(f"{role}.one"), "x_requested_with": "x"}))
     for role, headers in ways:
         visit = house.decide(path, method, **headers)

@@ -137,7 +137,7 @@ def test_a_clock_that_is_corrected_gently_is_left_alone() -> None:
 def test_a_full_disk_costs_lines_of_the_log_and_does_not_end_orthanc() -> None:
     # Orthanc writes to a pipe; if its reader ended, the next line would end Orthanc (SIGPIPE)
     given = iter(["one\n", "two\n"])
-    copy_lines(given, Path("/dev/full"))
+    copy_lines(given, Path("/dev/full"), longest=1000, files=2)
     assert next(given, None) is None
 
 

@@ -29,7 +29,7 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
-_PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
 _INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 _INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
@@ -88,7 +88,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     if (pid := running_pid(settings)) is not None:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
     for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
-        _require_free(name, port)
+        require_free(name, port)
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
@@ -216,7 +216,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(_plugin(name)) for name in (*_PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
+        "Plugins": [str(plugin_file(name)) for name in (*PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
@@ -250,7 +250,14 @@ def password_check(settings: Settings) -> dict[str, Any]:
 def _redacted_log(settings: Settings) -> IO[bytes]:
     """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
     writer = subprocess.Popen(
-        [sys.executable, "-m", "orthanc_plugin.redaction", str(settings.logs / "orthanc.log")],
+        [
+            sys.executable,
+            "-m",
+            "orthanc_plugin.redaction",
+            str(settings.logs / "orthanc.log"),
+            str(settings.log_mb * 1_000_000),
+            str(settings.log_files),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -262,7 +269,13 @@ def _redacted_log(settings: Settings) -> IO[bytes]:
     return writer.stdin
 
 
-def _plugin(name: str) -> Path:
+def plugin_file(name: str) -> Path:
+    """Where a plugin of Orthanc lies.
+
+    Raises
+    ------
+    NodeFailed
+    """
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
@@ -306,7 +319,13 @@ def _refuses_strangers(settings: Settings) -> bool:
     return True
 
 
-def _require_free(name: str, port: int) -> None:
+def require_free(name: str, port: int) -> None:
+    """Make sure that Orthanc can listen there.
+
+    Raises
+    ------
+    NodeFailed
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -62,6 +62,7 @@ ADDRESSES = (
     Address(
         ("POST",), "admin/elsewhere", Action.ADMINISTER, "read_elsewhere", "mark all before a day as read elsewhere"
     ),
+    Address(("GET",), "metrics", Action.VIEW_METRICS, "", "numbers for Prometheus; no patient, no study"),
     Address(("GET",), "api/status", Action.VIEW_STATUS, "", "how the node is; no patient"),
     Address(("GET",), "api/visitor", Action.VIEW_WORKLIST, "", "who asks, and what they may do"),
     Address(("GET", "POST"), "api/worklist", Action.VIEW_WORKLIST, "view_worklist", "the worklist for programs"),

@@ -42,6 +42,7 @@ class Arrivals:
         self._error: LedgerError | None = None
         self._begun = False
         self._remembered: dict[str, Arrival] = {}
+        self._received = 0
         self._lock = threading.Lock()
         # SQLite has one writer: here they queue, in SQLite they would sleep and try again
         self._turn = threading.Lock() if ledger.path is not None else nullcontext()
@@ -58,6 +59,11 @@ class Arrivals:
         """Studies that are remembered here because the ledger did not take them."""
         return len(self._remembered)
 
+    @property
+    def received(self) -> int:
+        """Images that were recorded here."""
+        return self._received
+
     def start(self) -> None:
         """Prepare the ledger, and keep trying in the background where that fails."""
         self.settle()
@@ -72,6 +78,8 @@ class Arrivals:
 
     def record(self, arrival: Arrival) -> None:
         """Put a study into the ledger because an image of it was stored."""
+        with self._lock:
+            self._received += 1
         # after a failure nobody waits for the ledger's time-out again: the background finds out when it is back
         if self._error is not None or not self._put(arrival):
             self._remember(arrival)

@@ -185,4 +185,4 @@ def _opinions(db: Connection, uids: list[str]) -> dict[str, tuple[Opinion, ...]]
 def readers(site: Site, user: str) -> tuple[str, ...]:
     """Who a study can be assigned to."""
     users = site.users().items()
-    return tuple(sorted({user} | {name for name, account in users if account.role.value != "technologist"}))
+    return tuple(sorted({user} | {name for name, account in users if account.role.value in ("radiologist", "admin")}))

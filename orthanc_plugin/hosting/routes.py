@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from orthanc_plugin.access.roles import Action
-from orthanc_plugin.hosting import admin_page, elsewhere, health, marking, reading_page, retrying, study_page
+from orthanc_plugin.hosting import admin_page, elsewhere, health, marking, metrics, reading_page, retrying, study_page
 from orthanc_plugin.hosting.addresses import address_of
 from orthanc_plugin.hosting.bundle_files import evaluated
 from orthanc_plugin.hosting.guard import action_of
@@ -90,8 +90,10 @@ def _with_ledger(name: str, request: Request, site: Site) -> Response:
 
 
 def _answer(name: str, request: Request, site: Site, db: Connection, now: float) -> Response:
-    if name == "api/status":
-        return _json(_status(site, db, now))
+    if name in ("api/status", "metrics"):
+        watched = name == "metrics"
+        status = _status(site, db, now, whole=not watched)
+        return metrics.respond(site, db, status, now) if watched else _json(status)
     if name == "api/images":
         _record_view_of_list(name, request, site)
         return _images(db, request.query)
@@ -202,6 +204,8 @@ def _without_ledger(name: str, request: Request, site: Site, error: LedgerError,
     status = _status(site, None, now, error)
     if name == "api/status":
         return _json(status)
+    if name == "metrics":
+        return metrics.respond(site, None, status, now)
     if name == "":
         return _html(page.render_page(reading_page.without_ledger(request), status, now, ledger=False))
     if name == "rows":  # a page that is open keeps its rows, and shows this above them

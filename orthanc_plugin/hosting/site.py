@@ -32,6 +32,8 @@ class Site:
         Where each page records who saw or changed what.
     held
         What Orthanc holds of a study: documents, pictures.
+    received
+        How many images came since the plugin started.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class Site:
     started_at: float
     audit: Audit
     held: Held
+    received: Callable[[], int] = lambda: 0
 
     def users(self) -> dict[str, Account]:
         """The people who may log in, by name; nobody where the list cannot be read."""

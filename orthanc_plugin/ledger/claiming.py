@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.ledger import counters, counting
 from orthanc_plugin.ledger.notes import get_fact, set_fact
 from orthanc_plugin.ledger.statements import SHIFT_SECONDS, result_of, run
 from orthanc_plugin.ledger.task_states import InferenceTask, Urgency
@@ -31,8 +32,14 @@ def claim(
     again, behind those that wait. The one under which `abandoned_limit` workers fell silent is quarantined instead of
     being tried for ever.
     """
-    _take_back(db, now=now, lease_seconds=lease_seconds, abandoned_limit=abandoned_limit)
+    lost = _take_back(db, now=now, lease_seconds=lease_seconds, abandoned_limit=abandoned_limit)
     _date_anew(db, now=now)
+    task = _claim_next(db, worker_id, now=now, lease_seconds=lease_seconds)
+    counters.add(db, counting.of_lost_leases(lost))
+    return task
+
+
+def _claim_next(db: Connection, worker_id: str, *, now: float, lease_seconds: float) -> InferenceTask | None:
     turn = get_fact(db, _TURN)
     if turn is None or not now - BACKGROUND_TURN_SECONDS < float(turn) <= now:
         task = _claim_first(db, _OVERDUE_BACKGROUND, worker_id, now=now, lease_seconds=lease_seconds)
@@ -70,9 +77,10 @@ def end_pauses(db: Connection, reasons: Iterable[str], *, now: float) -> int:
     return sum(run(db, sql, reason=reason, now=now).rowcount for reason in reasons)
 
 
-def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> None:
+def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_limit: int) -> list[str]:
+    """Queue what workers fell silent on; the states in which it is left."""
     # a lease further away than any clock near ours can have given was given before the clock jumped back
-    run(
+    states = run(
         db,
         """
         UPDATE tasks SET
@@ -89,11 +97,13 @@ def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_li
             completed_at = CASE WHEN abandoned + 1 >= :limit THEN :now ELSE completed_at END,
             written_at = :now
         WHERE status = 'running' AND (lease_until < :now OR lease_until > :impossible)
+        RETURNING status
         """,
         now=now,
         limit=abandoned_limit,
         impossible=now + 2 * lease_seconds,
     )
+    return list(states.scalars())
 
 
 def _date_anew(db: Connection, *, now: float) -> None:

@@ -255,6 +255,18 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
     return found
 
 
+def schema_of(ledger: Ledger) -> int:
+    """The schema that a ledger has now; 0 where there is none. Nothing is made or changed.
+
+    Raises
+    ------
+    LedgerUnavailable
+    LedgerUnusable
+    """
+    with ledger.read() as db:
+        return _version(db)
+
+
 def _statements(migrations: tuple[Migration, ...], found: int, to: int) -> list[str]:
     if found < to:
         return [statement for m in migrations if found < m.version <= to for statement in m.up]

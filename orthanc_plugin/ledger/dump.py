@@ -26,6 +26,7 @@ _TABLES = {
     "reading_marks": ("study_instance_uid, number", 4),
     "saved_filters": ("owner, name", 4),
     "mark_acts": ("person", 5),
+    "counters": ("name, labels", 7),
 }
 _DERIVED_AT_ONCE = 5000
 _ROWS_AT_ONCE = 500

@@ -1,4 +1,4 @@
-"""What the admin page counts: throughput, why studies were refused, what is in quarantine. Nothing here writes.
+"""What the admin page and the metrics count: throughput, why studies were refused, what waits. Nothing here writes.
 
 The rule: each question walks a range of an index, a day or one state of the studies, never all of them.
 """
@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from orthanc_plugin.ledger.statements import run
 
 HOUR = 3600.0
+UNFINISHED = ("queued", "running", "answered", "quarantined")
 _HOURS = 24
 
 
@@ -51,6 +52,47 @@ def refused_by_reason(db: Connection) -> dict[str, int]:
         """,
     )
     return {row.reason: row.studies for row in rows}
+
+
+def count_unfinished(db: Connection) -> dict[str, int]:
+    """How many studies are in each state that is no end; every such state is there."""
+    rows = run(
+        db,
+        """
+        SELECT status, count(*) AS studies FROM tasks
+        WHERE status IN ('queued', 'running', 'answered', 'quarantined') GROUP BY status
+        """,
+    )
+    return dict.fromkeys(UNFINISHED, 0) | {row.status: row.studies for row in rows}
+
+
+def ledger_bytes(db: Connection) -> int:
+    """Size of the ledger: its file, or its tables with their indexes in PostgreSQL."""
+    if db.dialect.name == "sqlite":
+        pages = run(db, "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+        return int(pages.scalar_one())
+    tables = run(
+        db,
+        """
+        SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class AS c
+        WHERE c.relkind = 'r' AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('tasks'))
+        """,
+    )
+    return int(tables.scalar_one())
+
+
+def last_answer(db: Connection) -> float | None:
+    """When one of the studies that came last was answered last, seconds since 1970; None when none of them was."""
+    latest = run(
+        db,
+        """
+        SELECT max(completed_at) FROM (
+            SELECT completed_at FROM tasks WHERE status <> 'removed'
+            ORDER BY received_at DESC, study_instance_uid DESC LIMIT 200
+        ) AS latest
+        """,
+    ).scalar()
+    return None if latest is None else float(latest)
 
 
 def quarantined(db: Connection, most: int) -> list[dict[str, Any]]:

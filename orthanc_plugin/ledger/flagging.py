@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.ledger import counters, counting
 from orthanc_plugin.ledger.marks import reopen_raised
 from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.task_states import InferenceTask
@@ -34,12 +35,13 @@ class Flag:
 
 def flag(db: Connection, task: InferenceTask, raised: Flag, *, now: float) -> bool:
     """Raise a study in the reading order; False when it stands as high already, or is another worker's."""
-    changed = run(
+    row = run(
         db,
         """
         UPDATE tasks SET priority = :priority, priority_rank = :rank, priority_reason = :message, first_answer = 1,
                          lowered_from = '', written_at = :now
         WHERE study_instance_uid = :uid AND fence = :fence AND status = 'running' AND priority_rank > :rank
+        RETURNING last_instance_at, completed_at
         """,
         uid=task.study_instance_uid,
         fence=task.fence,
@@ -47,7 +49,9 @@ def flag(db: Connection, task: InferenceTask, raised: Flag, *, now: float) -> bo
         rank=raised.priority_rank,
         message=raised.message,
         now=now,
-    ).rowcount
-    if changed:
-        reopen_raised(db, task.study_instance_uid, now=now)
-    return changed == 1
+    ).one_or_none()
+    if row is None:
+        return False
+    reopen_raised(db, task.study_instance_uid, now=now)
+    counters.add(db, counting.of_flag(row.last_instance_at, row.completed_at, now=now))
+    return True

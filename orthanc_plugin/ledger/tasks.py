@@ -25,6 +25,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.ledger import counters, counting
 from orthanc_plugin.ledger.claiming import claim, end_leases, end_pauses
 from orthanc_plugin.ledger.derived import counts_of, find_by_words, version_of, words_of, write_findings, write_words
 from orthanc_plugin.ledger.lowering import priority_kept
@@ -257,6 +258,7 @@ def answer(db: Connection, task: InferenceTask, outcome: Outcome, *, now: float,
     )
     write_findings(db, task.study_instance_uid, outcome.result)
     reopen_raised(db, task.study_instance_uid, now=now)
+    counters.add(db, counting.of_answer(task, outcome, now=now, concludes=conclude_at is None))
 
 
 def fail(
@@ -275,7 +277,7 @@ def fail(
     ------
     ClaimLost
     """
-    _change_claimed(
+    status = _change_claimed(
         db,
         task,
         """
@@ -298,6 +300,7 @@ def fail(
         retry_at=now if retry_at is None else retry_at,
         counted=int(counted),
     )
+    counters.add(db, counting.of_failure(failure.reason, status))
 
 
 def release(db: Connection, task: InferenceTask, *, now: float) -> None:
@@ -388,6 +391,9 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _change_claimed(db: Connection, task: InferenceTask, sql: str, **values: Any) -> None:
-    if run(db, sql, uid=task.study_instance_uid, fence=task.fence, **values).rowcount != 1:
+def _change_claimed(db: Connection, task: InferenceTask, sql: str, **values: Any) -> str:
+    """Change the task while the claim holds; returns the state that it has now."""
+    found = run(db, f"{sql} RETURNING status", uid=task.study_instance_uid, fence=task.fence, **values).scalar()
+    if found is None:
         raise ClaimLost(f"study {task.study_instance_uid}: the claim (fence {task.fence}) no longer holds")
+    return str(found)

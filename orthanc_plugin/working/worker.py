@@ -21,7 +21,9 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger import counters, tasks
+from orthanc_plugin.ledger.counters import Count
+from orthanc_plugin.ledger.counting import WORKER_STARTED
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable, StatementRejected, migrate, open_ledger
 from orthanc_plugin.ledger.flagging import Flag, flag
 from orthanc_plugin.ledger.ownership import require_archive
@@ -215,6 +217,7 @@ class Worker:
                 if not self._inherited:
                     self._write(lambda db: tasks.end_leases(db, self.worker_id))
                     self._write(_end_pauses)  # whoever starts a worker has mended something
+                    self._write(lambda db: counters.add(db, [Count(WORKER_STARTED)]))
                     self._inherited = True
                 self._beat()
                 if away:  # only now: the leases of what is in hand may have run out meanwhile

@@ -11,8 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+from orthanc_plugin.log_files import file_of_stderr, follow, rotate
 from orthanc_plugin.logs import start_logging
-from orthanc_plugin.settings import load_settings
+from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.working.reading_process import COMMAND
 from orthanc_plugin.working.supervisor import new_worker_id
 from orthanc_plugin.working.worker import Worker
@@ -47,6 +48,20 @@ def beating(descriptor: int) -> Callable[[], None]:
     return beat
 
 
+def keeping_log(settings: Settings, beat: Callable[[], None]) -> Callable[[], None]:
+    """A beat that also begins a new log file where the one of this worker and of what it started is full."""
+    file = file_of_stderr()
+    if file is None or file.parent != settings.logs:
+        return beat
+
+    def beat_and_rotate() -> None:
+        beat()
+        if rotate(file, longest=settings.log_mb * 1_000_000, files=settings.log_files):
+            follow(file)
+
+    return beat_and_rotate
+
+
 def main(command: Sequence[str] = COMMAND) -> int:
     """Run one worker: beside the plugin, which gives it a name and a pipe to beat on, or by hand, without arguments."""
     start_logging()
@@ -54,7 +69,7 @@ def main(command: Sequence[str] = COMMAND) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # before any thread is there: only this one waits for them
     settings = load_settings()
     if len(sys.argv) > 1:
-        worker = Worker(settings, sys.argv[1], command, beating(int(sys.argv[2])))
+        worker = Worker(settings, sys.argv[1], command, keeping_log(settings, beating(int(sys.argv[2]))))
     else:
         worker = Worker(settings, new_worker_id(), command)
     worker.start()
