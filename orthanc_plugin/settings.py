@@ -8,18 +8,27 @@ that over the defaults below.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from orthanc_plugin.integration import (
+    LABELS,
+    Destination,
+    Labels,
+    Retention,
+    Route,
+    TableInvalid,
+    check_together,
+    line_of,
+)
+from orthanc_plugin.setting_values import SettingsInvalid, value_of
+
+__all__ = ["REPOSITORY", "Settings", "SettingsInvalid", "convert", "has_bundle", "load_settings", "wrong_tables"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class SettingsInvalid(Exception):
-    """A setting that cannot be used; the message names it, its value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,14 @@ class Settings:
         How long a critical, an urgent and any other study may wait for a person before it rises in the reading order.
     claim_minutes
         How long a study stays in the hands of somebody who does nothing.
+    destinations
+        Who is given results: PACS by C-STORE or STOW-RS, an HL7 v2 receiver. Tables, see ``docs/integration.md``.
+    routes
+        By which models an image is read, by its origin and header: the first rule that fits decides. Tables.
+    labels
+        Which labels a study gets in Orthanc. A table; without it none.
+    retention
+        Which studies are deleted in Orthanc once a destination has committed to them. A table; without it none.
     viewer
         Folder of the prepared OHIF files.
     translated
@@ -137,8 +154,17 @@ class Settings:
     log_files: int = 5
     waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
+    destinations: tuple[Destination, ...] = ()
+    routes: tuple[Route, ...] = ()
+    labels: Labels | None = None
+    retention: Retention | None = None
     viewer: Path = REPOSITORY / ".cache" / "ohif"
     translated: Path = REPOSITORY / ".cache" / "translated"
+
+    @property
+    def owed_to(self) -> tuple[Destination, ...]:
+        """All that results are owed to: the destinations, and our own Orthanc where it is to have labels."""
+        return self.destinations if self.labels is None else (*self.destinations, Destination(LABELS, LABELS))
 
     @property
     def ledger(self) -> Path:
@@ -234,43 +260,6 @@ class Settings:
         return self.orthanc_url or self.http_url
 
 
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "http_port": (1, 65535),
-    "dicom_port": (1, 65535),
-    "threads": (0, 256),
-    "minimum_age": (0, 120),
-    "intake_seconds": (1, 600),
-    "workers": (0, 64),
-    "study_seconds": (1, 3600),
-    "memory_mb": (512, 1_000_000),
-    "quiet_seconds": (0, 3600),
-    "study_deadline_seconds": (1, 86_400),
-    "reconcile_seconds": (1, 86_400),
-    "lease_seconds": (2, 3600),
-    "attempts": (1, 100),
-    "deadline_hours": (0.01, 8760),
-    "reserve_mb": (0, 10_000_000),
-    "session_hours": (0.01, 168),
-    "session_idle_minutes": (0.1, 10_080),
-    "audit_mb": (1, 10_000),
-    "log_mb": (1, 10_000),
-    "log_files": (2, 1000),
-    "waiting_limits_minutes": (0, 525_600),
-    "claim_minutes": (0.1, 1440),
-}
-_CHOICES = {
-    "children": ("refuse", "caution"),
-    "report_language": ("en", "de"),
-    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
-}
-_NAMES = {
-    "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
-    "expected_views": ("frontal", "lateral"),
-}
-_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
-_ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
-
-
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings of this site.
 
@@ -281,10 +270,11 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
     given: dict[str, Any] = {}
-    file = home / "hilum.toml"
+    file, written = home / "hilum.toml", ""
     if file.exists():
         try:
-            given = tomllib.loads(file.read_text("utf-8"))
+            written = file.read_text("utf-8")
+            given = tomllib.loads(written)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
     known = {f.name for f in fields(Settings)} - {"home"}
@@ -293,7 +283,44 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in known:
         if (text := _from_environment(name, environment)) is not None:
             given[name] = text
-    return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
+    try:
+        values = {name: convert(name, value) for name, value in given.items()}
+        for wrong in wrong_tables(home, values):
+            raise wrong
+    except SettingsInvalid as error:
+        if error.table and (line := line_of(written, error.table, error.number, error.key)):
+            raise SettingsInvalid(f"{file.name}, line {line}: {error}") from error
+        raise
+    return Settings(home=home, **values)
+
+
+def convert(name: str, value: object) -> Any:
+    """The value of a setting as it is used, from what the file or the environment gives.
+
+    Raises
+    ------
+    SettingsInvalid
+        With the value and what is allowed.
+    """
+    return value_of(name, value, next(f.default for f in fields(Settings) if f.name == name))
+
+
+def wrong_tables(home: Path, values: Mapping[str, Any]) -> Iterator[SettingsInvalid]:
+    """What is wrong with what tables say of each other and of bundles."""
+    try:
+        check_together(values.get("destinations", ()), values.get("retention"))
+    except TableInvalid as error:
+        yield SettingsInvalid(f"retention: {error}", "retention", error.number, error.key)
+    for number, route in enumerate(values.get("routes", ())):
+        for name in route.bundles:
+            if not has_bundle(home, name):
+                message = f"routes: bundles: there is no bundle {name!r} (./hilum models list)"
+                yield SettingsInvalid(message, "routes", number, "bundles")
+
+
+def has_bundle(home: Path, name: str) -> bool:
+    """Whether a bundle of this name lies here, Hilum's or the site's own."""
+    return (REPOSITORY / "models" / name / "configs").is_dir() or (home / "models" / name).is_dir()
 
 
 def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
@@ -307,84 +334,3 @@ def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
         return Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsInvalid(f"{variable}_FILE: {file} cannot be read ({type(error).__name__})") from error
-
-
-def convert(name: str, value: object) -> Any:
-    """The value of a setting as it is used, from what the file or the environment gives.
-
-    Raises
-    ------
-    SettingsInvalid
-        With the value and what is allowed.
-    """
-    default = next(f.default for f in fields(Settings) if f.name == name)
-    if isinstance(default, Path):
-        return Path(str(value)).expanduser().resolve()
-    if isinstance(default, tuple):
-        return _several(name, value)
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
-        return value
-    if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
-    if isinstance(default, str):
-        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
-            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
-        return value.strip()
-    return _number(name, value, type(default))
-
-
-def _several(name: str, value: object) -> tuple[Any, ...]:
-    """The value of a setting that holds several."""
-    if name == "waiting_limits_minutes":
-        return _three_limits(name, value)
-    names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
-    if name == "bundles" and not names:
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-    if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
-        raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
-    return tuple(names)
-
-
-def _three_limits(name: str, value: object) -> tuple[float, ...]:
-    given = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(given, list) or len(given) != 3:
-        raise SettingsInvalid(f"{name} = {value!r}: give three numbers: critical, urgent, routine")
-    limits = tuple(_number(name, one, float) for one in given)
-    if list(limits) != sorted(limits):
-        raise SettingsInvalid(f"{name} = {value!r}: what is more urgent cannot wait longer")
-    return limits
-
-
-def _postgresql_url(name: str, value: object) -> str:
-    url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
-        # the value may hold a password, so it is not repeated
-        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
-    return url
-
-
-def _orthanc_url(value: object) -> str:
-    url = value.strip().rstrip("/") if isinstance(value, str) else None
-    if url is None or (url and not _ORTHANC_URL.fullmatch(url)):
-        # somebody may have put a password into it, so it is not repeated
-        raise SettingsInvalid("orthanc_url: give https://HOST or https://HOST:PORT, or nothing for this machine's")
-    return url
-
-
-def _number(name: str, value: object, kind: type) -> Any:
-    low, high = _BOUNDS[name]
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        number = kind(value)
-    except ValueError as error:
-        raise SettingsInvalid(f"{name} = {value!r}: give a number") from error
-    if not low <= number <= high or (not isinstance(value, str) and number != value):
-        raise SettingsInvalid(
-            f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
-        )
-    return number

@@ -90,14 +90,14 @@ class Node:
         return [dcmread(BytesIO(self.http.get(f"/instances/{i['ID']}/file").content)) for i in instances]
 
 
-def start_node(home: Path, **site: str) -> tuple[Settings, Any]:
-    """Start a node whose ``hilum.toml`` holds these settings, and wait until it is ready.
+def start_node(home: Path, tables: str = "", **site: str) -> tuple[Settings, Any]:
+    """Start a node whose ``hilum.toml`` holds these settings and tables, and wait until it is ready.
 
     A study counts as complete half a second after its last image, unless `site` says otherwise.
     """
     home.mkdir(parents=True, exist_ok=True)
     site = {"quiet_seconds": "0.5", **site}
-    (home / "hilum.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in site.items()))
+    (home / "hilum.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in site.items()) + tables)
     ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
     settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})
     process = node.start(settings)

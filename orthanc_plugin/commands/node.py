@@ -24,6 +24,7 @@ import httpx
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.commands import orthanc_index
 from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.integration import Destination
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.settings import REPOSITORY, Settings
 
@@ -220,7 +221,21 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
+        "DicomModalities": {one.name: _modality(one) for one in settings.destinations if one.commitment},
         **(_postgresql_index(settings) if settings.index_url else {}),
+    }
+
+
+def _modality(destination: Destination) -> dict[str, Any]:
+    """A destination as Orthanc has to know it: it is asked to commit, may report that, and nothing else."""
+    forbidden = ("AllowFind", "AllowFindWorklist", "AllowGet", "AllowMove", "AllowNAction")
+    return {
+        "AET": destination.ae_title,
+        "Host": destination.host,
+        "Port": destination.port,
+        "AllowNEventReport": True,
+        "UseDicomTls": destination.tls,
+        **dict.fromkeys(forbidden, False),
     }
 
 

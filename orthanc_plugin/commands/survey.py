@@ -10,13 +10,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
-from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, convert
+from orthanc_plugin.integration import line_of
+from orthanc_plugin.settings import Settings, SettingsInvalid, convert, has_bundle, wrong_tables
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
 # of the environment, and no settings: see README.md, and the tests
@@ -24,7 +25,7 @@ _OTHERS = frozenset(
     ("HILUM_HOME", "HILUM_VENV", "HILUM_PYTHON", "HILUM_SAMPLES", "HILUM_FAILPOINTS", "HILUM_WITHOUT_SHARED",
      "HILUM_SCREENSHOTS")
 )  # fmt: skip
-_KEY = re.compile(r"""\s*(?:\[\s*)?(["']?)([\w-]+)\1\s*(?:[.\]=]|$)""")
+_KEY = re.compile(r"""\s*(?:\[\[?\s*)?(["']?)([\w-]+)\1\s*(?:[.\]=]|$)""")
 _LAST_NUMBER = re.compile(r"\d+$")
 _SENTENCE = re.compile(r"\.\s| \(models")
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column \d+\)")
@@ -86,11 +87,13 @@ def survey(environment: Mapping[str, str]) -> Survey:
     """Look at ``hilum.toml``, the environment and the files beside them."""
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
     file = home / "hilum.toml"
-    given, lines, mistakes = _read(file)
+    given, written, mistakes = _read(file)
+    lines = _lines(written, given)
     known = {f.name: f.default for f in fields(Settings) if f.name != "home"}
     for name in given.keys() - known.keys():
         mistakes.append(Mistake(_at(file, lines.get(name)), f"unknown setting {name!r}{_meant(name, known)}"))
     found = []
+    used: dict[str, Any] = {}
     for name, default in known.items():
         variable = f"HILUM_{name.upper()}"
         value, origin = default, "default"
@@ -100,15 +103,18 @@ def survey(environment: Mapping[str, str]) -> Survey:
             value, origin = environment[variable], variable
         if origin != "default":
             try:
-                value = convert(name, value)
+                value = used[name] = convert(name, value)
             except SettingsInvalid as error:
-                mistakes.append(Mistake(origin, str(error)))
+                place = line_of(written, error.table, error.number, error.key) if origin.startswith(file.name) else None
+                mistakes.append(Mistake(_at(file, place) if place else origin, str(error)))
                 value = "(cannot be used)"
         found.append(Setting(name, _shown(name, value), _shown(name, default), origin, _WHAT.get(name, "")))
     mistakes += _unknown_variables(environment, known)
     values = {setting.name: setting.value for setting in found}
     if values["http_port"] == values["dicom_port"]:
         mistakes.append(Mistake("http_port, dicom_port", f"both are {values['http_port']}: give each its own"))
+    for wrong in wrong_tables(home, used):
+        mistakes.append(Mistake(_at(file, line_of(written, wrong.table, wrong.number, wrong.key)), str(wrong)))
     mistakes += _of_files(home, values)
     return Survey(
         home, tuple(found), tuple(sorted(mistakes, key=lambda m: (not m.stops, _LAST_NUMBER.sub(_padded, m.where))))
@@ -119,24 +125,28 @@ def _padded(number: re.Match[str]) -> str:
     return number[0].rjust(9, "0")
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, int], list[Mistake]]:
-    """What the file holds, at which line each key stands, and why it cannot be read."""
+def _read(file: Path) -> tuple[dict[str, Any], str, list[Mistake]]:
+    """What the file holds, its text, and why it cannot be read."""
     try:
         text = file.read_text("utf-8")
-        given = tomllib.loads(text)
+        return tomllib.loads(text), text, []
     except FileNotFoundError:
-        return {}, {}, []
+        return {}, "", []
     except (OSError, ValueError) as error:  # tomllib's and that of UTF-8 are ValueErrors
         line = _AT_LINE.search(str(error))
         why = _AT_LINE.sub("", str(error)) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
         where = _at(file, int(line[1]) if line else None)
-        return {}, {}, [Mistake(where, f"this is no valid TOML: {why}")]
+        return {}, "", [Mistake(where, f"this is no valid TOML: {why}")]
+
+
+def _lines(text: str, given: Mapping[str, Any]) -> dict[str, int]:
+    """At which line each key stands."""
     lines: dict[str, int] = {}
     for number, line_text in enumerate(text.splitlines(), 1):
         key = _KEY.match(line_text)
         if key and key[2] in given:
             lines.setdefault(key[2], number)
-    return given, lines, []
+    return lines
 
 
 def _unknown_variables(environment: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -160,7 +170,7 @@ def _of_files(home: Path, values: Mapping[str, Any]) -> Iterator[Mistake]:
         except WordingInvalid as error:
             yield Mistake(wording.name, str(error))
     for name in values["bundles"] if isinstance(values["bundles"], list) else ():
-        if not (REPOSITORY / "models" / name / "configs").is_dir() and not (home / "models" / name).is_dir():
+        if not has_bundle(home, name):
             yield Mistake("bundles", f"there is no bundle {name!r} (./hilum models list)")
 
 
@@ -186,7 +196,11 @@ def _shown(name: str, value: Any) -> Any:
         return urlunsplit(parts._replace(netloc=f"{who}{host}", query="(withheld)" if parts.query else ""))
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one: _shown(one, each) for one, each in asdict(value).items()}
+    if isinstance(value, tuple):
+        return [_shown("", each) for each in value]
+    return value
 
 
 def _explained() -> dict[str, str]:

@@ -152,5 +152,38 @@ _COUNTING = Migration(
     down=(),
 )
 
-MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING)
+# Going back, what is owed waits as well.
+_DELIVERING = Migration(
+    8,
+    up=(
+        """
+        CREATE TABLE IF NOT EXISTS deliveries (                  -- see ledger/deliveries.py
+            destination         TEXT NOT NULL,
+            study_instance_uid  TEXT NOT NULL,
+            state               TEXT NOT NULL,
+            owed                INTEGER NOT NULL,                -- answers so far
+            claimed             INTEGER NOT NULL DEFAULT 0,      -- what the current claim has seen
+            fence               INTEGER NOT NULL DEFAULT 0,      -- grows with each claim: an old writer's write misses
+            holder              TEXT NOT NULL DEFAULT '',
+            owed_since          DOUBLE PRECISION NOT NULL,
+            due_at              DOUBLE PRECISION,                -- tried next, or the end of the claim; NULL: never
+            failures            INTEGER NOT NULL DEFAULT 0,      -- in a row
+            error               TEXT NOT NULL DEFAULT '',        -- of the last try, without patient data
+            taken               TEXT NOT NULL DEFAULT '{}',      -- JSON: what the receiver has
+            delivered_at        DOUBLE PRECISION,
+            PRIMARY KEY (destination, study_instance_uid)
+        )
+        """,
+        "CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (destination, due_at) WHERE state = 'owed'",
+        "CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (destination, owed_since) WHERE state <> 'delivered'",
+        "CREATE INDEX IF NOT EXISTS deliveries_of_study ON deliveries (study_instance_uid)",
+    ),
+    down=(
+        "DROP INDEX deliveries_of_study",
+        "DROP INDEX deliveries_open",
+        "DROP INDEX deliveries_due",
+    ),
+)
+
+MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING, _DELIVERING)
 SCHEMA_VERSION = MIGRATIONS[-1].version

@@ -81,6 +81,7 @@ class _Candidate:
 
     instance: str
     received: str
+    calling_ae_title: str
     taken: Intake
     in_memory: bool
 
@@ -319,7 +320,7 @@ def _take_in(instance: str, reader: Reader, *, in_memory: bool) -> _Candidate:
     taken = reader.intake.take_in(stored.content, policy_of(reader.settings))
     if not in_memory:
         taken = taken.without_pixels()
-    return _Candidate(instance, stored.received, taken, in_memory)
+    return _Candidate(instance, stored.received, stored.calling_ae_title, taken, in_memory)
 
 
 def _fetch(instance: str, reader: Reader) -> StoredInstance:
@@ -355,4 +356,4 @@ def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: St
             raise ResultWorse(f"image {candidate.uid}: its results cannot be made anew") from error
         message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
         raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
-    return read_entry(reading, published, candidate.instance, candidate.received)
+    return read_entry(reading, published, candidate.instance, candidate.received, candidate.calling_ae_title)

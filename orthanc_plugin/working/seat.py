@@ -17,6 +17,7 @@ from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import StatementRejected
+from orthanc_plugin.ledger.deliveries import owe
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome
 from orthanc_plugin.working.reading_process import Abandoned, ModelsUnusable, NotReady, ReadingProcess
 from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
@@ -136,6 +137,8 @@ class Seat:
     def _answer(self, held: InHand, outcome: Outcome, seconds: float) -> None:
         def change(db: Connection) -> None:
             tasks.answer(db, held.task, outcome, now=time.time(), conclude_at=outcome.conclude_at)
+            if outcome.conclude_at is None:
+                owe(db, held.task.study_instance_uid, outcome, self._settings.owed_to, now=time.time())
 
         was_away, self._outages = self._outages > 1, 0  # one alone may be the study's own
         self._worker.condition.solved(*OUTAGES)

@@ -6,7 +6,7 @@ the models, is named and waited for.
 
 Threads: one for each reading process, which claims a task when its process is ready for one; and one that prolongs the
 leases of all tasks in hand and says that the worker lives; one that compares Orthanc with the ledger (``rounds``); and
-one that tells people of critical results (``notifying``).
+one that tells people of critical results (``notifying``), and those that deliver results (``delivery.keeping``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from orthanc_plugin.delivery.keeping import keep_delivering
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.ledger import counters, tasks
 from orthanc_plugin.ledger.counters import Count
@@ -91,6 +92,7 @@ class Worker:
         threading.Thread(target=keep_reconciled, args=rounds, name="rounds", daemon=True).start()
         telling = (self.settings, self._ledger, self.stopping)
         threading.Thread(target=keep_telling, args=telling, name="notices", daemon=True).start()
+        keep_delivering(self.settings, self._ledger, self.worker_id, self.stopping)
 
     def stop(self) -> None:
         """Claim nothing more, let what is in hand finish for `_FINISH_SECONDS`, give the rest back, and return."""

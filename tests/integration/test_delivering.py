@@ -1,0 +1,172 @@
+"""A whole node gives its results to a PACS by C-STORE and by STOW-RS, and tells an HL7 receiver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.filereader import read_preamble
+from receivers import Pacs, Ris, pacs, plain_orthanc, ris
+from running_node import Node, free_port, start_node
+
+from models.phantom import chest
+from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.modality import Exposure
+from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.deliveries import standings
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
+
+
+def send(running: Node, name: str, **how: Any) -> str:
+    exposure = Exposure(seed=name, patient_name=f"{name}^Secret", patient_id=f"ID-{name}")
+    ds = modality.radiograph(chest(4, rows=512, columns=512).pixels, exposure)
+    (outcome,) = modality.send([ds], "127.0.0.1", running.settings.dicom_port, running.settings.ae_title, **how)
+    assert outcome.accepted
+    return str(ds.StudyInstanceUID)
+
+
+def data_set_of(file: bytes) -> bytes:
+    """A DICOM file behind its preamble and file meta information."""
+    stream = BytesIO(file)
+    read_preamble(stream, False)
+    meta = dcmread(BytesIO(file), stop_before_pixels=True).file_meta
+    return file[128 + 4 + 12 + meta.FileMetaInformationGroupLength :]
+
+
+def own_files(running: Node, study: str) -> dict[str, bytes]:
+    """SOP Instance UID to file, of our results in the node's own Orthanc."""
+    found = running.http.post("/tools/lookup", content=study).json()
+    files = {}
+    for item in found:
+        for instance in running.http.get(f"/studies/{item['ID']}/instances").json():
+            file = running.http.get(f"/instances/{instance['ID']}/file").content
+            if dcmread(BytesIO(file), stop_before_pixels=True).get("Manufacturer") == "Hilum":
+                files[str(instance["MainDicomTags"]["SOPInstanceUID"])] = file
+    return files
+
+
+def started(home: Path, tables: str) -> Iterator[Node]:
+    settings, _ = start_node(home, tables)
+    try:
+        credentials = load_credentials(settings.credentials)
+        with node.http(settings, credentials) as client:
+            yield Node(settings, credentials, client)
+    finally:
+        node.stop(settings)
+
+
+def nothing_owed(running: Node) -> bool:
+    ledger = open_ledger(running.settings.ledger_address)
+    with ledger.read() as db:
+        return not standings(db)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs, Any, Ris]]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "password").write_text("let me in\n")
+    with pacs() as archive, plain_orthanc(folder / "other") as (url, other), ris() as told:
+        tables = f"""
+[[destinations]]
+name = "pacs"
+protocol = "dicom"
+host = "127.0.0.1"
+port = {archive.port}
+ae_title = "PACS"
+
+[[destinations]]
+name = "web"
+protocol = "stow"
+url = "{url}"
+user = "hilum"
+password_file = "{folder / "password"}"
+objects = ["measurement_report", "images"]
+
+[[destinations]]
+name = "ris"
+protocol = "hl7"
+host = "127.0.0.1"
+port = {told.port}
+
+[[destinations]]
+name = "gone"
+protocol = "dicom"
+host = "127.0.0.1"
+port = {free_port()}
+ae_title = "GONE"
+
+[[destinations]]
+name = "from-elsewhere"
+protocol = "hl7"
+host = "127.0.0.1"
+port = {free_port()}
+calling_ae_titles = ["NOBODY"]
+"""
+        for running in started(folder / "home", tables):
+            yield running, archive, other, told
+
+
+def until(question: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+def test_each_result_arrives_once_byte_for_byte(site: tuple[Node, Pacs, Any, Ris]) -> None:
+    running, archive, other, told = site
+    study = send(running, "first")
+    running.wait_for(study)
+    own = own_files(running, study)
+    assert len(own) >= 3, "SR, SEG and the preliminary report"
+    until(lambda: set(archive.data_sets) >= set(own))
+    assert archive.data_sets == {uid: data_set_of(file) for uid, file in own.items()}
+    assert set(archive.came.values()) == {1}
+    assert set(archive.callers) == {running.settings.ae_title}
+
+    until(lambda: len(other.get("/instances").json()) == 2)
+    files = {other.get(f"/instances/{name}/file").content for name in other.get("/instances").json()}
+    assert len(files & set(own.values())) == 1, "the measurement report, as it is; the other one is the image"
+
+    (message,) = until(lambda: told.messages)
+    lines = {line[:3]: line.split("|") for line in message.split("\r") if line}
+    assert (lines["OBR"][25], lines["PID"][5]) == ("P", "first^Secret")
+    assert "not reviewed" in message
+
+
+def test_who_is_away_delays_nobody_and_is_told(site: tuple[Node, Pacs, Any, Ris]) -> None:
+    running, archive, _, _ = site
+    study = send(running, "second")
+    running.wait_for(study)
+    until(lambda: set(archive.data_sets) >= set(own_files(running, study)))
+    ledger = open_ledger(running.settings.ledger_address)
+
+    def failing() -> Any:
+        with ledger.read() as db:
+            return [one for one in standings(db) if one.failing]
+
+    (gone,) = until(failing)
+    assert (gone.destination, gone.refused) == ("gone", 0)
+    assert "cannot be reached" in gone.error
+    with ledger.read() as db:
+        assert {one.destination for one in standings(db)} == {"gone"}, "nothing is owed where no rule says so"
+
+
+def test_a_study_that_is_read_again_alike_is_not_delivered_twice(site: tuple[Node, Pacs, Any, Ris]) -> None:
+    running, archive, _, told = site
+    before, messages = archive.came.copy(), len(told.messages)
+    study = running.rows()[0]["study_instance_uid"]
+    assert running.http.post(
+        "/hilum/api/reread", data={"study_instance_uid": study}, headers={"X-Requested-With": "test"}
+    ).is_success
+    time.sleep(5)
+    assert archive.came == before
+    assert len(told.messages) == messages
