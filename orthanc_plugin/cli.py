@@ -233,6 +233,13 @@ def ledger(settings: Settings, options: argparse.Namespace) -> int:
     return run(settings, options, console)
 
 
+def deliveries(settings: Settings, options: argparse.Namespace) -> int:
+    """How the destinations stand; having them tried now, or given up."""
+    from orthanc_plugin.commands.deliveries import deliveries as run
+
+    return run(settings, options, console)
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Look at everything that keeps the node from its work, and say what to do; exit code 1 when something is wrong."""
     from orthanc_plugin.commands.doctor import doctor as run
@@ -309,6 +316,10 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
     leading = _command(commands, "ledger", ledger)
     leading.add_argument("--to", type=int, metavar="SCHEMA", help="lead it there, with all its rows; the node is down")
+    giving = _command(commands, "deliveries", deliveries).add_subparsers(required=True, metavar="COMMAND", dest="do")
+    giving.add_parser("list", help="what is owed to whom").add_argument("--json", action="store_true")
+    giving.add_parser("retry", help="try now, what was refused too").add_argument("name", nargs="?", metavar="NAME")
+    giving.add_parser("forget", help="give up what is owed to one").add_argument("name", metavar="NAME")
     _command(commands, "doctor", doctor).add_argument("--json", action="store_true")
     asking = _command(commands, "config", config).add_subparsers(required=True, metavar="COMMAND", dest="do")
     asking.add_parser("check", help="what is wrong, with its line").add_argument("--json", action="store_true")

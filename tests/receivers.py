@@ -81,9 +81,7 @@ class Pacs:
         association = entity.associate(host, port, ae_title=ae_title, ext_neg=[role])
         if association.is_established:
             kind = 2 if failed else 1
-            association.send_n_event_report(
-                told, kind, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-            )
+            association.send_n_event_report(told, kind, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
             association.release()
 
 

@@ -24,12 +24,12 @@ from orthanc_plugin.integration import Destination, Retention
 from orthanc_plugin.ledger import counters, deliveries
 from orthanc_plugin.ledger.counters import Count
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.delivery_views import committed_studies
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.settings import Settings
 
 log = logging.getLogger("hilum.purging")
 
-PURGED = "studies_purged"  # the count
 _PAUSE_SECONDS = 60.0
 _ANSWER_SECONDS, _LOOK_SECONDS = 60.0, 0.5
 _AT_ONCE = 100  # studies of one look
@@ -71,16 +71,14 @@ def purge(settings: Settings, ledger: Ledger, now: float, stop: threading.Event)
             if _purge(orthanc, destination, study, stop):
                 gone += 1
                 with ledger.write() as db:
-                    counters.add(db, [Count(PURGED)])
+                    counters.add(db, [Count(deliveries.PURGED)])
                 log.info("deleted, for it is kept elsewhere", extra={"study_instance_uid": study})
     return gone
 
 
 def _candidates(ledger: Ledger, rule: Retention, destination: Destination, now: float) -> list[str]:
     with ledger.read() as db:
-        return deliveries.committed_studies(
-            db, destination.name, before=now - rule.days * _DAY, unread=rule.unread, most=_AT_ONCE
-        )
+        return committed_studies(db, destination.name, before=now - rule.days * _DAY, unread=rule.unread, most=_AT_ONCE)
 
 
 def _purge(orthanc: OrthancClient, destination: Destination, study: str, stop: threading.Event) -> bool:

@@ -6,16 +6,18 @@ The rule: whatever keeps a study from being read is named here, by a code, and s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orthanc_plugin.ledger.database import LedgerError, LedgerUnusable
+from orthanc_plugin.ledger.delivery_views import Undelivered
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 
 WORKER_SILENT_SECONDS = 15.0  # it reports every five
 _START_SECONDS = 30.0  # in which a worker is expected to speak up for the first time
 _WAITING_LIMIT_SECONDS = 600.0
+UNDELIVERED_SECONDS = 120.0  # before a destination that is down is spoken of
 _JUMP_SECONDS = 60.0  # more than any time service corrects at once without being asked
 _JUMP_SHOWN_SECONDS = 3600.0
 
@@ -68,6 +70,8 @@ class Vitals:
         Why the audit log cannot be written; empty when it can.
     audit_waiting
         Entries that wait for it in memory.
+    undelivered
+        The destinations that did not take what they were given.
     """
 
     ledger_error: LedgerError | None
@@ -85,6 +89,7 @@ class Vitals:
     read_only: bool = False
     audit_waiting: int = 0
     audit_error: str = ""
+    undelivered: tuple[Undelivered, ...] = ()
 
 
 _WORKER_PROBLEMS = {
@@ -136,6 +141,7 @@ def problems(vitals: Vitals) -> list[Problem]:
                 stops=False,
             )
         )
+    found.extend(problem for one in vitals.undelivered for problem in _of_destination(one))
     return sorted(found, key=lambda problem: not problem.stops)
 
 
@@ -144,6 +150,27 @@ def state(found: Sequence[Problem], models: dict[str, str] | None) -> str:
     if any(problem.stops for problem in found):
         return "impaired"
     return "starting" if models is None else "ready"
+
+
+def _of_destination(it: Undelivered) -> Iterator[Problem]:
+    if it.waiting:
+        yield Problem(
+            f"undelivered_{it.destination}",
+            f"{it.destination} has not taken {_studies(it.waiting)}: {it.error}.",
+            "Nothing if it is down: they go out by themselves. ./hilum doctor tries whether it answers.",
+            stops=False,
+        )
+    if it.refused:
+        yield Problem(
+            f"refused_{it.destination}",
+            f"{it.destination} refused {_studies(it.refused)}" + (f": {it.error}." if not it.waiting else "."),
+            f"Mend what it says, then ./hilum deliveries retry {it.destination}.",
+            stops=False,
+        )
+
+
+def _studies(number: int) -> str:
+    return f"{number} {'study' if number == 1 else 'studies'}"
 
 
 def _of_ledger(vitals: Vitals) -> list[Problem]:

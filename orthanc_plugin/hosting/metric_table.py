@@ -86,6 +86,15 @@ METRICS = (
         "hilum_finding_probability", _HISTOGRAM, ("bundle", "version", "finding"), _LEDGER,
         "probabilities that they gave, 0 to 1",
     ),
+    Metric("hilum_deliveries_owed", _GAUGE, ("destination",), _LEDGER, "studies that a destination is to be given"),
+    Metric("hilum_deliveries_failing", _GAUGE, ("destination",), _LEDGER, "of these, the ones that were tried in vain"),
+    Metric("hilum_deliveries_refused", _GAUGE, ("destination",), _LEDGER, "studies that a destination will not have"),
+    Metric("hilum_delivery_oldest_seconds", _GAUGE, ("destination",), _LEDGER, "how long the oldest has been owed"),
+    Metric(
+        "hilum_deliveries_total", _COUNTER, ("destination", "outcome"), _LEDGER,
+        "tries to deliver: delivered, put_off (tried again), refused",
+    ),
+    Metric("hilum_studies_purged_total", _COUNTER, (), _LEDGER, "studies deleted by the rule of retention"),
     Metric("hilum_ledger_bytes", _GAUGE, (), _LEDGER, "size of the ledger: its files, or its tables in PostgreSQL"),
     Metric("hilum_last_backup_timestamp_seconds", _GAUGE, (), _LEDGER, "when ./hilum backup ended last"),
     Metric(

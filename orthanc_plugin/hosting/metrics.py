@@ -23,8 +23,9 @@ from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
 from orthanc_plugin.hosting.messages import NOT_STORED, Response
 from orthanc_plugin.hosting.metric_table import METRICS, Kind
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.ledger import counting, views
+from orthanc_plugin.ledger import counting, deliveries, views
 from orthanc_plugin.ledger.counters import Count, counted
+from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.ledger.figures import count_unfinished, ledger_bytes
 from orthanc_plugin.ledger.notes import LAST_BACKUP, LAST_RECONCILIATION, get_fact, workers_seen
 
@@ -48,7 +49,7 @@ def respond(site: Site, db: Connection | None, status: Mapping[str, Any], now: f
     counts: list[Count] = []
     if db is not None:
         counts = [*_NOTHING_YET, *counted(db)]
-        told |= _of_ledger(db, now)
+        told |= _of_ledger(db, now) | _of_deliveries(site, db, now)
     told["hilum_scrape_seconds"] = {(): time.perf_counter() - began}
     registry = CollectorRegistry()
     registry.register(_Families(told, counts))
@@ -92,7 +93,8 @@ def _counters(counts: Sequence[Count]) -> dict[str, dict[Labels, float]]:
 
 # What has no label is told from the beginning, so that its first time is seen as a rise.
 _NOTHING_YET = tuple(
-    Count(name, number=0) for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED)
+    Count(name, number=0)
+    for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED, deliveries.PURGED)
 )
 _COUNTERS = {
     counting.IMAGES_READ: "hilum_images_read_total",
@@ -102,6 +104,8 @@ _COUNTERS = {
     counting.ATTEMPT_FAILED: "hilum_attempts_failed_total",
     counting.LEASE_LOST: "hilum_leases_lost_total",
     counting.WORKER_STARTED: "hilum_worker_starts_total",
+    deliveries.DELIVERY: "hilum_deliveries_total",
+    deliveries.PURGED: "hilum_studies_purged_total",
 }
 
 
@@ -167,6 +171,19 @@ def _of_ledger(db: Connection, now: float) -> dict[str, Numbers]:
         "hilum_workers": {(state,): float(number) for state, number in states.items()},
         "hilum_busy_readers": {(): float(sum(w["busy"] for w in workers))},
         "hilum_ledger_bytes": {(): float(ledger_bytes(db))},
+    }
+
+
+def _of_deliveries(site: Site, db: Connection, now: float) -> dict[str, Numbers]:
+    """Of each destination that is set, and of each that something is still owed to."""
+    stand = {(one.destination,): one for one in standings(db)}
+    named = {(one.name,) for one in site.settings.owed_to} | set(stand)
+    oldest = {key: one.oldest for key, one in stand.items() if one.oldest is not None}
+    return {
+        "hilum_deliveries_owed": {key: float(stand[key].owed) if key in stand else 0.0 for key in named},
+        "hilum_deliveries_failing": {key: float(stand[key].failing) if key in stand else 0.0 for key in named},
+        "hilum_deliveries_refused": {key: float(stand[key].refused) if key in stand else 0.0 for key in named},
+        "hilum_delivery_oldest_seconds": {key: max(0.0, now - oldest[key]) if key in oldest else 0.0 for key in named},
     }
 
 

@@ -33,6 +33,8 @@ from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.task_states import Outcome, TaskStatus
 
 DELIVERY = "delivery"  # the count: destination, outcome
+PURGED = "studies_purged"  # the count of ``delivery.purging``
+TAKEN = "delivered"  # an outcome
 RETRIED = "deliveries_retried"  # the fact: when somebody asked for it last
 _IMPOSSIBLE_SECONDS = 7200.0  # no pause is as long: a later time was written before the clock was put back
 
@@ -194,7 +196,7 @@ def strike_off(db: Connection, delivery: Delivery, taken: Mapping[str, Any], *, 
         now=now,
         taken=json.dumps(taken, separators=(",", ":")),
     )
-    counters.add(db, [Count(DELIVERY, (delivery.destination, "delivered"), total=max(0.0, now - delivery.owed_since))])
+    counters.add(db, [Count(DELIVERY, (delivery.destination, TAKEN), total=max(0.0, now - delivery.owed_since))])
 
 
 def put_off(
@@ -254,6 +256,15 @@ def retry(db: Connection, destination: str | None, *, now: float) -> int:
     ).rowcount
 
 
+def forget(db: Connection, destination: str) -> int:
+    """Give up what is owed to a destination, and what it refused; how many there were."""
+    return run(
+        db,
+        "DELETE FROM deliveries WHERE destination = :destination AND state IN ('owed', 'refused')",
+        destination=destination,
+    ).rowcount
+
+
 def _change(db: Connection, delivery: Delivery, what: str, **values: Any) -> None:
     changed = run(
         db,
@@ -266,83 +277,3 @@ def _change(db: Connection, delivery: Delivery, what: str, **values: Any) -> Non
     ).rowcount
     if changed != 1:
         raise DeliveryLost(f"study {delivery.study_instance_uid} to {delivery.destination}: the claim no longer holds")
-
-
-# --- what is asked of them --------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Standing:
-    """How the deliveries to one destination stand.
-
-    Parameters
-    ----------
-    failing
-        Of those owed, how many were tried in vain.
-    oldest
-        Since when the oldest is owed, in seconds since 1970; None when none is.
-    error
-        Why the latest one was not taken.
-    """
-
-    destination: str
-    owed: int
-    failing: int
-    refused: int
-    oldest: float | None
-    error: str
-
-
-def standings(db: Connection) -> list[Standing]:
-    """How the destinations stand to which something is owed, or refused: walks these rows alone."""
-    rows = run(
-        db,
-        """
-        SELECT destination, sum(CASE WHEN state = 'owed' THEN 1 ELSE 0 END) AS owed,
-               sum(CASE WHEN state = 'owed' AND failures > 0 THEN 1 ELSE 0 END) AS failing,
-               sum(CASE WHEN state = 'refused' THEN 1 ELSE 0 END) AS refused,
-               min(CASE WHEN state = 'owed' THEN owed_since END) AS oldest, max(error) AS error
-        FROM deliveries WHERE state IN ('owed', 'refused') GROUP BY destination ORDER BY destination
-        """,
-    )
-    return [Standing(r.destination, int(r.owed), int(r.failing), int(r.refused), r.oldest, r.error) for r in rows]
-
-
-def troubled(db: Connection, most: int) -> list[dict[str, Any]]:
-    """What was not taken, the longest owed first: ``destination``, ``study_instance_uid``, ``state``, ``owed_since``,
-    ``due_at``, ``failures``, ``error``."""
-    rows = run(
-        db,
-        """
-        SELECT destination, study_instance_uid, state, owed_since, due_at, failures, error FROM deliveries
-        WHERE state IN ('owed', 'refused') AND error <> '' ORDER BY owed_since, destination, study_instance_uid
-        LIMIT :most
-        """,
-        most=most,
-    )
-    return [dict(row) for row in rows.mappings()]
-
-
-def committed_studies(db: Connection, destination: str, *, before: float, unread: bool, most: int) -> list[str]:
-    """Studies that a destination has and owes nothing of, with their last image before a time, the oldest first.
-
-    Parameters
-    ----------
-    unread
-        Whether those count that nobody has marked as read.
-    """
-    rows = run(
-        db,
-        """
-        SELECT t.study_instance_uid FROM tasks AS t
-        JOIN deliveries AS d ON d.study_instance_uid = t.study_instance_uid AND d.destination = :destination
-        WHERE d.state = 'delivered' AND t.status = 'done' AND t.last_instance_at < :before
-          AND (:unread = 1 OR t.read_at IS NOT NULL)
-          AND NOT EXISTS (SELECT 1 FROM deliveries AS o WHERE o.study_instance_uid = t.study_instance_uid
-                          AND o.state <> 'delivered')
-        ORDER BY t.last_instance_at LIMIT :most
-        """,
-        destination=destination,
-        before=before,
-        unread=int(unread),
-        most=most,
-    )
-    return list(rows.scalars())

@@ -175,12 +175,14 @@ _DELIVERING = Migration(
         )
         """,
         "CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (destination, due_at) WHERE state = 'owed'",
-        "CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (destination, owed_since) WHERE state <> 'delivered'",
+        "CREATE INDEX IF NOT EXISTS deliveries_owed ON deliveries (destination, owed_since) WHERE state = 'owed'",
+        "CREATE INDEX IF NOT EXISTS deliveries_refused ON deliveries (destination, owed_since) WHERE state = 'refused'",
         "CREATE INDEX IF NOT EXISTS deliveries_of_study ON deliveries (study_instance_uid)",
     ),
     down=(
         "DROP INDEX deliveries_of_study",
-        "DROP INDEX deliveries_open",
+        "DROP INDEX deliveries_refused",
+        "DROP INDEX deliveries_owed",
         "DROP INDEX deliveries_due",
     ),
 )

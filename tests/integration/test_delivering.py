@@ -19,7 +19,7 @@ from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import open_ledger
-from orthanc_plugin.ledger.deliveries import standings
+from orthanc_plugin.ledger.delivery_views import standings
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
