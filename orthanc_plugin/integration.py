@@ -205,7 +205,8 @@ def _one(kind: type[_T], given: Mapping[str, Any], number: int) -> _T:
             raise TableInvalid(f"{name} is missing", number)
     made = kind(**values)
     for name, wrong in _WRONG[kind](made):
-        raise TableInvalid(f"{name} = {getattr(made, name)!r}: {wrong}", number, name)
+        given_as = "" if name == "url" else f" = {getattr(made, name)!r}"  # somebody may have put a password into it
+        raise TableInvalid(f"{name}{given_as}: {wrong}", number, name)
     return made
 
 
