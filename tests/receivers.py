@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pydicom import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 from running_node import free_port
 
@@ -36,7 +36,7 @@ class Pacs:
     came: Counter[str] = field(default_factory=Counter)
     callers: list[str] = field(default_factory=list)
     answer: Callable[[str], int] = lambda _sop_class: 0x0000
-    report_to: tuple[str, int, str] | None = None  # host, port and AE title for N-EVENT-REPORT
+    report_to: int = 0  # the port for N-EVENT-REPORT; 0: it never reports
     keeps: Callable[[str], bool] | None = None
     asked: list[str] = field(default_factory=list)
 
@@ -57,9 +57,7 @@ class Pacs:
         return 0x0000, None
 
     def _report(self, wanted: Any) -> None:
-        from pydicom import Dataset
-
-        if self.report_to is None:
+        if not self.report_to:
             return
         keeps = self.keeps or (lambda uid: uid in self.data_sets)
         told = Dataset()
@@ -74,11 +72,8 @@ class Pacs:
             del told.ReferencedSOPSequence
         entity = AE(ae_title=self.ae_title)
         entity.add_requested_context(StorageCommitmentPushModel)
-        host, port, ae_title = self.report_to
-        from pynetdicom import build_role
-
         role = build_role(StorageCommitmentPushModel, scp_role=True)
-        association = entity.associate(host, port, ae_title=ae_title, ext_neg=[role])
+        association = entity.associate("127.0.0.1", self.report_to, ae_title="HILUM", ext_neg=[role])
         if association.is_established:
             kind = 2 if failed else 1
             association.send_n_event_report(told, kind, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
@@ -86,9 +81,11 @@ class Pacs:
 
 
 @contextmanager
-def pacs(port: int = 0, contexts: Any = None, **how: Any) -> Iterator[Pacs]:
+def pacs(port: int = 0, contexts: Any = None, *, strict: bool = False, **how: Any) -> Iterator[Pacs]:
+    """Run one for the time of a block; a strict one knows nobody."""
     it = Pacs(port or free_port(), **how)
     entity = AE(ae_title=it.ae_title)
+    entity.require_calling_aet = ["SOMEBODY ELSE"] if strict else []
     entity.supported_contexts = contexts or AllStoragePresentationContexts
     entity.add_supported_context(Verification)
     entity.add_supported_context(StorageCommitmentPushModel)
@@ -100,33 +97,58 @@ def pacs(port: int = 0, contexts: Any = None, **how: Any) -> Iterator[Pacs]:
         server.shutdown()
 
 
+@dataclass
+class Other:
+    """An Orthanc without our plugin, with a password, and how to ask it."""
+
+    http_port: int
+    dicom_port: int
+    http: httpx.Client
+    user: str = "hilum"
+    password: str = "let me in"
+
+    @property
+    def dicom_web(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
+
+    def files(self) -> dict[str, bytes]:
+        """SOP Instance UID to file, of all that it holds."""
+        found = self.http.get("/instances?expand").json()
+        return {
+            one["MainDicomTags"]["SOPInstanceUID"]: self.http.get(f"/instances/{one['ID']}/file").content
+            for one in found
+        }
+
+
 @contextmanager
-def plain_orthanc(folder: Path) -> Iterator[tuple[str, httpx.Client]]:
-    """An Orthanc without our plugin and with a password, reached at the URL of its DICOMweb."""
-    port = free_port()
+def plain_orthanc(folder: Path, **more: Any) -> Iterator[Other]:
+    """Run one for the time of a block."""
+    it = Other(free_port(), free_port(), httpx.Client())
     folder.mkdir()
     configuration = {
         "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
-        "HttpPort": port, "DicomServerEnabled": False, "AuthenticationEnabled": True,
-        "RegisteredUsers": {"hilum": "let me in"}, "OverwriteInstances": False,
-        "Plugins": [str(plugin_file("libOrthancDicomWeb.so"))], "DicomWeb": {"Enable": True},
+        "HttpPort": it.http_port, "DicomPort": it.dicom_port, "DicomAet": "HILUM", "AuthenticationEnabled": True,
+        "RegisteredUsers": {it.user: it.password}, "OverwriteInstances": False,
+        "Plugins": [str(plugin_file("libOrthancDicomWeb.so"))], "DicomWeb": {"Enable": True}, **more,
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("hilum", "let me in"), timeout=30)
+    it.http = httpx.Client(
+        base_url=f"http://127.0.0.1:{it.http_port}", auth=(it.user, it.password), timeout=30, trust_env=False
+    )
     try:
         deadline = time.monotonic() + 30
         while True:
             try:
-                client.get("/system").raise_for_status()
+                it.http.get("/system").raise_for_status()
                 break
             except httpx.TransportError:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/dicom-web", client
+        yield it
     finally:
-        client.close()
+        it.http.close()
         process.terminate()
         process.wait()
 
@@ -180,7 +202,3 @@ def ris(port: int = 0) -> Iterator[Ris]:
 def closed_port() -> int:
     """A port that nobody listens at."""
     return free_port()
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, **more}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.filereader import read_preamble
-from receivers import Pacs, Ris, pacs, plain_orthanc, ris
+from receivers import Other, Pacs, Ris, pacs, plain_orthanc, ris
 from running_node import Node, free_port, start_node
 
 from models.phantom import chest
@@ -24,10 +24,12 @@ from orthanc_plugin.ledger.delivery_views import standings
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 
-def send(running: Node, name: str, **how: Any) -> str:
+def send(running: Node, name: str, calling_ae_title: str = modality.CALLING_AE_TITLE) -> str:
     exposure = Exposure(seed=name, patient_name=f"{name}^Secret", patient_id=f"ID-{name}")
     ds = modality.radiograph(chest(4, rows=512, columns=512).pixels, exposure)
-    (outcome,) = modality.send([ds], "127.0.0.1", running.settings.dicom_port, running.settings.ae_title, **how)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(modality, "CALLING_AE_TITLE", calling_ae_title)
+        (outcome,) = modality.send([ds], "127.0.0.1", running.settings.dicom_port, running.settings.ae_title)
     assert outcome.accepted
     return str(ds.StudyInstanceUID)
 
@@ -69,10 +71,10 @@ def nothing_owed(running: Node) -> bool:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs, Any, Ris]]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs, Other, Ris]]:
     folder = tmp_path_factory.mktemp("site")
     (folder / "password").write_text("let me in\n")
-    with pacs() as archive, plain_orthanc(folder / "other") as (url, other), ris() as told:
+    with pacs() as archive, plain_orthanc(folder / "other") as other, ris() as told:
         tables = f"""
 [[destinations]]
 name = "pacs"
@@ -84,7 +86,7 @@ ae_title = "PACS"
 [[destinations]]
 name = "web"
 protocol = "stow"
-url = "{url}"
+url = "{other.dicom_web}"
 user = "hilum"
 password_file = "{folder / "password"}"
 objects = ["measurement_report", "images"]
@@ -121,7 +123,7 @@ def until(question: Callable[[], Any], seconds: float = 60.0) -> Any:
     return answer
 
 
-def test_each_result_arrives_once_byte_for_byte(site: tuple[Node, Pacs, Any, Ris]) -> None:
+def test_each_result_arrives_once_byte_for_byte(site: tuple[Node, Pacs, Other, Ris]) -> None:
     running, archive, other, told = site
     study = send(running, "first")
     running.wait_for(study)
@@ -132,8 +134,7 @@ def test_each_result_arrives_once_byte_for_byte(site: tuple[Node, Pacs, Any, Ris
     assert set(archive.came.values()) == {1}
     assert set(archive.callers) == {running.settings.ae_title}
 
-    until(lambda: len(other.get("/instances").json()) == 2)
-    files = {other.get(f"/instances/{name}/file").content for name in other.get("/instances").json()}
+    files = set(until(lambda: len(found := other.files()) == 2 and found).values())
     assert len(files & set(own.values())) == 1, "the measurement report, as it is; the other one is the image"
 
     (message,) = until(lambda: told.messages)
@@ -142,7 +143,7 @@ def test_each_result_arrives_once_byte_for_byte(site: tuple[Node, Pacs, Any, Ris
     assert "not reviewed" in message
 
 
-def test_who_is_away_delays_nobody_and_is_told(site: tuple[Node, Pacs, Any, Ris]) -> None:
+def test_who_is_away_delays_nobody_and_is_told(site: tuple[Node, Pacs, Other, Ris]) -> None:
     running, archive, _, _ = site
     study = send(running, "second")
     running.wait_for(study)
@@ -160,7 +161,7 @@ def test_who_is_away_delays_nobody_and_is_told(site: tuple[Node, Pacs, Any, Ris]
         assert {one.destination for one in standings(db)} == {"gone"}, "nothing is owed where no rule says so"
 
 
-def test_a_study_that_is_read_again_alike_is_not_delivered_twice(site: tuple[Node, Pacs, Any, Ris]) -> None:
+def test_a_study_that_is_read_again_alike_is_not_delivered_twice(site: tuple[Node, Pacs, Other, Ris]) -> None:
     running, archive, _, told = site
     before, messages = archive.came.copy(), len(told.messages)
     study = running.rows()[0]["study_instance_uid"]
@@ -170,3 +171,33 @@ def test_a_study_that_is_read_again_alike_is_not_delivered_twice(site: tuple[Nod
     time.sleep(5)
     assert archive.came == before
     assert len(told.messages) == messages
+
+
+def test_a_rule_decides_which_bundles_read_an_image_and_results_name_it(tmp_path: Path) -> None:
+    tables = """
+[[routes]]
+name = "not-ours"
+calling_ae_titles = ["NOTOURS"]
+bundles = []
+
+[[routes]]
+name = "lungs-alone"
+body_part = ["CHEST"]
+bundles = ["lung_fields"]
+"""
+    for running in started(tmp_path / "home", tables):
+        study = send(running, "routed")
+        row = running.wait_for(study)
+        (image,) = row["images"]
+        assert set(image["models"]) == {"lung_fields"}
+        assert {"source": "routes", "says": "lungs-alone"} in image["evidence"]
+        told = {finding["key"]: finding["reason"] for finding in image["findings"]}
+        assert told["lung_opacity"] == "routing"
+        assert "a rule of the site left its model out" in running.http.get(f"/hilum/studies/{study}").text
+        refused = send(running, "not ours", calling_ae_title="NOTOURS")
+        row = running.wait_for(refused)
+        assert (row["status"], row["reason"]) == ("not_processed", "routing")
+        assert "not read, by the site's rule not-ours" in row["message"]
+        assert not own_files(running, refused)
+        page = running.http.get("/hilum/", headers={"Accept": "text/html"}).text
+        assert "rule not-ours" in page
