@@ -14,6 +14,7 @@ from pydicom.filereader import read_preamble
 from receivers import Other, Pacs, Ris, pacs, plain_orthanc, ris
 from running_node import Node, free_port, start_node
 
+from dicom_sr.reader import read_study
 from models.phantom import chest
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
@@ -189,10 +190,10 @@ bundles = ["lung_fields"]
         study = send(running, "routed")
         row = running.wait_for(study)
         (image,) = row["images"]
-        assert set(image["models"]) == {"lung_fields"}
         assert {"source": "routes", "says": "lungs-alone"} in image["evidence"]
-        told = {finding["key"]: finding["reason"] for finding in image["findings"]}
-        assert told["lung_opacity"] == "routing"
+        (findings,) = read_study(running.objects(study)).images
+        assert (findings.route, [run.model.name for run in findings.runs]) == ("lungs-alone", ["lung_fields"])
+        assert {finding.reason for finding in findings.findings if finding.key == "lung_opacity"} == {"routing"}
         assert "a rule of the site left its model out" in running.http.get(f"/hilum/studies/{study}").text
         refused = send(running, "not ours", calling_ae_title="NOTOURS")
         row = running.wait_for(refused)

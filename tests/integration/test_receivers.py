@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from orthanc_plugin.delivery.outgoing import Parcel
 from orthanc_plugin.integration import OBJECTS, Destination, Retention
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import migrate, open_ledger
-from orthanc_plugin.ledger.deliveries import owe
+from orthanc_plugin.ledger.deliveries import forget, owe
 from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 from orthanc_plugin.settings import REPOSITORY, Settings
@@ -316,18 +317,14 @@ def test_who_delivers_may_die_at_any_step(point: str, site: Settings, held: Held
 
 # --- deleting what is kept elsewhere ----------------------------------------------------------------------------------
 def kept_by(own: Other, port: int, keeps: Callable[[str], bool], site: Settings) -> tuple[int, Pacs]:
-    import threading
-
     settings = replace(
         site, destinations=(to_pacs(port, commitment=True),), retention=Retention(1, "pacs", unread=True)
     )
     ledger = open_ledger(settings.ledger_address)
     with pacs(port, report_to=own.dicom_port, keeps=keeps) as receiver:
-        deliver(site, [{"name": "pacs", "protocol": "dicom", "host": "127.0.0.1", "port": port, "ae_title": "PACS"}])
         with ledger.write() as db:
-            from orthanc_plugin.ledger.deliveries import forget
-
             forget(db, "ris")
+        deliver(site, [{"name": "pacs", "protocol": "dicom", "host": "127.0.0.1", "port": port, "ae_title": "PACS"}])
         gone = purging.purge(settings, ledger, time.time() + 2 * 86_400, threading.Event())
         return gone, receiver
 
