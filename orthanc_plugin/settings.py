@@ -26,7 +26,16 @@ from orthanc_plugin.integration import (
 )
 from orthanc_plugin.setting_values import SettingsInvalid, value_of
 
-__all__ = ["REPOSITORY", "Settings", "SettingsInvalid", "convert", "has_bundle", "load_settings", "wrong_tables"]
+__all__ = [
+    "REPOSITORY",
+    "Settings",
+    "SettingsInvalid",
+    "convert",
+    "from_environment",
+    "has_bundle",
+    "load_settings",
+    "wrong_tables",
+]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -281,7 +290,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for name in known:
-        if (text := _from_environment(name, environment)) is not None:
+        if (text := from_environment(name, environment)) is not None:
             given[name] = text
     try:
         values = {name: convert(name, value) for name, value in given.items()}
@@ -323,8 +332,13 @@ def has_bundle(home: Path, name: str) -> bool:
     return (REPOSITORY / "models" / name / "configs").is_dir() or (home / "models" / name).is_dir()
 
 
-def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
-    """A setting as the environment gives it, itself or by the name of a file."""
+def from_environment(name: str, environment: Mapping[str, str]) -> str | None:
+    """A setting as the environment gives it, itself or by the name of a file; None when it does not.
+
+    Raises
+    ------
+    SettingsInvalid
+    """
     variable = f"HILUM_{name.upper()}"
     if (file := environment.get(f"{variable}_FILE")) is None:
         return environment.get(variable)

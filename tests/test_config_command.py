@@ -98,6 +98,21 @@ def test_a_password_is_never_shown(home: Path, capsys: pytest.CaptureFixture[str
     assert "s3cret" not in capsys.readouterr().err
 
 
+def test_what_comes_by_a_file_is_looked_at_and_its_password_is_not_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = home / "secret"
+    secret.write_text("postgresql://me:s3cret@db/index\n")
+    monkeypatch.setenv("HILUM_INDEX_URL_FILE", str(secret))
+    code, found = told(capsys, "show")
+    (index,) = [setting for setting in found["settings"] if setting["name"] == "index_url"]
+    assert (code, index["origin"], found["mistakes"]) == (0, "HILUM_INDEX_URL_FILE", [])
+    assert index["value"] == "postgresql://me:(withheld)@db/index"
+    secret.unlink()
+    assert cli.main(["config", "check"]) == 1
+    assert "HILUM_INDEX_URL_FILE" in capsys.readouterr().err
+
+
 def test_other_files_of_the_site_are_looked_at(home: Path) -> None:
     (home / "notifications.toml").write_text('webhook_url = "ftp://x"\n')
     (home / "report.en.toml").write_text('[nonsense]\nkey = "value"\n')

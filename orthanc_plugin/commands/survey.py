@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.integration import line_of
-from orthanc_plugin.settings import Settings, SettingsInvalid, convert, has_bundle, wrong_tables
+from orthanc_plugin.settings import Settings, SettingsInvalid, convert, from_environment, has_bundle, wrong_tables
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
 # of the environment, and no settings: see README.md, and the tests
@@ -99,11 +99,13 @@ def survey(environment: Mapping[str, str]) -> Survey:
         value, origin = default, "default"
         if name in given:
             value, origin = given[name], _at(file, lines.get(name))
-        if variable in environment:
-            value, origin = environment[variable], variable
+        by_file = f"{variable}_FILE"
+        if variable in environment or by_file in environment:
+            origin = by_file if by_file in environment else variable
         if origin != "default":
             try:
-                value = used[name] = convert(name, value)
+                text = from_environment(name, environment)
+                value = used[name] = convert(name, value if text is None else text)
             except SettingsInvalid as error:
                 place = line_of(written, error.table, error.number, error.key) if origin.startswith(file.name) else None
                 mistakes.append(Mistake(_at(file, place) if place else origin, str(error)))
@@ -150,7 +152,7 @@ def _lines(text: str, given: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _unknown_variables(environment: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[Mistake]:
-    names = {f"HILUM_{name.upper()}" for name in known} | _OTHERS
+    names = {f"HILUM_{name.upper()}{end}" for name in known for end in ("", "_FILE")} | _OTHERS
     for name in sorted(environment):
         if name.startswith("HILUM_") and name not in names:
             meant = _meant(name, names)
@@ -188,7 +190,7 @@ def _meant(name: str, known: Mapping[str, Any] | set[str]) -> str:
 
 def _shown(name: str, value: Any) -> Any:
     """As JSON types, and without a password."""
-    if name == "ledger_url" and isinstance(value, str) and "://" in value:
+    if name in ("ledger_url", "index_url") and isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
         user, host = (parts.username or ""), parts.netloc.rpartition("@")[2]
         secret = ":(withheld)" if parts.password else ""
