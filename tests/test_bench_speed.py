@@ -234,3 +234,8 @@ def test_each_runtime_is_timed_in_one_run_and_the_one_that_answered_is_named(tmp
     sheet = runtimes.sheets(found)[0]
     assert f"({by[Runtime.AUTO].runs})" in sheet.rows[0][-1]
     assert json.loads((tmp_path / "runtimes.json").read_text("utf-8"))["timed"][0]["seconds"]["number"] == 2
+    asked = {(one.names, one.runtime) for one in found.batches}
+    sizes = (1, 2, 4, 8)
+    assert {(one.names, one.runtime, one.size) for one in found.batches} == {(*a, n) for a in asked for n in sizes}
+    assert {runtime for _, runtime in asked} >= {Runtime.TORCH, Runtime.OPENVINO}
+    assert runtimes.sheets(found)[-1].headings[1:] == ("1", "2", "4", "8")
