@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -51,6 +52,7 @@ def main() -> int:
     growth.add_argument("parts", choices=parts_of_growth, nargs="*", default="all", metavar="PART")
     growth.add_argument("--rounds", type=int, default=10, help="studies of each size; of a ledger 10 times as many")
     growth.add_argument("--most", type=float, default=float("inf"), help="leave larger sizes out")
+    warnings.simplefilter("ignore", FutureWarning)  # of torch.export, about itself
     return _run(parser.parse_args())
 
 
