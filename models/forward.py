@@ -15,14 +15,23 @@ from models.findings import Precision
 FloatArray = npt.NDArray[np.float32]
 # A picture of shape (1, channels, size, size) to named outputs without the batch axis.
 Forward = Callable[[FloatArray], dict[str, FloatArray]]
+# Pictures of shape (n, channels, size, size) to the answer about each, in their order.
+ForwardMany = Callable[[FloatArray], list[dict[str, FloatArray]]]
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A network that can be asked, and the precision in which it answers."""
+    """A network that can be asked, and the precision in which it answers.
+
+    Parameters
+    ----------
+    ask_many
+        About several pictures at once; None where it takes one at a time.
+    """
 
     ask: Forward
     precision: Precision
+    ask_many: ForwardMany | None = None
 
     def __call__(self, picture: FloatArray) -> dict[str, FloatArray]:
         """Its answer; see `Forward`."""
@@ -38,9 +47,13 @@ def torch_forward(network: nn.Module, device: str = "cpu") -> Runner:
     """Run a network by torch, eagerly: in float32 on a processor, in bfloat16 on a GPU."""
     half = device != "cpu"
 
-    def forward(picture: FloatArray) -> dict[str, FloatArray]:
+    def answers(pictures: FloatArray) -> list[dict[str, FloatArray]]:
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
-            output = named(network(torch.from_numpy(picture).to(device)))
-        return {name: value[0].float().cpu().numpy() for name, value in output.items()}
+            output = named(network(torch.from_numpy(pictures).to(device)))
+        arrays = {name: value.float().cpu().numpy() for name, value in output.items()}
+        return [{name: values[number] for name, values in arrays.items()} for number in range(len(pictures))]
 
-    return Runner(forward, Precision.BFLOAT16 if half else Precision.FLOAT32)
+    def answer(picture: FloatArray) -> dict[str, FloatArray]:
+        return answers(picture)[0]
+
+    return Runner(answer, Precision.BFLOAT16 if half else Precision.FLOAT32, answers)

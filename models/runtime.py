@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.batching import SIZES, Gathering, size_worth_it
 from models.bundle import Bundle
 from models.forward import FloatArray, Forward, Runner, torch_forward
 from models.networks import Together, begin_alike
@@ -63,22 +65,24 @@ class Running:
         Of one inference.
     kept
         Folder for translated networks and for what was chosen.
+    studies
+        How many are read at the same time by threads that share the networks.
     """
 
     runtime: Runtime
     threads: int
     kept: Path
+    studies: int = 1
 
 
 @dataclass
 class Engine:
-    """One network, or several that begin alike, and what they said last."""
+    """One network, or several that begin alike, and what they said last to whom."""
 
     names: tuple[str, ...]
     runtime: Runtime
     run: Runner
-    _asked: FloatArray | None = field(default=None, repr=False)
-    _said: dict[str, FloatArray] = field(default_factory=dict, repr=False)
+    _last: threading.local = field(default_factory=threading.local, repr=False)  # each thread reads another study
 
     def part(self, number: int) -> Runner:
         """One of its networks: asked about the same array as another was, it need not be run."""
@@ -87,10 +91,11 @@ class Engine:
         def forward(picture: FloatArray) -> dict[str, FloatArray]:
             if not prefix:
                 return self.run(picture)
-            if picture is not self._asked:
-                self._asked, self._said = None, self.run(picture)
-                self._asked = picture
-            return {key.removeprefix(prefix): value for key, value in self._said.items() if key.startswith(prefix)}
+            last = self._last
+            if picture is not getattr(last, "asked", None):
+                last.asked, last.said = None, self.run(picture)
+                last.asked = picture
+            return {key.removeprefix(prefix): value for key, value in last.said.items() if key.startswith(prefix)}
 
         return Runner(forward, self.run.precision)
 
@@ -103,7 +108,8 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
         return [torch_forward(network) for network in networks]
     forwards: dict[int, Runner] = {}
     for group in groups_of(bundles):
-        engine = engine_of([bundles[number] for number in group], running)
+        members = [bundles[number] for number in group]
+        engine = shared(engine_of(members, running), probe(members[0]), running.studies)
         told = {"runtime": str(engine.runtime), "precision": str(engine.run.precision)}
         log.info("networks run", extra={"model": "+".join(engine.names), **told})
         forwards |= {number: engine.part(place) for place, number in enumerate(group)}
@@ -166,6 +172,22 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
             kept.parent.mkdir(parents=True, exist_ok=True)
             chosen.unlink() if known else chosen.write_text(f"{best.runtime}\n", "utf-8")
     return best
+
+
+def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
+    """The same for so many threads: on a GPU in batches of the size that a measurement of now says, else one by one.
+
+    On a processor a batch saves nothing (docs/performance.md), so none is formed.
+    """
+    if studies > 1:
+        most, many = 1, engine.run.ask_many
+        if engine.runtime is Runtime.CUDA and many is not None:
+            sizes = [size for size in SIZES if size <= studies]
+            batches = {size: np.repeat(picture, size, axis=0) for size in sizes}
+            most = size_worth_it({size: seconds_of(lambda some: many(some)[0], batches[size]) for size in sizes})
+        log.info("studies share a network", extra={"model": "+".join(engine.names), "batch": most})
+        engine.run = Runner(Gathering(engine.run, most), engine.run.precision)
+    return engine
 
 
 def network_of(bundles: Sequence[Bundle]) -> nn.Module:

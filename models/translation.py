@@ -59,9 +59,9 @@ def openvino_forward(
         model = translate(network, picture)
         if kept is not None:
             _keep(model, kept)
-    compiled = _compiled(core, model, precision, threads)
-    granted = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return Runner(_asking(compiled), _GRANTED[granted])
+    made = compiled(core, model, precision, threads)
+    granted = made.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return Runner(_asking(made), _GRANTED[granted])
 
 
 def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Runner:
@@ -76,17 +76,18 @@ def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Ru
 
     core = ov.Core()
     weighed = ov.Tensor(np.frombuffer(weights, np.uint8))
-    compiled = _compiled(core, core.read_model(description, weighed), "f32", threads)
-    return Runner(_asking(compiled), Precision.INT8)
+    made = compiled(core, core.read_model(description, weighed), "f32", threads)
+    return Runner(_asking(made), Precision.INT8)
 
 
-def _compiled(core: Any, model: Any, precision: str, threads: int) -> Any:
+def compiled(core: Any, model: Any, precision: str, threads: int) -> Any:
+    """A model, ready to be asked by one thread at a time."""
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     return core.compile_model(model, "CPU", settings)
 
 
-def _asking(compiled: Any) -> Forward:
-    request, names = compiled.create_infer_request(), [output.get_any_name() for output in compiled.outputs]
+def _asking(made: Any) -> Forward:
+    request, names = made.create_infer_request(), [output.get_any_name() for output in made.outputs]
 
     def forward(asked: FloatArray) -> dict[str, FloatArray]:
         request.infer({0: asked}, share_inputs=True)

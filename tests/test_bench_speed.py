@@ -128,10 +128,14 @@ def test_an_exponent_tells_flat_from_linear() -> None:
     assert linear.exponent == pytest.approx(1.0)
     assert math.isnan(nothing.exponent)
     sheet = growth.sheet(growth.PARTS[0], [flat, linear])
-    assert sheet.rows[-1] == ("exponent", "0.00", "1.00")
+    assert sheet.rows[-2:] == (("exponent", "0.00", "1.00"), ("of the last two sizes", "0.00", "1.00"))
     assert "None grows faster" in sheet.note
     steep = growth.Course("square, ms", sizes, tuple(Spread.of([size**2]) for size in sizes))
     assert "Faster than the size grow: square, ms." in growth.sheet(growth.PARTS[0], [flat, steep]).note
+    sizes = (*sizes, 1e3, 1e4, 1e5)
+    late = growth.Course("late, ms", sizes, tuple(Spread.of([value]) for value in (1.0, 1.0, 1.0, 1.0, 1.0, 1e2)))
+    assert late.exponent < growth.LINEAR
+    assert "Faster than the size grow: late, ms." in growth.sheet(growth.PARTS[0], [late]).note
 
 
 def test_the_ledger_is_asked_at_each_size_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,3 +238,8 @@ def test_each_runtime_is_timed_in_one_run_and_the_one_that_answered_is_named(tmp
     sheet = runtimes.sheets(found)[0]
     assert f"({by[Runtime.AUTO].runs})" in sheet.rows[0][-1]
     assert json.loads((tmp_path / "runtimes.json").read_text("utf-8"))["timed"][0]["seconds"]["number"] == 2
+    asked = {(one.names, one.runtime) for one in found.batches}
+    sizes = (1, 2, 4, 8)
+    assert {(one.names, one.runtime, one.size) for one in found.batches} == {(*a, n) for a in asked for n in sizes}
+    assert {runtime for _, runtime in asked} >= {Runtime.TORCH, Runtime.OPENVINO}
+    assert runtimes.sheets(found)[-1].headings[1:] == ("1", "2", "4", "8")

@@ -836,8 +836,8 @@ def everything_that_must_be_flat(ledger: Ledger) -> None:
         tasks.oldest_waiting(db, now)
 
 
-def test_with_a_hundred_thousand_studies_every_step_uses_an_index(ledger: Ledger) -> None:
-    fill(ledger, 100_000)
+def plans(ledger: Ledger, work: Callable[[], None]) -> dict[str, str]:
+    """How the database means to do each statement on tasks that work asks for."""
     statements: dict[str, Any] = {}
 
     @event.listens_for(ledger.engine, "before_cursor_execute")
@@ -845,14 +845,37 @@ def test_with_a_hundred_thousand_studies_every_step_uses_an_index(ledger: Ledger
         if re.search(r"\btasks\b", statement) and "EXPLAIN" not in statement:
             statements[statement] = parameters
 
-    everything_that_must_be_flat(ledger)
-    ask(ledger, tasks.count_by_status)
+    work()
     explain = "EXPLAIN QUERY PLAN " if ledger.path is not None else "EXPLAIN "
-    used = set()
+    found = {}
     for statement, parameters in list(statements.items()):
         with ledger.read() as db:
             rows = db.exec_driver_sql(explain + statement, parameters).all()
-        plan = "\n".join(str(row[-1]) for row in rows)
+        found[statement] = "\n".join(str(row[-1]) for row in rows)
+    return found
+
+
+def test_where_every_study_waits_none_is_looked_at_but_the_first(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        for number in range(5000):
+            tasks.enqueue(db, Arrival(f"1.2.{number}"), now=SWEPT)
+    with ledger.write() as db:
+        db.exec_driver_sql("ANALYZE")
+    asked = plans(ledger, lambda: claim_any(ledger, SWEPT + 10))
+    assert asked
+    for statement, plan in asked.items():
+        assert not re.search(r"SCAN tasks|Seq Scan on tasks", plan), f"{statement}\n{plan}"
+
+
+def test_with_a_hundred_thousand_studies_every_step_uses_an_index(ledger: Ledger) -> None:
+    fill(ledger, 100_000)
+
+    def work() -> None:
+        everything_that_must_be_flat(ledger)
+        ask(ledger, tasks.count_by_status)
+
+    used = set()
+    for statement, plan in plans(ledger, work).items():
         used |= set(re.findall(r"tasks_\w+", plan))
         counts = "GROUP BY status" in statement
         if ledger.path is None:

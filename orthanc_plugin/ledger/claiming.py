@@ -96,7 +96,11 @@ def _take_back(db: Connection, *, now: float, lease_seconds: float, abandoned_li
                            THEN 'the worker died on this study at every attempt; see its log' ELSE message END,
             completed_at = CASE WHEN abandoned + 1 >= :limit THEN :now ELSE completed_at END,
             written_at = :now
-        WHERE status = 'running' AND (lease_until < :now OR lease_until > :impossible)
+        WHERE study_instance_uid IN (  -- two ranges of an index, however few tasks run among those that wait
+            SELECT study_instance_uid FROM tasks WHERE status = 'running' AND lease_until < :now
+            UNION ALL
+            SELECT study_instance_uid FROM tasks WHERE status = 'running' AND lease_until > :impossible
+        ) AND status = 'running' AND (lease_until < :now OR lease_until > :impossible)
         RETURNING status
         """,
         now=now,

@@ -148,8 +148,9 @@ _COUNTING = Migration(
             PRIMARY KEY (name, labels)
         )
         """,
+        "CREATE INDEX tasks_running ON tasks (lease_until) WHERE status = 'running'",
     ),
-    down=(),
+    down=("DROP INDEX tasks_running",),
 )
 
 # Going back, what is owed waits as well.

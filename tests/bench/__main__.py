@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -12,11 +13,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./hilum bench", description=__doc__)
     parts = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, what in (
-        ("intake", "from a file to gray values"),
+        ("intake", "from a file to gray values; each decoder"),
         ("encode", "from findings to results"),
         ("ingest", "C-STORE with and without the plugin"),
     ):
-        parts.add_parser(name, help=what).add_argument("--rounds", type=int, default=5)
+        _measuring(parts.add_parser(name, help=what)).add_argument("--rounds", type=int, default=5)
     faults = parts.add_parser("faults", help="kill everything at random, then count what Orthanc holds")
     faults.add_argument("--kills", type=int, default=100)
     faults.add_argument("--seed", type=int, default=1)
@@ -51,6 +52,7 @@ def main() -> int:
     growth.add_argument("parts", choices=parts_of_growth, nargs="*", default="all", metavar="PART")
     growth.add_argument("--rounds", type=int, default=10, help="studies of each size; of a ledger 10 times as many")
     growth.add_argument("--most", type=float, default=float("inf"), help="leave larger sizes out")
+    warnings.simplefilter("ignore", FutureWarning)  # of torch.export, about itself
     return _run(parser.parse_args())
 
 
@@ -85,9 +87,7 @@ def _run(options: argparse.Namespace) -> int:
 
         triage.compare(options.replications, options.days, write=options.write)
         return 0
-    if options.name in ("latency", "throughput", "stages", "starting", "growth", "runtimes"):
-        _measure(options)
-    elif options.name == "models":
+    if options.name == "models":
         from tests.bench import bundles
 
         bundles.compare(options.json)
@@ -95,19 +95,8 @@ def _run(options: argparse.Namespace) -> int:
         from tests.bench import soak
 
         soak.compare(options.studies)
-    elif options.name == "ingest":
-        from tests.bench import ingest
-
-        ingest.compare(options.rounds)
-    elif options.name == "encode":
-        from tests.bench import encode
-
-        encode.compare(options.rounds)
     else:
-        from tests.bench import decoders, intake
-
-        intake.compare(options.rounds)
-        decoders.compare(options.rounds)
+        _measure(options)
     return 0
 
 
@@ -134,6 +123,18 @@ def _measure(options: argparse.Namespace) -> None:
         from tests.bench import runtimes
 
         runtimes.compare(options.rounds, **told)
+    elif options.name == "ingest":
+        from tests.bench import ingest
+
+        ingest.compare(options.rounds, **told)
+    elif options.name == "encode":
+        from tests.bench import encode
+
+        encode.compare(options.rounds, **told)
+    elif options.name == "intake":
+        from tests.bench import intake
+
+        intake.compare(options.rounds, **told)
     else:
         from tests.bench import growth
 

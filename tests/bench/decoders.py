@@ -34,13 +34,13 @@ from pydicom.uid import (
     RLELossless,
 )
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import track
 
 from models.decoding import decode
 from models.phantom import chest
 from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.modality import Exposure
+from tests.bench.sheets import SPREAD, Sheet, Spread
 
 Pixels = npt.NDArray[Any]
 
@@ -72,6 +72,8 @@ class DecoderTiming:
 
     Parameters
     ----------
+    seconds
+        None when there are none, see `error`.
     ratio
         Median over the median of the baseline; below 1 is faster. None when either has no time.
     error
@@ -81,10 +83,7 @@ class DecoderTiming:
     syntax: str
     decoder: str
     threads: int
-    rounds: int
-    minimum: float | None
-    median: float | None
-    maximum: float | None
+    seconds: Spread | None
     ratio: float | None
     error: str = ""
 
@@ -96,51 +95,38 @@ class _Candidate:
     threads: int = 1
 
 
-def compare(rounds: int = 5) -> list[DecoderTiming]:
-    """Time every candidate for every compressed syntax on a noisy 2500 x 3000 phantom, showing progress and a table.
+def compare(rounds: int, picture: npt.NDArray[np.float64]) -> list[DecoderTiming]:
+    """Time every candidate for every compressed syntax on a radiograph.
 
     Parameters
     ----------
     rounds
         How often each candidate decodes, after one time that is not counted. In each round all take their turn.
+    picture
+        Of `ROWS` x `COLUMNS`, 0 to 1.
     """
-    console = Console()
     for chatty in ("pydicom", "pylibjpeg"):  # a failure is a row of the table here
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     timings: list[DecoderTiming] = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("making the radiograph", total=len(_SYNTAXES))
-        picture = noisy_radiograph()
-        for syntax in _SYNTAXES:
-            progress.update(bar, description=syntax.name)
-            ds = _instance(picture, syntax)
-            timings += _time(syntax, list(_candidates(ds, syntax)), rounds)
-            progress.advance(bar)
-    console.print(table(timings))
+    for syntax in track(_SYNTAXES, "decoders", console=Console(stderr=True), transient=True):
+        ds = _instance(picture, syntax)
+        timings += _time(syntax, list(_candidates(ds, syntax)), rounds)
     return timings
 
 
-def table(timings: list[DecoderTiming]) -> Table:
-    """The timings for people, in seconds; the fastest of one thread in bold."""
-    shown = Table(title=f"Decoding {COLUMNS} x {ROWS} pixels, seconds ({BASELINE} = 1)")
-    for heading in ("transfer syntax", "decoder", "threads", "min", "median", "max", "ratio"):
-        shown.add_column(heading, justify="left" if heading in ("transfer syntax", "decoder") else "right")
+def sheet(timings: list[DecoderTiming]) -> Sheet:
+    """The timings as a table, in milliseconds; the fastest of one thread is marked."""
+    rows = []
     for syntax in dict.fromkeys(t.syntax for t in timings):
-        rows = [t for t in timings if t.syntax == syntax]
-        fastest = min((t.median for t in rows if t.median is not None and t.threads == 1), default=None)
-        for index, t in enumerate(rows):
-            figures = [t.error, "", "", ""] if t.median is None else [_seconds(t.minimum), _seconds(t.median)]
-            if t.median is not None:
-                figures += [_seconds(t.maximum), "" if t.ratio is None else f"{t.ratio:.2f}"]
-            style = "bold" if t.median == fastest and t.threads == 1 and fastest is not None else ""
-            label = syntax if index == 0 else ""
-            shown.add_row(label, t.decoder, str(t.threads), *figures, style=style, end_section=index == len(rows) - 1)
-    return shown
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+        of_it = [t for t in timings if t.syntax == syntax]
+        alone = [t.seconds.p50 for t in of_it if t.seconds is not None and t.threads == 1]
+        for t in of_it:
+            fastest = t.seconds is not None and t.threads == 1 and t.seconds.p50 == min(alone)
+            told = f"{syntax}: {t.decoder}" + f", {t.threads} threads" * (t.threads > 1) + ", the fastest" * fastest
+            cells = (t.error, *[""] * (len(SPREAD) - 1)) if t.seconds is None else t.seconds.times(1000.0).cells(0)
+            rows.append((told, *cells, "" if t.ratio is None else f"{t.ratio:.2f}"))
+    title = f"Decoding {COLUMNS} x {ROWS} pixels"
+    return Sheet(title, ("decoder", *SPREAD, "ratio"), tuple(rows), f"Milliseconds; the ratio is to {BASELINE}.")
 
 
 def noisy_radiograph() -> npt.NDArray[np.float64]:
@@ -210,8 +196,7 @@ def _time(syntax: UID, candidates: list[_Candidate], rounds: int) -> list[Decode
     baseline = statistics.median(seconds[0]) if seconds[0] else None
     timings = []
     for candidate, failure, taken in zip(candidates, errors, seconds, strict=True):
-        median = statistics.median(taken) if taken else None
-        ratio = median / baseline if median is not None and baseline else None
-        figures = (min(taken, default=None), median, max(taken, default=None), ratio)
-        timings.append(DecoderTiming(syntax.name, candidate.name, candidate.threads, len(taken), *figures, failure))
+        spread = Spread.of(taken) if taken else None
+        ratio = spread.p50 / baseline if spread is not None and baseline else None
+        timings.append(DecoderTiming(syntax.name, candidate.name, candidate.threads, spread, ratio, failure))
     return timings

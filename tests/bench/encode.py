@@ -15,15 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from dicom_sr.evidence import evidence
 from dicom_sr.measurement_report import encode_measurement_report
@@ -49,7 +49,9 @@ from models.findings import (
 from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
+from tests.bench.machine import describe
 from tests.bench.plain_results import encode_with_highdicom, to_bytes
+from tests.bench.sheets import SPREAD, Sheet, Spread, tell
 
 ROWS, COLUMNS = 3000, 2500
 BASELINE = "highdicom as it is: SEG and SR to bytes, no text"
@@ -79,24 +81,25 @@ class Step:
     """One part with its times, in seconds; `ratio` is its median over the baseline's."""
 
     name: str
-    median: float
-    p95: float
+    seconds: Spread
     ratio: float
 
 
-def compare(rounds: int = 5) -> list[Step]:
+def compare(rounds: int = 5, *, json_file: Path | None = None, write: bool = False) -> list[Step]:
     """Time the encoding of one study of one image of 2500 x 3000 pixels; prints a table."""
+    machine = describe()
     source, findings = example()
     gc.collect()
     gc.freeze()  # as the worker does when it has started
     with _one_core():
         steps = _time(source, findings, load_wording("en"), 4 * rounds)
         importing, encoding = _first()
-    base = next(step.median for step in steps if step.name == BASELINE)
-    steps.append(Step(FIRST, encoding, encoding, encoding / base))
-    console = Console()
-    console.print(_table(steps, f"Encoding of {COLUMNS} x {ROWS} pixels, {len(findings.segments)} segments, one core"))
-    console.print(f"Importing the encoders took {importing:.2f} s before that first one.")
+    base = next(step.seconds.p50 for step in steps if step.name == BASELINE)
+    steps.append(Step(FIRST, Spread.of([encoding]), encoding / base))
+    tell("encode", [sheet(steps, len(findings.segments), importing)], machine, write=write)
+    if json_file is not None:
+        measured = {"machine": asdict(machine), "steps": [asdict(step) for step in steps], "importing": importing}
+        json_file.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
     return steps
 
 
@@ -172,12 +175,7 @@ def _time(source: Dataset, findings: ImageFindings, wording: Wording, rounds: in
             if turn:  # the first one warms up
                 seconds[name].append(time.perf_counter() - started)
     base = statistics.median(seconds[BASELINE])
-    return [_step(name, taken, base) for name, taken in seconds.items()]
-
-
-def _step(name: str, taken: list[float], base: float) -> Step:
-    middle = statistics.median(taken)
-    return Step(name, middle, float(np.percentile(taken, 95)), middle / base)
+    return [Step(name, Spread.of(taken), statistics.median(taken) / base) for name, taken in seconds.items()]
 
 
 def encode_study(source: Dataset, findings: ImageFindings, wording: Wording) -> list[bytes]:
@@ -226,13 +224,9 @@ def _first() -> tuple[float, float]:
     return importing, encoding
 
 
-def _table(steps: list[Step], title: str) -> Table:
-    table = Table(title=title)
-    for heading in ("part", "median, ms", "95th percentile, ms", "ratio"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
-    for step in steps:
-        style = "bold" if step.name in (WHOLE, BASELINE) else ""
-        table.add_row(
-            step.name, f"{1000 * step.median:.1f}", f"{1000 * step.p95:.1f}", f"{step.ratio:.2f}", style=style
-        )
-    return table
+def sheet(steps: list[Step], segments: int, importing: float) -> Sheet:
+    """The steps as a table, in milliseconds."""
+    rows = tuple((step.name, *step.seconds.times(1000.0).cells(1), f"{step.ratio:.2f}") for step in steps)
+    note = f"Milliseconds. Importing the encoders took {importing:.2f} s before the first one of a fresh process."
+    title = f"Encoding of {COLUMNS} x {ROWS} pixels, {segments} segments, one core"
+    return Sheet(title, ("part", *SPREAD, "ratio"), rows, note)

@@ -19,6 +19,7 @@ from tests.bench.machine import describe, keep_to_cores
 from tests.bench.sheets import PAGE, Sheet, Spread, tell
 
 LINEAR = 1.1  # an exponent up to which cost counts as growing no faster than the size
+STEEP = 1.5  # the same between two sizes alone, of which chance moves both
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,19 @@ class Course:
     @property
     def exponent(self) -> float:
         """Of the size, by which the median grows; nan where that cannot be said."""
-        medians = np.array([spread.p50 for spread in self.spreads])
-        if len(medians) < 2 or (medians <= 0).any():
-            return float("nan")
-        return float(np.polyfit(np.log(self.sizes), np.log(medians), 1)[0])
+        return _exponent(self.sizes, self.spreads)
+
+    @property
+    def last_exponent(self) -> float:
+        """That between the two largest sizes, which many small ones before cannot hide."""
+        return _exponent(self.sizes[-2:], self.spreads[-2:])
+
+
+def _exponent(sizes: Sequence[float], spreads: Sequence[Spread]) -> float:
+    medians = np.array([spread.p50 for spread in spreads])
+    if len(medians) < 2 or (medians <= 0).any():
+        return float("nan")
+    return float(np.polyfit(np.log(sizes), np.log(medians), 1)[0])
 
 
 def compare(
@@ -95,7 +105,10 @@ def compare(
             draw(part, courses, PAGE.with_name(picture))
         tell(f"growth {part.name}", [sheet(part, courses)], machine, write=write, picture=picture)
     if json_file is not None:
-        told = {name: [{**asdict(c), "exponent": c.exponent} for c in courses] for name, courses in found.items()}
+        told = {
+            name: [{**asdict(c), "exponent": c.exponent, "last_exponent": c.last_exponent} for c in courses]
+            for name, courses in found.items()
+        }
         json_file.write_text(json.dumps({"machine": asdict(machine), **told}, indent=1) + "\n", "utf-8")
     return found
 
@@ -114,12 +127,17 @@ def sheet(part: Part, courses: Sequence[Course]) -> Sheet:
     for number, size in enumerate(courses[0].sizes):
         spreads = (course.spreads[number] for course in courses)
         rows.append((f"{size:,g}" if size < 1e6 else f"{size:,.0f}", *map(_cell, spreads)))
-    rows.append(("exponent", *("" if np.isnan(c.exponent) else f"{c.exponent:.2f}" for c in courses)))
+    rows.append(("exponent", *(_told(course.exponent) for course in courses)))
+    rows.append(("of the last two sizes", *(_told(course.last_exponent) for course in courses)))
     number = max(spread.number for course in courses for spread in course.spreads)
-    steep = [course.cost for course in courses if course.exponent > LINEAR]
+    steep = [course.cost for course in courses if course.exponent > LINEAR or course.last_exponent > STEEP]
     faster = f" Faster than the size grow: {', '.join(steep)}." if steep else " None grows faster than the size."
     note = f"Medians of {number}; in brackets the 95th percentile.{faster}"
     return Sheet(part.title, (part.varied, *(course.cost for course in courses)), tuple(rows), note)
+
+
+def _told(exponent: float) -> str:
+    return "" if np.isnan(exponent) else f"{exponent:.2f}"
 
 
 def _cell(spread: Spread) -> str:
@@ -148,7 +166,7 @@ def draw(part: Part, courses: Sequence[Course], path: Path) -> None:
             axis.set_xscale("log")
         axis.set_xlabel(part.varied)
         axis.set_title(unit)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
         axis.spines[["top", "right"]].set_visible(False)
     chart.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(chart)

@@ -5,11 +5,13 @@ The rule: all steps are timed on the same bytes, in turns and in one run; the ra
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import JPEG2000Lossless
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from models.decoding import decode
 from models.intake import parse, take_in
@@ -27,7 +28,10 @@ from models.selection import Policy, select
 from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.reading.intake_process import IntakeProcess
+from tests.bench import decoders
 from tests.bench.decoders import noisy_radiograph
+from tests.bench.machine import describe
+from tests.bench.sheets import SPREAD, Sheet, Spread, tell
 
 BASELINE = "plain way: dcmread, pixel_array, VOI LUT in double precision"
 WHOLE = "select + decode + render (take_in)"
@@ -40,16 +44,21 @@ class Step:
     """One step with its times, in seconds; `ratio` is its median over the baseline's."""
 
     name: str
-    minimum: float
-    median: float
-    maximum: float
+    seconds: Spread
     ratio: float
 
 
-def compare(rounds: int = 5) -> list[Step]:
-    """Time the intake of a 2500 x 3000 radiograph of 16 bits, uncompressed and in JPEG 2000; prints two tables."""
-    picture, console = noisy_radiograph(), Console()
+def compare(rounds: int = 5, *, json_file: Path | None = None, write: bool = False) -> list[Step]:
+    """Time the intake of a 2500 x 3000 radiograph of 16 bits, and each decoder of each transfer syntax; prints tables.
+
+    Returns
+    -------
+    list
+        The steps of an uncompressed one, then those in JPEG 2000.
+    """
+    machine, picture = describe(), noisy_radiograph()
     steps: list[Step] = []
+    sheets: list[Sheet] = []
     for syntax in (None, JPEG2000Lossless):
         ds = modality.radiograph(picture, Exposure(bits_stored=16, seed="intake benchmark"))
         if syntax is not None:
@@ -58,8 +67,13 @@ def compare(rounds: int = 5) -> list[Step]:
         dcmwrite(buffer, ds, enforce_file_format=True)
         name = "JPEG 2000 lossless" if syntax else "uncompressed"
         found = _time(buffer.getvalue(), rounds, name)
-        console.print(_table(found, f"Intake of 2500 x 3000 pixels, 16 bits, {name} ({BASELINE} = 1)"))
+        sheets.append(sheet(found, f"Intake of 2500 x 3000 pixels, 16 bits, {name}"))
         steps += found
+    timings = decoders.compare(rounds, picture)
+    tell("intake", [*sheets, decoders.sheet(timings)], machine, write=write)
+    if json_file is not None:
+        measured = {"machine": machine, "steps": steps, "decoders": timings}
+        json_file.write_text(json.dumps(measured, indent=1, default=asdict) + "\n", "utf-8")
     return steps
 
 
@@ -86,10 +100,7 @@ def _time(content: bytes, rounds: int, what: str) -> list[Step]:
                 if turn:  # the first one warms up
                     seconds[name].append(time.perf_counter() - started)
     base = statistics.median(seconds[BASELINE])
-    return [
-        Step(name, min(taken), statistics.median(taken), max(taken), statistics.median(taken) / base)
-        for name, taken in seconds.items()
-    ]
+    return [Step(name, Spread.of(taken), statistics.median(taken) / base) for name, taken in seconds.items()]
 
 
 def _plain(content: bytes) -> Any:
@@ -99,12 +110,7 @@ def _plain(content: bytes) -> Any:
     return (values - values.min()) / (values.max() - values.min())
 
 
-def _table(steps: list[Step], title: str) -> Table:
-    table = Table(title=title)
-    for heading in ("step", "min", "median", "max", "ratio"):
-        table.add_column(heading, justify="left" if heading == "step" else "right")
-    for step in steps:
-        style = "bold" if step.name in (WHOLE, ISOLATED) else ""
-        figures = (f"{value:.3f}" for value in (step.minimum, step.median, step.maximum))
-        table.add_row(step.name, *figures, f"{step.ratio:.2f}", style=style)
-    return table
+def sheet(steps: list[Step], title: str) -> Sheet:
+    """Steps as a table, in milliseconds."""
+    rows = tuple((step.name, *step.seconds.times(1000.0).cells(0), f"{step.ratio:.2f}") for step in steps)
+    return Sheet(title, ("step", *SPREAD, "ratio"), rows, f"Milliseconds; the ratio is to the {BASELINE}.")

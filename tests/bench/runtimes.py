@@ -1,4 +1,4 @@
-"""How long the default networks take for one picture by each runtime, on one thread and on two, in one run.
+"""How long the default networks take for a picture by each runtime, on one thread and two, and for several at once.
 
 The rule: all runtimes are asked in turns about the same picture, so that whatever else the machine does meets all of
 them; and each says the same as torch, or it has no figure.
@@ -19,6 +19,7 @@ from rich.progress import track
 from models.bundle import Bundle, load_bundle
 from models.runtime import Engine, Running, Runtime, engine_of, groups_of, probe
 from orthanc_plugin.settings import REPOSITORY
+from tests.bench import batches
 from tests.bench.baseline import BUNDLES
 from tests.bench.machine import Machine, describe, keep_to_cores
 from tests.bench.sheets import Sheet, Spread, tell
@@ -61,6 +62,7 @@ class Runtimes:
 
     machine: Machine
     timed: tuple[Timed, ...]
+    batches: tuple[batches.Batch, ...] = ()
 
     def sum(self, threads: int, asked: Runtime) -> float | None:
         """Seconds of all networks for one picture, the medians added; None where one has no figure."""
@@ -86,7 +88,8 @@ def compare(
     groups = [[with_network[number] for number in group] for group in groups_of(with_network)]
     with tempfile.TemporaryDirectory(prefix="hilum-runtimes-") as kept:
         timed = [one for group in track(groups, "networks") for one in _time(group, rounds, Path(kept))]
-    found = Runtimes(machine, tuple(timed))
+    together = [one for group in track(groups, "batches") for one in batches.time_batches(group, max(3, rounds // 4))]
+    found = Runtimes(machine, tuple(timed), tuple(together))
     tell("runtimes", sheets(found), machine, write=write)
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
@@ -115,7 +118,7 @@ def _time(group: Sequence[Bundle], rounds: int, kept: Path) -> list[Timed]:
 
 
 def sheets(found: Runtimes) -> list[Sheet]:
-    """A table for each number of threads."""
+    """A table for each number of threads, and one for batches."""
     groups = list(dict.fromkeys(one.names for one in found.timed))
     told = []
     for threads in THREADS:
@@ -133,7 +136,7 @@ def sheets(found: Runtimes) -> list[Sheet]:
         )
         title = f"Networks of the default bundles on {threads} {'thread' if threads == 1 else 'threads'}"
         told.append(Sheet(title, ("network", *(_TITLES[asked] for asked in ASKED)), tuple(rows), note))
-    return told
+    return [*told, batches.sheet(found.batches)] if found.batches else told
 
 
 def _answers(one: Timed) -> bool:

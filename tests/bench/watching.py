@@ -33,7 +33,7 @@ class Course:
     answered_at
         When the response to its last C-STORE came.
     flagged_at
-        When its row told a priority, provisional or final.
+        When its row told a priority, provisional or final; at its end where the models that run tell none.
     stored_at
         When each kind of result was first in Orthanc: ``SR``, ``SEG``, ``report``.
     """
@@ -108,7 +108,7 @@ class Watch:
         now = time.time()
         for uid, row in rows.items():
             course, course.status = self._courses[uid], row["status"]
-            if course.flagged_at is None and row["priority"] != "none":
+            if course.flagged_at is None and (row["priority"] != "none" or row["status"] in _ENDED):
                 course.flagged_at = now
             if row["status"] in _ENDED:
                 course.ended_at = now

@@ -7,6 +7,7 @@ but for the coded reasons.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -301,8 +302,8 @@ class FailpointLog:
                 complete = text[: text.rfind(b"\n") + 1]
                 self._read[name] = log.tell() - len(text) + len(complete)
             for line in complete.splitlines():
-                if line.startswith(b"failpoint "):
-                    yield line.split()[1].decode("ascii")
+                if found := re.search(rb'(?:^|"event": ")failpoint (\w+)', line):  # Orthanc's output becomes JSON
+                    yield found[1].decode("ascii")
 
 
 def _under_way(counts: dict[str, int]) -> int:

@@ -125,18 +125,18 @@ def test_another_precision_makes_a_new_result_that_names_the_old_one_and_says_wh
 ) -> None:
     ds = phantom(1, uuid.uuid4().hex)
     uid = str(ds.StudyInstanceUID)
-    with node_with(tmp_path, "lung_fields", runtime="torch") as running:
+    with node_with(tmp_path, "chest_findings lung_opacity", runtime="torch") as running:
         send(running, ds)
         running.wait_for(uid)
         ((old,), _) = versions(running, uid)
-    with node_with(tmp_path, "lung_fields", runtime="openvino-int8") as running:
+    with node_with(tmp_path, "chest_findings lung_opacity", runtime="openvino-int8") as running:
         for _ in range(2):  # the second says the same again
             reread(running, uid, monkeypatch)
             reports, _ = versions(running, uid)
             assert len(reports) == 2
         (now,) = current(reports)
         assert [one.sop_instance_uid for one in predecessors_of(now)] == [old.SOPInstanceUID]
-        assert [[run.precision for run in read_result(r).runs] for r in (old, now)] == [["float32"], ["int8"]]
+        assert [[run.precision for run in read_result(r).runs] for r in (old, now)] == [["float32"] * 2, ["int8"] * 2]
         said = StringIO()
         assert show(running.settings, [uid], Console(file=said, width=120)) == 0
         assert "answered in 8-bit integers" in said.getvalue()

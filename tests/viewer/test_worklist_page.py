@@ -127,6 +127,7 @@ def listed(page: Page) -> list[str]:
 
 def require_accessible(page: Page) -> None:
     """No violation of axe-core, WCAG 2.2 AA and its best practices."""
+    page.wait_for_load_state()  # its style sheets too
     page.evaluate(AXE)
     found = page.evaluate(
         "() => axe.run(document, {runOnly: ['wcag2a','wcag2aa','wcag21aa','wcag22aa','best-practice']})"
