@@ -18,6 +18,7 @@ from rich.console import Console
 
 from orthanc_plugin.access.roles import ROLES_OF_PEOPLE
 from orthanc_plugin.commands import node
+from orthanc_plugin.commands.deliveries import add_arguments as add_deliveries
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerError, open_ledger
@@ -316,10 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--masks", type=Path, metavar="DIR", help="write each mask as DIR/<stem>__<key>.png")
     leading = _command(commands, "ledger", ledger)
     leading.add_argument("--to", type=int, metavar="SCHEMA", help="lead it there, with all its rows; the node is down")
-    giving = _command(commands, "deliveries", deliveries).add_subparsers(required=True, metavar="COMMAND", dest="do")
-    giving.add_parser("list", help="what is owed to whom").add_argument("--json", action="store_true")
-    giving.add_parser("retry", help="try now, what was refused too").add_argument("name", nargs="?", metavar="NAME")
-    giving.add_parser("forget", help="give up what is owed to one").add_argument("name", metavar="NAME")
+    add_deliveries(_command(commands, "deliveries", deliveries))
     _command(commands, "doctor", doctor).add_argument("--json", action="store_true")
     asking = _command(commands, "config", config).add_subparsers(required=True, metavar="COMMAND", dest="do")
     asking.add_parser("check", help="what is wrong, with its line").add_argument("--json", action="store_true")

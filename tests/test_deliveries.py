@@ -15,7 +15,7 @@ from orthanc_plugin.ledger import deliveries, tasks
 from orthanc_plugin.ledger.counters import counted
 from orthanc_plugin.ledger.database import Ledger, migrate
 from orthanc_plugin.ledger.deliveries import Delivery, DeliveryLost
-from orthanc_plugin.ledger.delivery_views import committed_studies, standings, troubled, undelivered
+from orthanc_plugin.ledger.delivery_views import kept_elsewhere, standings, troubled, undelivered
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 
 PACS = Destination("pacs", "dicom", "h", 104, "PACS")
@@ -200,14 +200,35 @@ def test_only_studies_that_were_read_and_delivered_whole_may_be_deleted(ledger: 
 
     def may_go(**how: Any) -> list[str]:
         with ledger.read() as db:
-            return committed_studies(db, "pacs", **{"before": 1000.0, "unread": True, "most": 10, **how})
+            how = {"before": 1000.0, "unread": True, "after": (0.0, ""), "most": 10, **how}
+            return [uid for _, uid in kept_elsewhere(db, "pacs", **how)]
 
     assert may_go() == []
     strike_off(ledger, claimed(ledger, 13.0), 14.0)
     strike_off(ledger, claimed(ledger, 13.0), 14.0)
     assert (may_go(), may_go(before=5.0), may_go(unread=False)) == (["1", "2"], [], [])
+    assert (may_go(most=1), may_go(after=(14.0, "1"))) == (["1"], ["2"])
     owe(ledger, RIS, study="2", outcome=replace(DONE, priority="critical"), now=15.0)
     assert may_go() == ["1"], "something of the other one is still owed"
+
+
+def test_a_destination_that_is_set_later_is_given_what_was_answered_before(ledger: Ledger) -> None:
+    for uid, at in (("1", 10.0), ("2", 100.0)):
+        with ledger.write() as db:
+            tasks.enqueue(db, Arrival(uid), now=at)
+            task = tasks.claim(db, "w", now=at + 1, lease_seconds=30, abandoned_limit=3)
+            assert task is not None
+            tasks.answer(db, task, DONE, now=at + 2, conclude_at=None)
+    with ledger.write() as db:
+        assert deliveries.owe_since(db, RIS, since=0.0, now=200.0) == 0, "nothing of it concerns it"
+        assert deliveries.owe_since(db, PACS, since=50.0, now=200.0) == 1
+        assert deliveries.owe_since(db, PACS, since=0.0, now=200.0) == 1
+        assert deliveries.owe_since(db, PACS, since=0.0, now=200.0) == 0
+    strike_off(ledger, claimed(ledger, 200.0), 201.0)
+    with ledger.write() as db:
+        deliveries.forget_study(db, "1")
+        deliveries.forget_study(db, "2")
+    assert claim(ledger, 202.0) is not None, "what is owed stays owed"
 
 
 def test_what_is_owed_waits_where_an_earlier_hilum_does_not_see_it(ledger: Ledger) -> None:
@@ -224,6 +245,8 @@ def test_what_pages_ask_is_found_by_an_index(ledger: Ledger) -> None:
         "SELECT owed_since, failures, error FROM deliveries WHERE destination = 'p' AND state = 'owed' "
         "ORDER BY owed_since LIMIT 1",
         "SELECT error FROM deliveries WHERE destination = 'p' AND state = 'refused' LIMIT 1",
+        "SELECT delivered_at FROM deliveries WHERE destination = 'p' AND state = 'delivered' AND delivered_at < 9 "
+        "AND (delivered_at, study_instance_uid) > (1, 'u') ORDER BY delivered_at, study_instance_uid LIMIT 1",
         "SELECT 1 FROM deliveries WHERE destination = 'p' AND state = 'owed' AND (due_at <= 1 OR due_at > 9) LIMIT 1",
     )
     with ledger.read() as db:

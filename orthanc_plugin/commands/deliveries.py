@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from datetime import date, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,18 @@ from orthanc_plugin.ledger import deliveries as owed
 from orthanc_plugin.ledger.database import Ledger, open_ledger
 from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    giving = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
+    giving.add_parser("list", help="what is owed to whom").add_argument("--json", action="store_true")
+    giving.add_parser("retry", help="try now, what was refused too").add_argument("name", nargs="?", metavar="NAME")
+    giving.add_parser("forget", help="give up what is owed to one").add_argument("name", metavar="NAME")
+    owing = giving.add_parser("owe", help="owe a destination what was answered before it was set")
+    owing.add_argument("name", metavar="NAME")
+    owing.add_argument("--since", required=True, type=date.fromisoformat, metavar="YYYY-MM-DD",
+                       help="studies received since this day")  # fmt: skip
 
 
 def deliveries(settings: Settings, options: argparse.Namespace, console: Console) -> int:
@@ -39,6 +52,11 @@ def deliveries(settings: Settings, options: argparse.Namespace, console: Console
             if options.do == "retry":
                 number = owed.retry(db, options.name, now=time.time())
                 console.print(f"{number} studies are tried now.")
+            elif options.do == "owe":
+                named = [one for one in settings.owed_to if one.name == options.name]
+                since = datetime.combine(options.since, datetime.min.time()).timestamp()
+                number = sum(owed.owe_since(db, one, since=since, now=time.time()) for one in named)
+                console.print(f"{number} more studies are owed to {options.name}.")
             else:
                 number = owed.forget(db, options.name)
                 console.print(f"{number} studies are owed to {options.name} no more.")

@@ -40,8 +40,8 @@ _LEDGER_SECONDS = 3.0
 def keep_delivering(settings: Settings, ledger: Ledger, worker_id: str, stop: threading.Event) -> None:
     """Start what delivers; it ends with the worker. Without a destination nothing is started."""
     for destination in settings.owed_to:
-        route = Route(settings, ledger, worker_id, destination, stop)
-        threading.Thread(target=route.run, name=f"to-{destination.name}", daemon=True).start()
+        way = Way(settings, ledger, worker_id, destination, stop)
+        threading.Thread(target=way.run, name=f"to-{destination.name}", daemon=True).start()
     if settings.retention is not None:
         from orthanc_plugin.delivery.purging import keep_purging
 
@@ -54,7 +54,7 @@ def pause_after(failures: int) -> float:
 
 
 @dataclass(frozen=True)
-class Route:
+class Way:
     """The way to one destination."""
 
     settings: Settings

@@ -20,11 +20,11 @@ from orthanc_plugin.credentials import load_worker_account
 from orthanc_plugin.delivery import commitment
 from orthanc_plugin.delivery.failures import DeliveryFailed
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.integration import Destination, Retention
+from orthanc_plugin.integration import Destination
 from orthanc_plugin.ledger import counters, deliveries
 from orthanc_plugin.ledger.counters import Count
 from orthanc_plugin.ledger.database import Ledger, LedgerError
-from orthanc_plugin.ledger.delivery_views import committed_studies
+from orthanc_plugin.ledger.delivery_views import kept_elsewhere
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.settings import Settings
 
@@ -34,14 +34,16 @@ _PAUSE_SECONDS = 60.0
 _ANSWER_SECONDS, _LOOK_SECONDS = 60.0, 0.5
 _AT_ONCE = 100  # studies of one look
 _DAY = 86_400.0
+_BEGINNING = (0.0, "")
 
 
 def keep_purging(settings: Settings, ledger: Ledger, stop: threading.Event) -> None:
-    """Look for what may go, again and again, until the worker ends."""
+    """Look for what may go, a part at a time, until the worker ends."""
+    after = _BEGINNING
     while not stop.is_set():
         try:
             require_archive(ledger, settings.archive_id_file)
-            purge(settings, ledger, time.time(), stop)
+            after = purge(settings, ledger, time.time(), after, stop)
         except (LedgerError, OrthancUnavailable, DeliveryFailed) as error:
             log.warning("nothing is deleted: %s", error)
         except Exception:  # it must be tried again whatever one study holds
@@ -49,8 +51,10 @@ def keep_purging(settings: Settings, ledger: Ledger, stop: threading.Event) -> N
         stop.wait(_PAUSE_SECONDS)
 
 
-def purge(settings: Settings, ledger: Ledger, now: float, stop: threading.Event) -> int:
-    """Delete what may go now; how many studies that were.
+def purge(
+    settings: Settings, ledger: Ledger, now: float, after: tuple[float, str], stop: threading.Event
+) -> tuple[float, str]:
+    """Delete what may go of the studies after a place; returns the place at which to go on.
 
     Raises
     ------
@@ -62,23 +66,22 @@ def purge(settings: Settings, ledger: Ledger, now: float, stop: threading.Event)
     rule = settings.retention
     destination = next((one for one in settings.destinations if rule and one.name == rule.committed_by), None)
     if rule is None or destination is None:
-        return 0
-    own, gone = load_worker_account(settings.credentials), 0
+        return _BEGINNING
+    with ledger.read() as db:
+        before = now - rule.days * _DAY
+        found = kept_elsewhere(db, destination.name, before=before, unread=rule.unread, after=after, most=_AT_ONCE)
+    own = load_worker_account(settings.credentials)
     with OrthancClient(settings.orthanc_address, own.user, own.password) as orthanc:
-        for study in _candidates(ledger, rule, destination, now):
+        for place in found:
             if stop.is_set():
                 break
+            after, study = place, place[1]
             if _purge(orthanc, destination, study, stop):
-                gone += 1
                 with ledger.write() as db:
+                    deliveries.forget_study(db, study)
                     counters.add(db, [Count(deliveries.PURGED)])
                 log.info("deleted, for it is kept elsewhere", extra={"study_instance_uid": study})
-    return gone
-
-
-def _candidates(ledger: Ledger, rule: Retention, destination: Destination, now: float) -> list[str]:
-    with ledger.read() as db:
-        return committed_studies(db, destination.name, before=now - rule.days * _DAY, unread=rule.unread, most=_AT_ONCE)
+    return after if len(found) == _AT_ONCE else _BEGINNING
 
 
 def _purge(orthanc: OrthancClient, destination: Destination, study: str, stop: threading.Event) -> bool:

@@ -29,7 +29,7 @@ from orthanc_plugin.integration import Destination
 from orthanc_plugin.ledger import counters
 from orthanc_plugin.ledger.counters import Count
 from orthanc_plugin.ledger.notes import set_fact
-from orthanc_plugin.ledger.statements import run
+from orthanc_plugin.ledger.statements import result_of, run
 from orthanc_plugin.ledger.task_states import Outcome, TaskStatus
 
 DELIVERY = "delivery"  # the count: destination, outcome
@@ -263,6 +263,33 @@ def forget(db: Connection, destination: str) -> int:
         "DELETE FROM deliveries WHERE destination = :destination AND state IN ('owed', 'refused')",
         destination=destination,
     ).rowcount
+
+
+def forget_study(db: Connection, study: str) -> None:
+    """Forget what was delivered of a study that was deleted here; what is owed of it stays owed."""
+    run(db, "DELETE FROM deliveries WHERE study_instance_uid = :study AND state = 'delivered'", study=study)
+
+
+def owe_since(db: Connection, destination: Destination, *, since: float, now: float) -> int:
+    """Owe a destination what was answered before it was set, of studies since a time; how many that were."""
+    rows = run(
+        db,
+        """
+        SELECT study_instance_uid, priority, result FROM tasks AS t
+        WHERE status = 'done' AND received_at >= :since AND NOT EXISTS (
+            SELECT 1 FROM deliveries AS d
+            WHERE d.destination = :destination AND d.study_instance_uid = t.study_instance_uid)
+        """,
+        since=since,
+        destination=destination.name,
+    ).all()
+    number = 0
+    for row in rows:
+        outcome = Outcome(TaskStatus.DONE, row.priority, 0, result_of(row.result))
+        if _concerns(destination, outcome):
+            owe(db, row.study_instance_uid, outcome, [destination], now=now)
+            number += 1
+    return number
 
 
 def _change(db: Connection, delivery: Delivery, what: str, **values: Any) -> None:

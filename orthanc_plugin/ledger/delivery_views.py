@@ -123,28 +123,37 @@ def troubled(db: Connection, most: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def committed_studies(db: Connection, destination: str, *, before: float, unread: bool, most: int) -> list[str]:
-    """Studies that a destination has and owes nothing of, with their last image before a time, the oldest first.
+def kept_elsewhere(
+    db: Connection, destination: str, *, before: float, unread: bool, after: tuple[float, str], most: int
+) -> list[tuple[float, str]]:
+    """Studies that a destination has and nothing is owed of, in the order in which it got them: when, and their UIDs.
 
     Parameters
     ----------
+    before
+        Both their last image and their delivery came before this time.
     unread
         Whether those count that nobody has marked as read.
+    after
+        The last one of the part before; ``(0.0, "")`` for the first.
     """
     rows = run(
         db,
         """
-        SELECT t.study_instance_uid FROM tasks AS t
-        JOIN deliveries AS d ON d.study_instance_uid = t.study_instance_uid AND d.destination = :destination
-        WHERE d.state = 'delivered' AND t.status = 'done' AND t.last_instance_at < :before
-          AND (:unread = 1 OR t.read_at IS NOT NULL)
-          AND NOT EXISTS (SELECT 1 FROM deliveries AS o WHERE o.study_instance_uid = t.study_instance_uid
+        SELECT d.delivered_at, d.study_instance_uid FROM deliveries AS d
+        JOIN tasks AS t ON t.study_instance_uid = d.study_instance_uid
+        WHERE d.destination = :destination AND d.state = 'delivered' AND d.delivered_at < :before
+          AND (d.delivered_at, d.study_instance_uid) > (:at, :uid)
+          AND t.status = 'done' AND t.last_instance_at < :before AND (:unread = 1 OR t.read_at IS NOT NULL)
+          AND NOT EXISTS (SELECT 1 FROM deliveries AS o WHERE o.study_instance_uid = d.study_instance_uid
                           AND o.state <> 'delivered')
-        ORDER BY t.last_instance_at LIMIT :most
+        ORDER BY d.delivered_at, d.study_instance_uid LIMIT :most
         """,
         destination=destination,
         before=before,
         unread=int(unread),
+        at=after[0],
+        uid=after[1],
         most=most,
     )
-    return list(rows.scalars())
+    return [(float(row.delivered_at), row.study_instance_uid) for row in rows]

@@ -178,10 +178,13 @@ _DELIVERING = Migration(
         "CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (destination, due_at) WHERE state = 'owed'",
         "CREATE INDEX IF NOT EXISTS deliveries_owed ON deliveries (destination, owed_since) WHERE state = 'owed'",
         "CREATE INDEX IF NOT EXISTS deliveries_refused ON deliveries (destination, owed_since) WHERE state = 'refused'",
+        "CREATE INDEX IF NOT EXISTS deliveries_done ON deliveries (destination, delivered_at, study_instance_uid) "
+        "WHERE state = 'delivered'",
         "CREATE INDEX IF NOT EXISTS deliveries_of_study ON deliveries (study_instance_uid)",
     ),
     down=(
         "DROP INDEX deliveries_of_study",
+        "DROP INDEX deliveries_done",
         "DROP INDEX deliveries_refused",
         "DROP INDEX deliveries_owed",
         "DROP INDEX deliveries_due",

@@ -36,8 +36,9 @@ from orthanc_plugin.delivery.failures import DeliveryFailed, ReceiverAway, Refus
 from orthanc_plugin.delivery.outgoing import Parcel
 from orthanc_plugin.integration import OBJECTS, Destination, Retention
 from orthanc_plugin.ledger import tasks
+from orthanc_plugin.ledger.counters import counted
 from orthanc_plugin.ledger.database import migrate, open_ledger
-from orthanc_plugin.ledger.deliveries import forget, owe
+from orthanc_plugin.ledger.deliveries import PURGED, forget, owe
 from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
 from orthanc_plugin.settings import REPOSITORY, Settings
@@ -239,7 +240,7 @@ def test_stow_goes_out_byte_for_byte_and_again_without_harm(held: Held, orthanc:
 DELIVER = """
 import sys, json, threading, time
 from pathlib import Path
-from orthanc_plugin.delivery.keeping import Route
+from orthanc_plugin.delivery.keeping import Way
 from orthanc_plugin.integration import read_table
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.delivery_views import standings
@@ -249,7 +250,7 @@ home, port, tables, seconds = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sy
 settings = Settings(home, http_port=port, destinations=read_table("destinations", tables))
 ledger, stop = open_ledger(settings.ledger_address), threading.Event()
 for one in settings.destinations:
-    threading.Thread(target=Route(settings, ledger, "w", one, stop).run, daemon=True).start()
+    threading.Thread(target=Way(settings, ledger, "w", one, stop).run, daemon=True).start()
 end = time.monotonic() + seconds
 while time.monotonic() < end:
     time.sleep(0.2)
@@ -325,7 +326,9 @@ def kept_by(own: Other, port: int, keeps: Callable[[str], bool], site: Settings)
         with ledger.write() as db:
             forget(db, "ris")
         deliver(site, [{"name": "pacs", "protocol": "dicom", "host": "127.0.0.1", "port": port, "ae_title": "PACS"}])
-        gone = purging.purge(settings, ledger, time.time() + 2 * 86_400, threading.Event())
+        purging.purge(settings, ledger, time.time() + 2 * 86_400, (0.0, ""), threading.Event())
+        with ledger.read() as db:
+            gone = sum(count.number for count in counted(db) if count.name == PURGED)
         return gone, receiver
 
 
