@@ -8,18 +8,16 @@ that over the defaults below.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from orthanc_plugin.setting_values import SettingsInvalid, convert_value
+
+__all__ = ["REPOSITORY", "Settings", "SettingsInvalid", "convert", "from_environment", "load_settings"]
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class SettingsInvalid(Exception):
-    """A setting that cannot be used; the message names it, its value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,30 @@ class Settings:
         Folder of everything that the node writes: images, ledger, logs, passwords.
     http_port, dicom_port
         TCP ports of Orthanc; HTTP answers to this machine only.
+    https
+        ``on``: nginx, started by the node, offers HTTP by TLS to other machines. ``mutual``: only to those that show a
+        certificate of the site's authority (``HILUM_HOME/tls``).
+    https_port
+        Its TCP port.
     ae_title
         Application Entity Title of the node (PS3.5 AE: at most 16 characters).
+    dicom_tls
+        ``off``, ``on`` (the secure transport of PS3.15 B) or ``mutual`` (and only for those that show a certificate of
+        the site's authority). Orthanc has one DICOM port: with TLS nobody reaches it without.
+    modalities
+        Who may speak DICOM with the node, as ``AE@HOST:PORT``; with ``/tls`` behind it where the node calls by TLS.
+        Empty: whoever reaches the port may send images, and nobody may ask for any.
+    check_called_ae
+        Whether an association that calls another AE title than `ae_title` is refused.
+    check_modality_host
+        Whether one of `modalities` is refused when it comes from another address than its host's.
+    proxy_secret
+        What a proxy that logs people in shows in ``X-Hilum-Proxy-Secret``: 32 characters at least. Empty: none is
+        believed.
+    proxy_groups
+        Which groups, as the proxy names them, have which role here: ``GROUP=ROLE``; the first that fits counts.
+    proxy_logout
+        The path at which that proxy logs somebody out, such as ``/oauth2/sign_out``.
     bundles
         The model bundles to run, in this order; folders below ``models/``.
     threads
@@ -107,7 +127,16 @@ class Settings:
     home: Path
     http_port: int = 8042
     dicom_port: int = 4242
+    https: str = "off"
+    https_port: int = 8443
     ae_title: str = "HILUM"
+    dicom_tls: str = "off"
+    modalities: tuple[str, ...] = ()
+    check_called_ae: bool = False
+    check_modality_host: bool = False
+    proxy_secret: str = field(default="", repr=False)
+    proxy_groups: tuple[str, ...] = ()
+    proxy_logout: str = ""
     bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity", "covid_appearance")
     threads: int = 1
     runtime: str = "auto"
@@ -198,6 +227,21 @@ class Settings:
         return self.home / "outbox.sqlite"
 
     @property
+    def tls(self) -> Path:
+        """Folder of certificates and their keys (``trust``)."""
+        return self.home / "tls"
+
+    @property
+    def entrance(self) -> Path:
+        """Folder of the nginx that offers HTTPS."""
+        return self.home / "entrance"
+
+    @property
+    def refused_calls(self) -> Path:
+        """The file that says how many DICOM associations were refused."""
+        return self.home / "refused-calls.json"
+
+    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.home / "log"
@@ -234,43 +278,6 @@ class Settings:
         return self.orthanc_url or self.http_url
 
 
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "http_port": (1, 65535),
-    "dicom_port": (1, 65535),
-    "threads": (0, 256),
-    "minimum_age": (0, 120),
-    "intake_seconds": (1, 600),
-    "workers": (0, 64),
-    "study_seconds": (1, 3600),
-    "memory_mb": (512, 1_000_000),
-    "quiet_seconds": (0, 3600),
-    "study_deadline_seconds": (1, 86_400),
-    "reconcile_seconds": (1, 86_400),
-    "lease_seconds": (2, 3600),
-    "attempts": (1, 100),
-    "deadline_hours": (0.01, 8760),
-    "reserve_mb": (0, 10_000_000),
-    "session_hours": (0.01, 168),
-    "session_idle_minutes": (0.1, 10_080),
-    "audit_mb": (1, 10_000),
-    "log_mb": (1, 10_000),
-    "log_files": (2, 1000),
-    "waiting_limits_minutes": (0, 525_600),
-    "claim_minutes": (0.1, 1440),
-}
-_CHOICES = {
-    "children": ("refuse", "caution"),
-    "report_language": ("en", "de"),
-    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
-}
-_NAMES = {
-    "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
-    "expected_views": ("frontal", "lateral"),
-}
-_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
-_ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
-
-
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings of this site.
 
@@ -291,13 +298,18 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for name in known:
-        if (text := _from_environment(name, environment)) is not None:
+        if (text := from_environment(name, environment)) is not None:
             given[name] = text
     return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
 
 
-def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
-    """A setting as the environment gives it, itself or by the name of a file."""
+def from_environment(name: str, environment: Mapping[str, str]) -> str | None:
+    """A setting as the environment gives it, itself or by the name of a file; None where it does not.
+
+    Raises
+    ------
+    SettingsInvalid
+    """
     variable = f"HILUM_{name.upper()}"
     if (file := environment.get(f"{variable}_FILE")) is None:
         return environment.get(variable)
@@ -317,74 +329,4 @@ def convert(name: str, value: object) -> Any:
     SettingsInvalid
         With the value and what is allowed.
     """
-    default = next(f.default for f in fields(Settings) if f.name == name)
-    if isinstance(default, Path):
-        return Path(str(value)).expanduser().resolve()
-    if isinstance(default, tuple):
-        return _several(name, value)
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
-        return value
-    if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
-    if isinstance(default, str):
-        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
-            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
-        return value.strip()
-    return _number(name, value, type(default))
-
-
-def _several(name: str, value: object) -> tuple[Any, ...]:
-    """The value of a setting that holds several."""
-    if name == "waiting_limits_minutes":
-        return _three_limits(name, value)
-    names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
-    if name == "bundles" and not names:
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-    if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
-        raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
-    return tuple(names)
-
-
-def _three_limits(name: str, value: object) -> tuple[float, ...]:
-    given = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(given, list) or len(given) != 3:
-        raise SettingsInvalid(f"{name} = {value!r}: give three numbers: critical, urgent, routine")
-    limits = tuple(_number(name, one, float) for one in given)
-    if list(limits) != sorted(limits):
-        raise SettingsInvalid(f"{name} = {value!r}: what is more urgent cannot wait longer")
-    return limits
-
-
-def _postgresql_url(name: str, value: object) -> str:
-    url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
-        # the value may hold a password, so it is not repeated
-        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
-    return url
-
-
-def _orthanc_url(value: object) -> str:
-    url = value.strip().rstrip("/") if isinstance(value, str) else None
-    if url is None or (url and not _ORTHANC_URL.fullmatch(url)):
-        # somebody may have put a password into it, so it is not repeated
-        raise SettingsInvalid("orthanc_url: give https://HOST or https://HOST:PORT, or nothing for this machine's")
-    return url
-
-
-def _number(name: str, value: object, kind: type) -> Any:
-    low, high = _BOUNDS[name]
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        number = kind(value)
-    except ValueError as error:
-        raise SettingsInvalid(f"{name} = {value!r}: give a number") from error
-    if not low <= number <= high or (not isinstance(value, str) and number != value):
-        raise SettingsInvalid(
-            f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
-        )
-    return number
+    return convert_value(name, value, next(f.default for f in fields(Settings) if f.name == name))

@@ -7,7 +7,9 @@ where it stands.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,7 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
-from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, convert
+from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, convert, from_environment
+from orthanc_plugin.trust import EXPIRES_SOON_SECONDS, TlsUnusable, require_certificates, seconds_left
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
 # of the environment, and no settings: see README.md, and the tests
@@ -24,6 +27,7 @@ _OTHERS = frozenset(
     ("HILUM_HOME", "HILUM_VENV", "HILUM_PYTHON", "HILUM_SAMPLES", "HILUM_FAILPOINTS", "HILUM_WITHOUT_SHARED",
      "HILUM_SCREENSHOTS")
 )  # fmt: skip
+_UNUSABLE = "(cannot be used)"
 _KEY = re.compile(r"""\s*(?:\[\s*)?(["']?)([\w-]+)\1\s*(?:[.\]=]|$)""")
 _LAST_NUMBER = re.compile(r"\d+$")
 _SENTENCE = re.compile(r"\.\s| \(models")
@@ -96,20 +100,19 @@ def survey(environment: Mapping[str, str]) -> Survey:
         value, origin = default, "default"
         if name in given:
             value, origin = given[name], _at(file, lines.get(name))
-        if variable in environment:
-            value, origin = environment[variable], variable
-        if origin != "default":
-            try:
-                value = convert(name, value)
-            except SettingsInvalid as error:
-                mistakes.append(Mistake(origin, str(error)))
-                value = "(cannot be used)"
+        if variable in environment or f"{variable}_FILE" in environment:
+            origin = variable if variable in environment else f"{variable}_FILE"
+        try:
+            text = from_environment(name, environment)
+            if origin != "default":
+                value = convert(name, value if text is None else text)
+        except SettingsInvalid as error:
+            mistakes.append(Mistake(origin, str(error)))
+            value = _UNUSABLE
         found.append(Setting(name, _shown(name, value), _shown(name, default), origin, _WHAT.get(name, "")))
     mistakes += _unknown_variables(environment, known)
     values = {setting.name: setting.value for setting in found}
-    if values["http_port"] == values["dicom_port"]:
-        mistakes.append(Mistake("http_port, dicom_port", f"both are {values['http_port']}: give each its own"))
-    mistakes += _of_files(home, values)
+    mistakes += [*_of_several(values), *_of_files(home, values), *_of_certificates(home, values)]
     return Survey(
         home, tuple(found), tuple(sorted(mistakes, key=lambda m: (not m.stops, _LAST_NUMBER.sub(_padded, m.where))))
     )
@@ -140,11 +143,41 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, int], list[Mistake]]:
 
 
 def _unknown_variables(environment: Mapping[str, str], known: Mapping[str, Any]) -> Iterator[Mistake]:
-    names = {f"HILUM_{name.upper()}" for name in known} | _OTHERS
+    names = {f"HILUM_{name.upper()}{file}" for name in known for file in ("", "_FILE")} | _OTHERS
     for name in sorted(environment):
         if name.startswith("HILUM_") and name not in names:
             meant = _meant(name, names)
             yield Mistake(name, f"no setting has this name, so it is passed over{meant}", stops=False)
+
+
+def _of_several(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with settings that are right each by itself."""
+    ports = ["http_port", "dicom_port", *(["https_port"] if values["https"] != "off" else [])]
+    for name, other in itertools.combinations(ports, 2):
+        if values[name] == values[other]:
+            yield Mistake(f"{name}, {other}", f"both are {values[name]}: give each its own")
+    if values["proxy_groups"] and not values["proxy_secret"]:
+        yield Mistake("proxy_groups", "without a proxy_secret no proxy is believed", stops=False)
+    if values["proxy_secret"] and not values["proxy_groups"]:
+        yield Mistake("proxy_secret", "without proxy_groups nobody whom the proxy names may do anything", stops=False)
+    if values["check_modality_host"] and not values["modalities"]:
+        yield Mistake("check_modality_host", "without modalities there is no host to compare with", stops=False)
+
+
+def _of_certificates(home: Path, values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the certificates that the settings ask for."""
+    if _UNUSABLE in (values["https"], values["dicom_tls"]):
+        return
+    settings = Settings(home=home, https=values["https"], dicom_tls=values["dicom_tls"])
+    try:
+        require_certificates(settings)
+    except TlsUnusable as error:
+        yield Mistake("https" if settings.https != "off" else "dicom_tls", str(error))
+        return
+    left = seconds_left(settings, time.time())
+    if left is not None and left < EXPIRES_SOON_SECONDS:
+        when = "has expired" if left <= 0 else f"expires in {left / 86_400:.0f} days"
+        yield Mistake("tls/server.crt", f"the node's certificate {when}: ./hilum tls renew", stops=False)
 
 
 def _of_files(home: Path, values: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -178,7 +211,9 @@ def _meant(name: str, known: Mapping[str, Any] | set[str]) -> str:
 
 def _shown(name: str, value: Any) -> Any:
     """As JSON types, and without a password."""
-    if name == "ledger_url" and isinstance(value, str) and "://" in value:
+    if name == "proxy_secret" and value:
+        return "(withheld)"
+    if name in ("ledger_url", "index_url") and isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
         user, host = (parts.username or ""), parts.netloc.rpartition("@")[2]
         secret = ":(withheld)" if parts.password else ""
