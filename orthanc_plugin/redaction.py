@@ -22,6 +22,8 @@ _IDENTIFYING = re.compile(
     r"\b((?:Other)?Patient\w*|AccessionNumber|ReferringPhysicianName|StudyID|StudyDescription|SeriesDescription)"
     r"\s*[=:]\s*.*?(?=, \w+[=:]|$)"
 )
+# what was asked for by DICOMweb and is not there: whatever somebody put into an address, unless it is a UID
+_ASKED_FOR = re.compile(r"(\binexistent [\w -]+: )(?![0-9.]+$)(?!Accessing).+")
 # Orthanc's Logging.cpp: level, date, time, since 1.12 the thread, file and line
 _OF_ORTHANC = re.compile(r"([EWIT])\d{4} \d\d:\d\d:\d\d\.\d+ +(?:(\S.*?) +)?(\S+:\d+)\] (.*)")
 _LEVELS = {"E": "error", "W": "warning", "I": "info", "T": "debug"}
@@ -29,7 +31,7 @@ _LEVELS = {"E": "error", "W": "warning", "I": "info", "T": "debug"}
 
 def redact(line: str) -> str:
     """One line without the values of identifying attributes."""
-    return _IDENTIFYING.sub(r"\1=(withheld)", line)
+    return _ASKED_FOR.sub(r"\1(withheld)", _IDENTIFYING.sub(r"\1=(withheld)", line))
 
 
 def as_json(line: str, now: float) -> str:

@@ -47,9 +47,9 @@ class RefusedCalls:
 
 
 def read_refused_calls(file: Path) -> dict[str, int]:
-    """How many there were by reason; none where nothing counts."""
+    """How many there were by reason."""
     try:
         found = json.loads(file.read_text())
         return {reason: int(found[reason]) for reason in REASONS}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return dict.fromkeys(REASONS, 0)

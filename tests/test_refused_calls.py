@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,12 @@ def test_a_refusal_is_known_by_what_orthanc_writes(line: str, reason: str | None
 
 def test_each_line_of_the_log_is_counted_once_and_names_nobody(tmp_path: Path) -> None:
     file = tmp_path / "refused-calls.json"
-    assert read_refused_calls(file) == {}
+    nothing = {"called_ae": 0, "unknown_ae": 0, "tls": 0, "other": 0}
+    assert read_refused_calls(file) == nothing
     counts = RefusedCalls(file)
-    assert read_refused_calls(file) == {"called_ae": 0, "unknown_ae": 0, "tls": 0, "other": 0}, "from the beginning"
+    assert json.loads(file.read_text()) == nothing, "from the beginning"
     copy_lines([f"{line}\n" for line in LINES] * 2, tmp_path / "log", longest=10_000, files=2, calls=counts)
     assert read_refused_calls(file) == {"called_ae": 2, "unknown_ae": 2, "tls": 2, "other": 2}
     assert "NOBODY" not in file.read_text()
     file.write_text("{")
-    assert read_refused_calls(file) == {}
+    assert read_refused_calls(file) == nothing

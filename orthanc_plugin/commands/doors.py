@@ -19,6 +19,7 @@ ANYBODYS_AE_TITLE = "HILUM_MODALITY"  # the node's own programs, where everybody
 # without it Orthanc 1.10.1 takes TLS 1.0
 OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 _OWN = "hilum-itself"
+_THREADS = 16  # associations that are served at a time; each that is idle has one
 _TLS_1_2 = 4  # as Orthanc numbers them
 
 
@@ -55,6 +56,9 @@ def dicom_door(settings: Settings) -> dict[str, Any]:
         "DicomAlwaysAllowStore": not listed,
         "DicomAlwaysAllowEcho": not listed,
         "DicomModalities": _neighbours(settings),
+        # Orthanc unpacks it before anybody is asked: 2 MB became 6 GB. Whoever proposes it proposes another one too
+        "DeflatedTransferSyntaxAccepted": False,
+        "DicomThreadsCount": _THREADS,
         **tls,
     }
 

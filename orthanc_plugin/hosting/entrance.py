@@ -109,15 +109,20 @@ class Entrance:
             [*_ENDS_WITH_US, program, "-c", str(file), "-p", str(folder)],
             stdin=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TZ")},
+            start_new_session=True,
         )
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_LOOK_SECONDS)
-                return
-            self.problem = ""
-            if seen != (seen := self._certificate()):
-                log.info("the node's certificate was renewed", extra={"pid": process.pid})
-                process.send_signal(signal.SIGHUP)
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK_SECONDS)
+                    return
+                self.problem = ""
+                if seen != (seen := self._certificate()):
+                    log.info("the node's certificate was renewed", extra={"pid": process.pid})
+                    process.send_signal(signal.SIGHUP)
+        finally:
+            with contextlib.suppress(OSError):  # its workers outlive one that was killed, and would keep the port
+                os.killpg(process.pid, signal.SIGKILL)
 
     def _certificate(self) -> int:
         try:

@@ -57,7 +57,6 @@ METRICS = (
         "hilum_associations_refused_total", _COUNTER, ("reason",), _PROCESS,
         "DICOM associations that Orthanc refused: unknown_ae, called_ae, tls, other",
     ),
-    Metric("hilum_certificate_seconds", _GAUGE, (), _PROCESS, "until the node's certificate expires; with TLS only"),
     Metric("hilum_unrecorded_studies", _GAUGE, (), _PROCESS, "studies that wait in memory for the ledger"),
     Metric("hilum_unwritten_audit_entries", _GAUGE, (), _PROCESS, "entries that wait in memory for the audit log"),
     Metric("hilum_disk_free_bytes", _GAUGE, ("folder",), _PROCESS, "free for the images (storage) and the node (home)"),

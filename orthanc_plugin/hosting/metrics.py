@@ -28,7 +28,6 @@ from orthanc_plugin.ledger.counters import Count, counted
 from orthanc_plugin.ledger.figures import count_unfinished, ledger_bytes
 from orthanc_plugin.ledger.notes import LAST_BACKUP, LAST_RECONCILIATION, get_fact, workers_seen
 from orthanc_plugin.refused_calls import read_refused_calls
-from orthanc_plugin.trust import seconds_left
 
 _MEBIBYTE = 2**20
 Labels = tuple[str, ...]
@@ -148,8 +147,6 @@ def _of_process(site: Site, status: Mapping[str, Any], now: float) -> dict[str, 
             continue
         free[name,] = float(found.f_bavail * found.f_frsize)
         size[name,] = float(found.f_blocks * found.f_frsize)
-    if (left := seconds_left(settings, now)) is not None:
-        told["hilum_certificate_seconds"] = {(): left}
     return {**told, "hilum_disk_free_bytes": free, "hilum_disk_size_bytes": size}
 
 

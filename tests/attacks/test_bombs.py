@@ -92,7 +92,8 @@ def header(ds: Dataset) -> bytes:
     """The data set without its pixels, explicit little endian."""
     from pynetdicom.dsutils import encode
 
-    bare = Dataset({tag: ds[tag] for tag in ds if tag != 0x7FE00010})  # type: ignore[misc, arg-type, dict-item]
+    bare = Dataset(ds)
+    del bare.PixelData
     found = encode(bare, False, True)
     assert found is not None
     return found
@@ -108,19 +109,19 @@ def deflated(start: bytes, zeros: int) -> bytes:
     return content + b"\0" * (len(content) % 2)
 
 
-def test_a_deflated_data_set_of_two_gigabytes_is_not_unpacked(bombed: Node) -> None:
+def test_a_deflated_data_set_of_two_gigabytes_is_not_taken(bombed: Node) -> None:
     ds = radiograph()
     bomb = deflated(header(ds) + element((0x7FE0, 0x0010), b"OW", 2000 * _MEBIBYTE), 2000 * _MEBIBYTE)
     assert len(bomb) < 3 * _MEBIBYTE
     before = peak(bombed)
-    status = raw_store(bombed, ds, DeflatedExplicitVRLittleEndian, bomb)
-    assert status != 0x0000
+    assert raw_store(bombed, ds, DeflatedExplicitVRLittleEndian, bomb) is None, "no such transfer syntax is accepted"
     assert peak(bombed) - before < 100, "MiB"
     assert bombed.row(str(ds.StudyInstanceUID)) is None
 
 
-@pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFE, 0x40000000])
+@pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFE])
 def test_a_length_that_is_only_claimed_takes_no_memory(bombed: Node, length: int) -> None:
+    """Orthanc waits for the rest until it gives up (30 s)."""
     ds, before = radiograph(), peak(bombed)
     raw_store(bombed, ds, ExplicitVRLittleEndian, header(ds) + element((0x7FE0, 0x0010), b"OW", length) + bytes(1000))
     assert peak(bombed) - before < 100, "MiB"
@@ -128,7 +129,7 @@ def test_a_length_that_is_only_claimed_takes_no_memory(bombed: Node, length: int
 
 @pytest.mark.parametrize(
     ("rows", "columns", "frames"),
-    [(65535, 65535, 1), (65535, 65535, 2**31 - 1), (1024, 1024, 1_000_000), (65535, 1, 1), (1, 65535, 1), (0, 0, 1)],
+    [(65535, 65535, 1), (65535, 65535, 2**31 - 1), (1024, 1024, 1_000_000), (65535, 1, 1), (0, 0, 1)],
 )
 def test_a_picture_whose_size_is_only_claimed_is_refused_with_a_reason(
     bombed: Node, rows: int, columns: int, frames: int
@@ -178,4 +179,5 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_to_who_may_not_store_an
     assert anonymous.status_code == 403
     before = peak(bombed)
     assert bombed.http.post("/instances", content=packed.getvalue(), timeout=120).status_code in (200, 400)
+    print(f"an archive of {len(packed.getvalue()) / _MEBIBYTE:.1f} MiB took {peak(bombed) - before:.0f} MiB")  # noqa: T201
     assert peak(bombed) - before < 3000, "MiB: an administrator may; see docs/security.md"

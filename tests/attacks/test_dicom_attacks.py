@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pynetdicom.sop_class import (
     DigitalXRayImageStorageForPresentation,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
+    Verification,
 )
 from running_node import Node
 
@@ -171,6 +174,37 @@ def test_a_pdu_beyond_what_was_negotiated_ends_its_association_alone(closed: Nod
     association.abort()  # type: ignore[attr-defined]
     assert echo(closed, callers.neighbour())
     assert resident(closed) - before < 100, "MiB"
+
+
+def test_associations_that_do_nothing_hold_up_nobody(closed: Node, callers: Callers) -> None:
+    """Each has one of Orthanc's 16 threads, which look after each other's once all of them are idle."""
+    idle = []
+    try:
+        for _ in range(40):
+            caller = callers.neighbour()
+            entity = caller.entity()
+            entity.add_requested_context(Verification)
+            idle.append(associate(entity, closed, caller))
+        assert all(association.is_established for association in idle)  # type: ignore[attr-defined]
+        began = time.monotonic()
+        assert echo(closed, callers.neighbour())
+        assert time.monotonic() - began < 10
+    finally:
+        for association in idle:
+            association.abort()  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(200)
+def test_a_connection_that_says_nothing_holds_up_others_for_30_seconds_at_most(closed: Node, callers: Callers) -> None:
+    """Orthanc greets one caller after the other, and waits so long for their first word; no setting shortens it."""
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(socket.create_connection(("127.0.0.1", closed.settings.dicom_port)))
+        time.sleep(0.5)
+        began = time.monotonic()
+        closed.wait(lambda: echo(closed, callers.neighbour()), "an answer", 90)
+        assert time.monotonic() - began < 80
+        assert closed.http.get("/hilum/api/status").json()["state"] == "ready", "HTTP and the worker go on"
 
 
 def resident(closed: Node) -> float:

