@@ -121,6 +121,15 @@ def test_what_a_browser_is_told_by_tls(closed: Node, outside: httpx.Client) -> N
             assert "frame-ancestors" in policy
 
 
+def test_in_clear_a_browser_is_told_the_same_but_to_come_back_by_tls(closed: Node, outside: httpx.Client) -> None:
+    for path in ("/", "/hilum/login", "/hilum/nothing", "/hilum/static/worklist.css", "/ohif/"):
+        headers = closed.http.get(path).headers
+        assert "strict-transport-security" not in headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert "frame-ancestors" in headers["content-security-policy"]
+
+
 def test_a_renewed_certificate_is_taken_up_without_a_restart(closed: Node, outside: httpx.Client) -> None:
     def shown() -> str:
         with encrypted(closed) as connection:
