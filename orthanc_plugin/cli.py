@@ -19,10 +19,12 @@ from rich.console import Console
 from orthanc_plugin.access.roles import ROLES_OF_PEOPLE
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.deliveries import add_arguments as add_deliveries
+from orthanc_plugin.commands.subcommands import add_model_commands, add_tls_commands
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import LedgerError, open_ledger
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
+from orthanc_plugin.trust import TlsUnusable
 
 console = Console(highlight=False, stderr=False)
 _START_SECONDS = 120.0
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(options.command(options))
         command: Callable[[Settings, argparse.Namespace], int] = options.command
         return command(load_settings(), options)
-    except (node.NodeFailed, SettingsInvalid, LedgerError, PermissionError) as error:
+    except (node.NodeFailed, SettingsInvalid, LedgerError, TlsUnusable, PermissionError) as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -134,8 +136,8 @@ def send(settings: Settings, options: argparse.Namespace) -> int:
     """Send files and folders by C-STORE."""
     from orthanc_plugin.commands import modality
 
-    host = "127.0.0.1"
-    outcomes = list(modality.send_files(options.paths, host, settings.dicom_port, settings.ae_title))
+    where = "127.0.0.1", settings.dicom_port, settings.ae_title
+    outcomes = list(modality.send_files(options.paths, *where, modality.caller_of(settings)))
     failed = [o for o in outcomes if not o.accepted]
     for outcome in failed:
         print(f"{outcome.name}: {outcome.error}", file=sys.stderr)
@@ -241,6 +243,13 @@ def deliveries(settings: Settings, options: argparse.Namespace) -> int:
     return run(settings, options, console)
 
 
+def tls(settings: Settings, options: argparse.Namespace) -> int:
+    """Certificates: an authority of the site's own, and what it issues to the node and its neighbours."""
+    from orthanc_plugin.commands.tls import tls as run
+
+    return run(settings, options, console)
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Look at everything that keeps the node from its work, and say what to do; exit code 1 when something is wrong."""
     from orthanc_plugin.commands.doctor import doctor as run
@@ -326,9 +335,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     running = _command(commands, "systemd", systemd)
     running.add_argument("--user", default="", metavar="NAME", help="who the node runs as")
-    _model_commands(_command(commands, "models", models))
+    add_model_commands(_command(commands, "models", models))
     _user_commands(_command(commands, "users", users))
     _audit_commands(_command(commands, "audit", audit))
+    add_tls_commands(_command(commands, "tls", tls))
     return parser
 
 
@@ -355,31 +365,6 @@ def _audit_commands(parser: argparse.ArgumentParser) -> None:
     showing.add_argument("--user", metavar="NAME", help="of this user")
     showing.add_argument("--since", metavar="TIME", help="2026-11-21, 2026-11-21T08:00, or 90m, 12h, 7d ago")
     showing.add_argument("--json", action="store_true", help="one JSON object a line, as it is in the file")
-
-
-def _model_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
-    for name, told in (("list", "every bundle"), ("verify", "read every file again and load every bundle")):
-        commands.add_parser(name, help=told).add_argument("--json", action="store_true")
-    showing = commands.add_parser("show", help="contract, digests and figures; what it said in shadow")
-    starting = commands.add_parser("activate", help="read the next study with it, after a trial on a phantom")
-    ending = commands.add_parser("deactivate", help="end what activate began")
-    for command in (showing, starting, ending):
-        command.add_argument("name", metavar="NAME")
-        command.add_argument("version", metavar="VERSION", nargs="?")
-    showing.add_argument("--json", action="store_true")
-    starting.add_argument("--shadow", action="store_true", help="run it and record what it says; publish nothing")
-    commands.add_parser("rollback", help="go back to what was chosen before")
-    adding = commands.add_parser("add", help="take a bundle from a folder")
-    adding.add_argument("folder", type=Path, metavar="DIR")
-    adding.add_argument("--name", help="of the bundle, if not that of its folder")
-    importing = commands.add_parser("import", help="make a bundle of published weights")
-    importing.add_argument("importer", choices=("torchxrayvision", "chexnet", "dino"))
-    importing.add_argument("variant", nargs="?", metavar="VARIANT", help="which weights; the first one by default")
-    importing.add_argument("--file", type=Path, help="the weights, instead of fetching them")
-    importing.add_argument("--name", help="of the bundle")
-    importing.add_argument("--version", default="1.0.0", help="of the bundle (default 1.0.0)")
-    commands.add_parser("pin", help="record the shipped bundles as they are: for whoever makes them")
 
 
 def _command(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -32,12 +32,15 @@ from orthanc_plugin.failpoints import reach
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import login, routes
 from orthanc_plugin.hosting.arrivals import Arrivals
-from orthanc_plugin.hosting.guard import Guard, answers_itself, is_worker
+from orthanc_plugin.hosting.entrance import Entrance
+from orthanc_plugin.hosting.guard import Guard, answers_itself, is_encrypted, is_worker
+from orthanc_plugin.hosting.headers import with_security
 from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.hosting.held import HeldByOrthanc
 from orthanc_plugin.hosting.in_hand import InHand
 from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.hosting.messages import Request, Response
+from orthanc_plugin.hosting.proxied import proxy_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.trail import record_unnamed, record_visit, studies_of, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
@@ -70,8 +73,9 @@ LOGINS = Logins(
     ),
     Attempts(),
 )
-GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}")
-LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT)
+GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}", proxy=proxy_of(SETTINGS))
+LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT, proxy_logout=SETTINGS.proxy_logout)
+ENTRANCE = Entrance(SETTINGS)
 load_credentials(SETTINGS.credentials)  # the first start makes them; without them nobody could be let in
 
 
@@ -100,7 +104,10 @@ def on_change(change: int, _level: int, _resource: str) -> None:
     if change == orthanc.ChangeType.ORTHANC_STARTED:
         if SETTINGS.workers:
             SUPERVISOR.start()
+        if SETTINGS.https != "off":
+            ENTRANCE.start()
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+        ENTRANCE.stop()
         SUPERVISOR.stop()
         ARRIVALS.stop()
         IN_HAND.stop()
@@ -134,7 +141,7 @@ def allow_http(uri: str, **request: Any) -> bool:
 
 def answer_root(output: Any, uri: str, **_request: Any) -> None:
     """``/`` leads to the worklist."""
-    _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}))
+    _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}), _headers(_request))
 
 
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
@@ -168,7 +175,7 @@ def _answer(
     except Exception:
         log.exception("a page could not be made")
         response = Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
-    _send(output, response)
+    _send(output, response, _headers(request))
 
 
 def _respond(request: Request) -> Response:
@@ -247,9 +254,9 @@ def _headers(request: dict[str, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in request.get("headers", {}).items()}
 
 
-def _send(output: Any, response: Response) -> None:
+def _send(output: Any, response: Response, asked: Mapping[str, str]) -> None:
     status, mime, body = response.status, response.mime, response.body
-    for name, value in response.headers.items():
+    for name, value in with_security(response.headers, encrypted=is_encrypted(asked)).items():
         output.SetHttpHeader(name, value)
     if status == 200:
         output.AnswerBuffer(body, mime)
@@ -284,6 +291,7 @@ SITE = Site(
     audit=AUDIT,
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
     received=lambda: ARRIVALS.received,
+    entrance=lambda: ENTRANCE.problem,
 )
 AUDIT.start()
 IN_HAND.start()

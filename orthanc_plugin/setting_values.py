@@ -1,4 +1,7 @@
-"""From what a file or the environment gives to the values of settings: what is allowed for each.
+"""What the value of a setting may be: from what a file or the environment gives to what is used.
+
+The rule: a value that cannot be used is refused with its name and what is allowed; what may be a secret is not
+repeated.
 
 ::
 
@@ -8,6 +11,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,7 @@ class SettingsInvalid(Exception):
 _BOUNDS: dict[str, tuple[float, float]] = {
     "http_port": (1, 65535),
     "dicom_port": (1, 65535),
+    "https_port": (1, 65535),
     "threads": (0, 256),
     "minimum_age": (0, 120),
     "intake_seconds": (1, 600),
@@ -53,6 +60,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "claim_minutes": (0.1, 1440),
 }
 _CHOICES = {
+    "https": ("off", "on", "mutual"),
+    "dicom_tls": ("off", "on", "mutual"),
     "children": ("refuse", "caution"),
     "report_language": ("en", "de"),
     "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
@@ -62,21 +71,69 @@ _NAMES = {
     "expected_views": ("frontal", "lateral"),
 }
 _POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
+_MODALITY = re.compile(
+    r"(?P<ae>[!-?A-\[\]-~][ -?A-\[\]-~]{0,15})@(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})(?P<tls>/tls)?",
+    re.ASCII,
+)
+_ROLES = ("technologist", "radiologist", "admin", "monitor")
+_SECRET = re.compile(r"[\w+/=.-]{32,}", re.ASCII)
+_PATH = re.compile(r"/(?!/)[\w/.-]*", re.ASCII)
 _ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
 
 
-def value_of(name: str, value: object, default: object) -> Any:
-    """The value of a setting as it is used, from what the file or the environment gives.
+@dataclass(frozen=True)
+class Modality:
+    """A neighbour by DICOM: its AE title, and where the node finds it.
 
     Parameters
     ----------
-    default
-        By whose kind it is converted.
+    tls
+        Whether the node calls it by TLS.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_modality(text: str) -> Modality:
+    """A neighbour as a site writes it: ``CR1@10.0.0.5:104``, or ``WS1@ws1.example:2762/tls``.
 
     Raises
     ------
     SettingsInvalid
-        With the value and what is allowed.
+    """
+    parts = _MODALITY.fullmatch(text.strip())
+    if parts is None or not 1 <= int(parts["port"]) <= 65535 or not parts["ae"].strip():
+        raise SettingsInvalid(f"modalities: {text!r}: give AE@HOST:PORT, with /tls behind it where it is called by TLS")
+    return Modality(parts["ae"].strip(), parts["host"].strip("[]"), int(parts["port"]), bool(parts["tls"]))
+
+
+def parse_group(text: str) -> tuple[str, str]:
+    """A group of a proxy, and the role that it has here.
+
+    Raises
+    ------
+    SettingsInvalid
+    """
+    group, _, role = (part.strip() for part in text.rpartition("="))
+    if not group or "," in group or role not in _ROLES:
+        raise SettingsInvalid(f"proxy_groups: {text!r}: give GROUP=ROLE; roles are {', '.join(_ROLES)}")
+    return group, role
+
+
+def convert_value(name: str, value: object, default: object) -> Any:
+    """The value of a setting as it is used.
+
+    Parameters
+    ----------
+    default
+        Its type is the setting's.
+
+    Raises
+    ------
+    SettingsInvalid
     """
     if name in TABLES:
         return _table(name, value)
@@ -86,12 +143,10 @@ def value_of(name: str, value: object, default: object) -> Any:
         if value not in _CHOICES[name]:
             raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
         return value
-    if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
-    if isinstance(default, str):
-        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
-            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
-        return value.strip()
+    if isinstance(default, bool):
+        return _yes_or_no(name, value)
+    if name in _TEXTS:
+        return _TEXTS[name](value)
     return _number(name, value, type(default))
 
 
@@ -102,6 +157,14 @@ def _table(name: str, value: object) -> Any:
         raise SettingsInvalid(f"{name}: {error}", name, error.number, error.key) from error
 
 
+def _yes_or_no(name: str, value: object) -> bool:
+    known: dict[object, bool] = {"true": True, "false": False}
+    said = value if isinstance(value, bool) else known.get(value)
+    if said is None:
+        raise SettingsInvalid(f"{name} = {value!r}: give true or false")
+    return said
+
+
 def _several(name: str, value: object) -> tuple[Any, ...]:
     """The value of a setting that holds several."""
     if name == "waiting_limits_minutes":
@@ -109,11 +172,22 @@ def _several(name: str, value: object) -> tuple[Any, ...]:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
+    if name in _WRITTEN:
+        return _entries(name, names)
     if name == "bundles" and not names:
         raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
     if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
         raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
     return tuple(names)
+
+
+def _entries(name: str, entries: list[str]) -> tuple[str, ...]:
+    """Entries that have a form of their own, each with a name that no other has."""
+    known = [_WRITTEN[name](entry) for entry in entries]
+    if len(set(known)) < len(known):
+        twice = next(entry for entry, one in zip(entries, known, strict=True) if known.count(one) > 1)
+        raise SettingsInvalid(f"{name}: {twice!r} is named twice")
+    return tuple(entry.strip() for entry in entries)
 
 
 def _three_limits(name: str, value: object) -> tuple[float, ...]:
@@ -155,3 +229,36 @@ def _number(name: str, value: object, kind: type) -> Any:
             f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
         )
     return number
+
+
+def _ae_title(value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
+        raise SettingsInvalid(f"ae_title = {value!r}: give 1 to 16 ASCII characters without a backslash")
+    return value.strip()
+
+
+def _proxy_secret(value: object) -> str:
+    secret = value.strip() if isinstance(value, str) else None
+    if secret is None or (secret and not _SECRET.fullmatch(secret)):
+        raise SettingsInvalid("proxy_secret: give 32 or more letters and digits, such as openssl rand -hex 32 makes")
+    return secret
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or (value and not _PATH.fullmatch(value)):
+        raise SettingsInvalid(f"proxy_logout = {value!r}: give a path of this site, such as /oauth2/sign_out")
+    return value
+
+
+_TEXTS: dict[str, Callable[[object], str]] = {
+    "ae_title": _ae_title,
+    "ledger_url": partial(_postgresql_url, "ledger_url"),
+    "index_url": partial(_postgresql_url, "index_url"),
+    "orthanc_url": _orthanc_url,
+    "proxy_secret": _proxy_secret,
+    "proxy_logout": _path,
+}
+_WRITTEN: dict[str, Callable[[str], str]] = {  # to what must differ from entry to entry
+    "modalities": lambda entry: parse_modality(entry).ae_title.upper(),  # Orthanc compares them so
+    "proxy_groups": lambda entry: parse_group(entry)[0],
+}

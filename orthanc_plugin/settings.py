@@ -24,7 +24,8 @@ from orthanc_plugin.integration import (
     check_together,
     line_of,
 )
-from orthanc_plugin.setting_values import SettingsInvalid, value_of
+from orthanc_plugin.places import Places
+from orthanc_plugin.setting_values import SettingsInvalid, convert_value
 
 __all__ = [
     "REPOSITORY",
@@ -36,12 +37,11 @@ __all__ = [
     "load_settings",
     "wrong_tables",
 ]
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Places):
     """Everything that a site can set.
 
     Parameters
@@ -50,8 +50,30 @@ class Settings:
         Folder of everything that the node writes: images, ledger, logs, passwords.
     http_port, dicom_port
         TCP ports of Orthanc; HTTP answers to this machine only.
+    https
+        ``on``: nginx, started by the node, offers HTTP by TLS to other machines. ``mutual``: only to those that show a
+        certificate of the site's authority (``HILUM_HOME/tls``).
+    https_port
+        Its TCP port.
     ae_title
         Application Entity Title of the node (PS3.5 AE: at most 16 characters).
+    dicom_tls
+        ``off``, ``on`` (the secure transport of PS3.15 B) or ``mutual`` (and only for those that show a certificate of
+        the site's authority). Orthanc has one DICOM port: with TLS nobody reaches it without.
+    modalities
+        Who may speak DICOM with the node, as ``AE@HOST:PORT``; with ``/tls`` behind it where the node calls by TLS.
+        Empty: whoever reaches the port may send images, and nobody may ask for any.
+    check_called_ae
+        Whether an association that calls another AE title than `ae_title` is refused.
+    check_modality_host
+        Whether one of `modalities` is refused when it comes from another address than its host's.
+    proxy_secret
+        What a proxy that logs people in shows in ``X-Hilum-Proxy-Secret``: 32 characters at least. Empty: none is
+        believed.
+    proxy_groups
+        Which groups, as the proxy names them, have which role here: ``GROUP=ROLE``; the first that fits counts.
+    proxy_logout
+        The path at which that proxy logs somebody out, such as ``/oauth2/sign_out``.
     bundles
         The model bundles to run, in this order; folders below ``models/``.
     threads
@@ -130,10 +152,18 @@ class Settings:
         Folder of networks in the form of the runtime that runs them; it may be emptied.
     """
 
-    home: Path
     http_port: int = 8042
     dicom_port: int = 4242
+    https: str = "off"
+    https_port: int = 8443
     ae_title: str = "HILUM"
+    dicom_tls: str = "off"
+    modalities: tuple[str, ...] = ()
+    check_called_ae: bool = False
+    check_modality_host: bool = False
+    proxy_secret: str = field(default="", repr=False)
+    proxy_groups: tuple[str, ...] = ()
+    proxy_logout: str = ""
     bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity", "covid_appearance")
     threads: int = 1
     runtime: str = "auto"
@@ -176,11 +206,6 @@ class Settings:
         return self.destinations if self.labels is None else (*self.destinations, Destination(LABELS, LABELS))
 
     @property
-    def ledger(self) -> Path:
-        """The SQLite file of tasks and reading marks, where `ledger_url` names no server."""
-        return self.home / "ledger.sqlite"
-
-    @property
     def ledger_address(self) -> str:
         """The ledger's URL in SQLAlchemy's form, with its driver; it may hold a password."""
         if not self.ledger_url:
@@ -191,66 +216,6 @@ class Settings:
     def index_address(self) -> str:
         """The URL of Orthanc's index in libpq's form; empty where it lies beside the images. It may hold a password."""
         return self.index_url and "postgresql://" + self.index_url.partition("://")[2]
-
-    @property
-    def archive_id_file(self) -> Path:
-        """The file with the random name of this archive, made at the first start: a ledger belongs to one archive."""
-        return self.home / "archive-id"
-
-    @property
-    def storage(self) -> Path:
-        """Folder of Orthanc's images and index."""
-        return self.home / "orthanc"
-
-    @property
-    def credentials(self) -> Path:
-        """The file of user names and passwords, readable by its owner alone."""
-        return self.home / "credentials.json"
-
-    @property
-    def users(self) -> Path:
-        """The file of people's accounts: names, roles and hashes of passwords."""
-        return self.home / "users.json"
-
-    @property
-    def sessions(self) -> Path:
-        """The SQLite file of who is logged in."""
-        return self.home / "sessions.sqlite"
-
-    @property
-    def audit(self) -> Path:
-        """Folder of the audit log."""
-        return self.home / "audit"
-
-    @property
-    def notifications(self) -> Path:
-        """The file that says whom to tell of critical results (``working.notice_settings``); it may hold passwords."""
-        return self.home / "notifications.toml"
-
-    @property
-    def outbox(self) -> Path:
-        """The SQLite file of who was told of what."""
-        return self.home / "outbox.sqlite"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the log files."""
-        return self.home / "log"
-
-    @property
-    def own_models(self) -> Path:
-        """Folder of the site's own bundles, and of what is known of them (``models.registry``)."""
-        return self.home / "models"
-
-    @property
-    def active_models(self) -> Path:
-        """The file that says which versions are active, where that is not what Hilum ships (``models.activation``)."""
-        return self.own_models / "active.json"
-
-    @property
-    def shadow_records(self) -> Path:
-        """Folder of what bundles said in shadow."""
-        return self.home / "shadow"
 
     @property
     def site_wording(self) -> Path | None:
@@ -311,7 +276,7 @@ def convert(name: str, value: object) -> Any:
     SettingsInvalid
         With the value and what is allowed.
     """
-    return value_of(name, value, next(f.default for f in fields(Settings) if f.name == name))
+    return convert_value(name, value, next(f.default for f in fields(Settings) if f.name == name))
 
 
 def wrong_tables(home: Path, values: Mapping[str, Any]) -> Iterator[SettingsInvalid]:

@@ -54,6 +54,21 @@ def test_what_is_set_is_used_and_the_rest_has_its_default(home: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_destination_that_commits_is_known_beside_the_modalities_and_each_ae_title_once(home: Path) -> None:
+    both = 'modalities = ["CR1@10.1.2.3:104", "pacs@10.1.2.4:105"]\n'
+    (home / "hilum.toml").write_text(both + PACS + "commitment = true\n")
+    known = orthanc_configuration(load_settings())["DicomModalities"]
+    assert sorted(one["AET"].upper() for one in known.values() if not one["AET"].startswith("HILUM-")) == [
+        "CR1",
+        "PACS",
+    ]
+    assert (known["pacs"]["Port"], known["pacs"]["AllowNEventReport"]) == (104, True), "it is asked where it takes"
+    assert "AllowFind" not in known["pacs"], "and finds, as a modality may"
+    (home / "hilum.toml").write_text('modalities = ["CR1@10.1.2.3:104"]\n' + PACS + "commitment = true\n")
+    known = orthanc_configuration(load_settings())["DicomModalities"]
+    assert (known["pacs"]["AllowStore"], known["pacs"]["AllowFind"]) == (False, False), "it may report, and no more"
+
+
 WRONG = [
     (PACS.replace("port = 104", "port = 99999"), 5, "give a number from 1 to 65535"),
     (PACS.replace("port = 104", 'port = "104"'), 5, "give a whole number"),

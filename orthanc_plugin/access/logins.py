@@ -87,6 +87,10 @@ class Logins:
             return None
         return account
 
+    def is_own(self, name: str) -> bool:
+        """Whether a name is that of one of the node's own accounts."""
+        return isinstance(self._accounts.find(name), OwnAccount)
+
     def begin(self, account: Account, now: float) -> str:
         """Begin a session; returns its token."""
         return self._sessions.begin(account, now)

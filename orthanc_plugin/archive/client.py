@@ -103,13 +103,19 @@ class Changes:
 
 
 class OrthancClient:
-    """A connection to one Orthanc; close it, or use it as a context manager."""
+    """A connection to one Orthanc; close it, or use it as a context manager.
 
-    def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
+    Parameters
+    ----------
+    trust
+        What is asked of who answers (``trust.http_trust``).
+    """
+
+    def __init__(
+        self, url: str, user: str, password: str, *, trust: ssl.SSLContext | bool = True, timeout: float = 30.0
+    ) -> None:
         self._beside = ThreadPoolExecutor(1, "beside")
-        # those that the system trusts; OpenSSL itself reads SSL_CERT_FILE, where a site has an authority of its own
-        trusted = ssl.create_default_context() if url.startswith("https:") else True
-        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False, verify=trusted)
+        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False, verify=trust)
 
     def __enter__(self) -> OrthancClient:
         return self

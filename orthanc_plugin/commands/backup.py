@@ -47,7 +47,9 @@ from orthanc_plugin.settings import Settings, load_settings
 
 _FIRST_OF_USERS = 1024  # Orthanc's numbers of metadata and attachments below are its own
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LEDGER_URL_LINE = re.compile(r"^\s*ledger_url\s*=.*\n?", re.MULTILINE)
+# what may be, or hold, a password
+_SECRET_SETTINGS = ("ledger_url", "index_url", "proxy_secret")
+_SECRET_LINE = re.compile(rf"^\s*(?:{'|'.join(_SECRET_SETTINGS)})\s*=.*\n?", re.MULTILINE)
 _MEBIBYTE = 1 << 20
 log = logging.getLogger("hilum.backup")
 
@@ -212,7 +214,7 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
     for file in sorted([*home.glob("hilum.toml"), *home.glob("report.*.toml"), settings.archive_id_file]):
         content = file.read_bytes()
         if file.name == "hilum.toml" and not with_credentials:
-            content = _without_ledger_url(content)
+            content = _without_secrets(content)
         yield file.name, content
     for file in sorted(settings.own_models.rglob("*")):
         path = file.relative_to(home)
@@ -220,8 +222,9 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
             yield path.as_posix(), file.read_bytes()
     yield from _audit_files(settings)
     if with_credentials:
-        for file in filter(Path.exists, (settings.credentials, settings.users)):
-            yield file.name, file.read_bytes()
+        certificates = (file for file in sorted(settings.tls.rglob("*")) if file.is_file())
+        for file in (*filter(Path.exists, (settings.credentials, settings.users)), *certificates):
+            yield file.relative_to(home).as_posix(), file.read_bytes()
 
 
 def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
@@ -233,15 +236,16 @@ def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(settings.home).as_posix(), content
 
 
-def _without_ledger_url(content: bytes) -> bytes:
-    """The settings without the address of a database, which may hold a password and is another node's."""
-    text = _LEDGER_URL_LINE.sub("", content.decode("utf-8"))
+def _without_secrets(content: bytes) -> bytes:
+    """The settings without passwords, and the addresses of databases, which hold some and are another node's."""
+    given = content.decode("utf-8")
+    text = _SECRET_LINE.sub("", given)
     try:
-        kept = tomllib.loads(text)
+        kept = [name for name in _SECRET_SETTINGS if name in tomllib.loads(text)]
     except tomllib.TOMLDecodeError:
-        kept = {"ledger_url": ""}
-    if "ledger_url" in kept:
-        raise BackupFailed("write ledger_url in one line of hilum.toml: it is left out of a backup, for its password")
+        kept = [name for name in _SECRET_SETTINGS if name in given]
+    if kept:
+        raise BackupFailed(f"write {kept[0]} in one line of hilum.toml: it is left out of a backup, for it is secret")
     return text.encode("utf-8")
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from orthanc_plugin.commands.checks.certificates import check_certificates
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
 from orthanc_plugin.commands.checks.ground import check_ground
 from orthanc_plugin.commands.checks.neighbours import check_neighbours
@@ -68,6 +69,7 @@ def examine() -> Iterator[Check]:
         ("viewer", lambda s: iter([check_viewer(s)])),
         ("machine", check_ground),
         ("node", check_wires),
+        ("tls", check_certificates),
         ("ledger", check_records),
         ("models", check_reading),
         ("destinations", check_neighbours),

@@ -23,10 +23,12 @@ import httpx
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.commands import orthanc_index
+from orthanc_plugin.commands.doors import OPENSSL_CONF, dicom_door
 from orthanc_plugin.credentials import Credentials, load_credentials
-from orthanc_plugin.integration import Destination
+from orthanc_plugin.hosting.entrance import nginx
 from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.settings import REPOSITORY, Settings
+from orthanc_plugin.trust import TlsUnusable, require_certificates
 
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
@@ -72,7 +74,8 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     Raises
     ------
     NodeFailed
-        When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences cannot be used.
+        When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences or certificates
+        cannot be used.
     LedgerUnusable
         When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
     """
@@ -83,12 +86,18 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     open_ledger(settings.ledger_address).close()
     try:
         load_wording(settings.report_language, settings.site_wording)
-    except WordingInvalid as error:
+        require_certificates(settings)
+    except (WordingInvalid, TlsUnusable) as error:
         raise NodeFailed(str(error)) from error
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (pid := running_pid(settings)) is not None:
         raise NodeFailed(f"the node runs already (process {pid}); see ./hilum status, or stop it with ./hilum down")
-    for name, port in (("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)):
+    ports = [("HILUM_HTTP_PORT", settings.http_port), ("HILUM_DICOM_PORT", settings.dicom_port)]
+    if settings.https != "off":
+        if nginx() is None:
+            raise NodeFailed("https is on, and nginx is not installed, which offers it: apt install nginx-light")
+        ports.append(("HILUM_HTTPS_PORT", settings.https_port))
+    for name, port in ports:
         require_free(name, port)
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
@@ -207,11 +216,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "WebDavEnabled": False,
         "HttpCompressionEnabled": False,  # the viewer's files are compressed already
         "HttpThreadsCount": 16,
-        "DicomPort": settings.dicom_port,
-        "DicomAet": settings.ae_title,
-        "DicomCheckCalledAet": False,
-        "DicomAlwaysAllowStore": True,
-        "DicomAlwaysAllowEcho": True,
+        **dicom_door(settings),
         "UnknownSopClassAccepted": True,  # refusing is the plugin's task, with a reason
         "OverwriteInstances": False,
         "StableAge": 2,
@@ -221,21 +226,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
-        "DicomModalities": {one.name: _modality(one) for one in settings.destinations if one.commitment},
         **(_postgresql_index(settings) if settings.index_url else {}),
-    }
-
-
-def _modality(destination: Destination) -> dict[str, Any]:
-    """A destination as Orthanc has to know it: it is asked to commit, may report that, and nothing else."""
-    forbidden = ("AllowFind", "AllowFindWorklist", "AllowGet", "AllowMove", "AllowNAction")
-    return {
-        "AET": destination.ae_title,
-        "Host": destination.host,
-        "Port": destination.port,
-        "AllowNEventReport": True,
-        "UseDicomTls": destination.tls,
-        **dict.fromkeys(forbidden, False),
     }
 
 
@@ -272,6 +263,7 @@ def _redacted_log(settings: Settings) -> IO[bytes]:
             str(settings.logs / "orthanc.log"),
             str(settings.log_mb * 1_000_000),
             str(settings.log_files),
+            str(settings.refused_calls),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -309,6 +301,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         "HILUM_DICOM_PORT": str(settings.dicom_port),
         "HILUM_PYTHON": sys.executable,
     }
+    if settings.dicom_tls != "off" and "OPENSSL_CONF" not in os.environ:
+        own["OPENSSL_CONF"] = str(OPENSSL_CONF)
     # what came by a file is given as it is, not twice
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k.removesuffix("_FILE") not in own

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
@@ -40,7 +41,8 @@ def plain_orthanc(settings: Settings) -> Iterator[OrthancClient]:
     for private in (settings.home, settings.logs, settings.storage):
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
     configuration = settings.home / "plain-orthanc.json"
-    given = orthanc_configuration(settings) | password_check(settings)
+    # a backup may have come without certificates
+    given = orthanc_configuration(replace(settings, dicom_tls="off", modalities=())) | password_check(settings)
     given |= {"Plugins": [], "DicomServerEnabled": False}
     given.pop("PythonScript", None)
     descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

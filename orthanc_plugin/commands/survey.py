@@ -7,7 +7,9 @@ where it stands.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.integration import line_of
 from orthanc_plugin.settings import Settings, SettingsInvalid, convert, from_environment, has_bundle, wrong_tables
+from orthanc_plugin.trust import EXPIRES_SOON_SECONDS, TlsUnusable, require_certificates, seconds_left
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
 # of the environment, and no settings: see README.md, and the tests
@@ -25,6 +28,7 @@ _OTHERS = frozenset(
     ("HILUM_HOME", "HILUM_VENV", "HILUM_PYTHON", "HILUM_SAMPLES", "HILUM_FAILPOINTS", "HILUM_WITHOUT_SHARED",
      "HILUM_SCREENSHOTS")
 )  # fmt: skip
+_UNUSABLE = "(cannot be used)"
 _KEY = re.compile(r"""\s*(?:\[\[?\s*)?(["']?)([\w-]+)\1\s*(?:[.\]=]|$)""")
 _LAST_NUMBER = re.compile(r"\d+$")
 _SENTENCE = re.compile(r"\.\s| \(models")
@@ -109,15 +113,13 @@ def survey(environment: Mapping[str, str]) -> Survey:
             except SettingsInvalid as error:
                 place = line_of(written, error.table, error.number, error.key) if origin.startswith(file.name) else None
                 mistakes.append(Mistake(_at(file, place) if place else origin, str(error)))
-                value = "(cannot be used)"
+                value = _UNUSABLE
         found.append(Setting(name, _shown(name, value), _shown(name, default), origin, _WHAT.get(name, "")))
     mistakes += _unknown_variables(environment, known)
     values = {setting.name: setting.value for setting in found}
-    if values["http_port"] == values["dicom_port"]:
-        mistakes.append(Mistake("http_port, dicom_port", f"both are {values['http_port']}: give each its own"))
     for wrong in wrong_tables(home, used):
         mistakes.append(Mistake(_at(file, line_of(written, wrong.table, wrong.number, wrong.key)), str(wrong)))
-    mistakes += _of_files(home, values)
+    mistakes += [*_of_several(values), *_of_files(home, values), *_of_certificates(home, values)]
     return Survey(
         home, tuple(found), tuple(sorted(mistakes, key=lambda m: (not m.stops, _LAST_NUMBER.sub(_padded, m.where))))
     )
@@ -159,6 +161,36 @@ def _unknown_variables(environment: Mapping[str, str], known: Mapping[str, Any])
             yield Mistake(name, f"no setting has this name, so it is passed over{meant}", stops=False)
 
 
+def _of_several(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with settings that are right each by itself."""
+    ports = ["http_port", "dicom_port", *(["https_port"] if values["https"] != "off" else [])]
+    for name, other in itertools.combinations(ports, 2):
+        if values[name] == values[other]:
+            yield Mistake(f"{name}, {other}", f"both are {values[name]}: give each its own")
+    if values["proxy_groups"] and not values["proxy_secret"]:
+        yield Mistake("proxy_groups", "without a proxy_secret no proxy is believed", stops=False)
+    if values["proxy_secret"] and not values["proxy_groups"]:
+        yield Mistake("proxy_secret", "without proxy_groups nobody whom the proxy names may do anything", stops=False)
+    if values["check_modality_host"] and not values["modalities"]:
+        yield Mistake("check_modality_host", "without modalities there is no host to compare with", stops=False)
+
+
+def _of_certificates(home: Path, values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the certificates that the settings ask for."""
+    if _UNUSABLE in (values["https"], values["dicom_tls"]):
+        return
+    settings = Settings(home=home, https=values["https"], dicom_tls=values["dicom_tls"])
+    try:
+        require_certificates(settings)
+    except TlsUnusable as error:
+        yield Mistake("https" if settings.https != "off" else "dicom_tls", str(error))
+        return
+    left = seconds_left(settings, time.time())
+    if left is not None and left < EXPIRES_SOON_SECONDS:
+        when = "has expired" if left <= 0 else f"expires in {left / 86_400:.0f} days"
+        yield Mistake("tls/server.crt", f"the node's certificate {when}: ./hilum tls renew", stops=False)
+
+
 def _of_files(home: Path, values: Mapping[str, Any]) -> Iterator[Mistake]:
     """What is wrong in the other files of a site."""
     try:
@@ -190,6 +222,8 @@ def _meant(name: str, known: Mapping[str, Any] | set[str]) -> str:
 
 def _shown(name: str, value: Any) -> Any:
     """As JSON types, and without a password."""
+    if name == "proxy_secret" and value:
+        return "(withheld)"
     if name in ("ledger_url", "index_url") and isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
         user, host = (parts.username or ""), parts.netloc.rpartition("@")[2]

@@ -13,6 +13,7 @@ from typing import Any
 from orthanc_plugin.ledger.database import LedgerError, LedgerUnusable
 from orthanc_plugin.ledger.delivery_views import Undelivered
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
+from orthanc_plugin.trust import EXPIRES_SOON_SECONDS
 
 WORKER_SILENT_SECONDS = 15.0  # it reports every five
 _START_SECONDS = 30.0  # in which a worker is expected to speak up for the first time
@@ -72,6 +73,10 @@ class Vitals:
         Entries that wait for it in memory.
     undelivered
         The destinations that did not take what they were given.
+    entrance_error
+        Why HTTPS is not offered; empty when it is, or is not wanted.
+    certificate_seconds
+        Until the node's certificate expires; None where there is none that is used.
     """
 
     ledger_error: LedgerError | None
@@ -90,6 +95,8 @@ class Vitals:
     audit_waiting: int = 0
     audit_error: str = ""
     undelivered: tuple[Undelivered, ...] = ()
+    entrance_error: str = ""
+    certificate_seconds: float | None = None
 
 
 _WORKER_PROBLEMS = {
@@ -122,7 +129,7 @@ _WORKER_PROBLEMS = {
 
 def problems(vitals: Vitals) -> list[Problem]:
     """What is wrong, what stops work first."""
-    found = [*_of_ledger(vitals), *_of_storage(vitals), *_of_worker(vitals), *_of_studies(vitals)]
+    found = [*_of_ledger(vitals), *_of_storage(vitals), *_of_worker(vitals), *_of_studies(vitals), *_of_tls(vitals)]
     if vitals.clock_jump_seconds:
         found.append(
             Problem(
@@ -275,6 +282,19 @@ def _of_studies(vitals: Vitals) -> list[Problem]:
                 stops=False,
             )
         )
+    return found
+
+
+def _of_tls(vitals: Vitals) -> list[Problem]:
+    found = []
+    if vitals.entrance_error:
+        text = f"HTTPS is not offered: {vitals.entrance_error}."
+        found.append(Problem("https_down", text, "See orthanc.log; ./hilum doctor tells more.", stops=False))
+    left = vitals.certificate_seconds
+    if left is not None and left < EXPIRES_SOON_SECONDS:
+        when = "has expired" if left <= 0 else f"expires in {left / 86_400:.0f} days"
+        advice = "./hilum tls renew; for DICOM the node is started anew then. A site's own authority renews its own."
+        found.append(Problem("certificate_expires", f"The node's certificate {when}.", advice, stops=False))
     return found
 
 

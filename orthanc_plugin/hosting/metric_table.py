@@ -53,6 +53,10 @@ METRICS = (
     Metric("hilum_problem", _GAUGE, ("code", "stops"), _PROCESS, "1 for each problem that the status names"),
     Metric("hilum_instances_received_total", _COUNTER, (), _PROCESS, "images stored since the plugin started"),
     Metric("hilum_instances_refused_total", _COUNTER, (), _PROCESS, "uploads refused for want of disk space"),
+    Metric(
+        "hilum_associations_refused_total", _COUNTER, ("reason",), _PROCESS,
+        "DICOM associations that Orthanc refused: unknown_ae, called_ae, tls, other",
+    ),
     Metric("hilum_unrecorded_studies", _GAUGE, (), _PROCESS, "studies that wait in memory for the ledger"),
     Metric("hilum_unwritten_audit_entries", _GAUGE, (), _PROCESS, "entries that wait in memory for the audit log"),
     Metric("hilum_disk_free_bytes", _GAUGE, ("folder",), _PROCESS, "free for the images (storage) and the node (home)"),

@@ -28,6 +28,7 @@ from orthanc_plugin.ledger.counters import Count, counted
 from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.ledger.figures import count_unfinished, ledger_bytes
 from orthanc_plugin.ledger.notes import LAST_BACKUP, LAST_RECONCILIATION, get_fact, workers_seen
+from orthanc_plugin.refused_calls import read_refused_calls
 
 _MEBIBYTE = 2**20
 Labels = tuple[str, ...]
@@ -133,6 +134,9 @@ def _of_process(site: Site, status: Mapping[str, Any], now: float) -> dict[str, 
         "hilum_problem": {(p["code"], str(p["stops"]).lower()): 1.0 for p in status["problems"]},
         "hilum_instances_received_total": {(): float(site.received())},
         "hilum_instances_refused_total": {(): float(site.free_space.refused)},
+        "hilum_associations_refused_total": {
+            (reason,): float(number) for reason, number in read_refused_calls(settings.refused_calls).items()
+        },
         "hilum_unrecorded_studies": {(): float(site.intake()[1])},
         "hilum_unwritten_audit_entries": {(): float((site.audit.problem or ("", 0))[1])},
         "hilum_disk_reserve_bytes": {(): float(site.free_space.reserve_mb * _MEBIBYTE)},

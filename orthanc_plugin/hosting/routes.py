@@ -44,6 +44,7 @@ from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.pages import MOST_ROWS
 from orthanc_plugin.ledger.pages import page as ledger_page
 from orthanc_plugin.ledger.tasks import TaskStatus
+from orthanc_plugin.trust import seconds_left
 from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
@@ -257,6 +258,8 @@ def _status(
             audit_error=(site.audit.problem or ("", 0))[0],
             audit_waiting=(site.audit.problem or ("", 0))[1],
             undelivered=_undelivered(site, db, now) if db else (),
+            entrance_error=site.entrance(),
+            certificate_seconds=seconds_left(site.settings, time.time()),
         )
     )
     reconciled = tasks.get_fact(db, LAST_RECONCILIATION) if db else None

@@ -27,6 +27,7 @@ from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, Urgency
 from orthanc_plugin.logs import start_logging, where
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
+from orthanc_plugin.trust import TlsUnusable, http_trust
 from orthanc_plugin.working.reading_process import line_of, short_trace
 
 log = logging.getLogger("hilum.reading")
@@ -149,7 +150,8 @@ def main() -> int:
         models = load_active(settings)
         wording = load_wording(settings.report_language, settings.site_wording)
         own = load_worker_account(settings.credentials)
-    except (BundleInvalid, WordingInvalid, SettingsInvalid, OSError) as error:
+        trust = http_trust(settings, settings.orthanc_address)
+    except (BundleInvalid, WordingInvalid, SettingsInvalid, TlsUnusable, OSError) as error:
         return refuse(channel, str(error))
     shadows = load_shadows(settings)
     models.warm_up()
@@ -164,7 +166,7 @@ def main() -> int:
         IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
         ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
     }
-    with OrthancClient(settings.orthanc_address, own.user, own.password) as orthanc, intake:
+    with OrthancClient(settings.orthanc_address, own.user, own.password, trust=trust) as orthanc, intake:
         reader = Reader(settings, orthanc, models, intake, wording, shadows)
         # the disk of an Orthanc elsewhere is not to be seen from here
         space = FreeSpace([f for f in (settings.storage, settings.home) if f.is_dir()], settings.reserve_mb)

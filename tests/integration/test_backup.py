@@ -275,13 +275,17 @@ def test_a_damaged_backup_is_refused_before_anything_is_restored(
 def test_passwords_are_copied_only_when_that_is_asked_for(
     settings: Settings, running: OrthancClient, tmp_path: Path
 ) -> None:
-    (settings.home / "hilum.toml").write_text('minimum_age = 21\nledger_url = "postgresql://u:secret@host/db"\n')
+    secrets = 'ledger_url = "postgresql://u:secret@host/db"\nindex_url = "postgresql://u:indexed@host/i"\n'
+    secrets += f'proxy_secret = "{"x1" * 16}"\n'
+    (settings.home / "hilum.toml").write_text(f"minimum_age = 21\n{secrets}")
+    settings.tls.mkdir()
+    (settings.tls / "server.key").write_text("the key")
     take(settings, tmp_path / "without")
     take(settings, tmp_path / "with", with_credentials=True)
     accounts = load_credentials(settings.credentials)
-    for secret in ("secret", accounts.password, accounts.worker_password):
+    for secret in ("secret", "indexed", "x1" * 16, "the key", accounts.password, accounts.worker_password):
         for folder, found in (("without", False), ("with", True)):
-            texts = [file.read_bytes() for file in (tmp_path / folder).glob("*Z/*")]
+            texts = [file.read_bytes() for file in (tmp_path / folder).glob("*Z/**/*") if file.is_file()]
             assert any(secret.encode() in text for text in texts) is found
     (settings.home / "hilum.toml").write_text('ledger_url = """\npostgresql://u:secret@host/db"""\n')
     with pytest.raises(BackupFailed, match="ledger_url in one line"):

@@ -25,12 +25,11 @@ from orthanc_plugin.ledger.delivery_views import standings
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 
-def send(running: Node, name: str, calling_ae_title: str = modality.CALLING_AE_TITLE) -> str:
+def send(running: Node, name: str, caller: modality.Caller = modality.ANYBODY) -> str:
     exposure = Exposure(seed=name, patient_name=f"{name}^Secret", patient_id=f"ID-{name}")
     ds = modality.radiograph(chest(4, rows=512, columns=512).pixels, exposure)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(modality, "CALLING_AE_TITLE", calling_ae_title)
-        (outcome,) = modality.send([ds], "127.0.0.1", running.settings.dicom_port, running.settings.ae_title)
+    where = "127.0.0.1", running.settings.dicom_port, running.settings.ae_title
+    (outcome,) = modality.send([ds], *where, caller)
     assert outcome.accepted
     return str(ds.StudyInstanceUID)
 
@@ -195,7 +194,7 @@ bundles = ["lung_fields"]
         assert (findings.route, [run.model.name for run in findings.runs]) == ("lungs-alone", ["lung_fields"])
         assert {finding.reason for finding in findings.findings if finding.key == "lung_opacity"} == {"routing"}
         assert "a rule of the site left its model out" in running.http.get(f"/hilum/studies/{study}").text
-        refused = send(running, "not ours", calling_ae_title="NOTOURS")
+        refused = send(running, "not ours", modality.Caller("NOTOURS"))
         row = running.wait_for(refused)
         assert (row["status"], row["reason"]) == ("not_processed", "routing")
         assert "not read, by the site's rule not-ours" in row["message"]

@@ -25,8 +25,11 @@ _PRIVATE_FILES = (
     "notifications.toml",
     "ledger.sqlite",
     "outbox.sqlite",
+    "tls/ca.key",
+    "tls/server.key",
 )
-_PRIVATE_FOLDERS = ("", "orthanc", "log", "audit", "shadow")
+_SECRETS = ("credentials.json", "users.json", "notifications.toml", "ca.key", "server.key")
+_PRIVATE_FOLDERS = ("", "orthanc", "log", "audit", "shadow", "tls", "tls/clients", "entrance")
 
 
 def check_ground(settings: Settings) -> Iterator[Check]:
@@ -91,9 +94,10 @@ def _permissions(settings: Settings) -> Check:
         return wrong(
             "permissions", f"{others[0]} cannot be written by this user", "chown -R it, or run Hilum as its owner"
         )
-    secrets = [file for file in open_files if file.name in ("credentials.json", "users.json", "notifications.toml")]
+    secrets = [file for file in open_files if file.name in _SECRETS]
     if secrets:
-        advice = f"chmod 600 {secrets[0]}, and change the passwords in it"
+        anew = "have it made anew" if secrets[0].suffix == ".key" else "change the passwords in it"
+        advice = f"chmod 600 {secrets[0]}, and {anew}"
         return wrong("permissions", f"{secrets[0].name} can be read by others of this machine", advice)
     if open_folders and open_folders[0] == home and (len(open_folders) > 1 or open_files):
         advice = f"chmod 700 {home} {' '.join(str(folder) for folder in open_folders[1:])}".strip()
