@@ -411,6 +411,7 @@ def test_a_dump_is_one_moment_of_the_ledger_and_fills_only_an_empty_one(tmp_path
         "saved_filters": 0,
         "mark_acts": 0,
         "counters": 0,
+        "deliveries": 0,
     }
     assert rows(new) == [row for row in rows(old) if row["study_instance_uid"] != "2.25.999999"]
     with pytest.raises(LedgerUnusable, match="has tasks already"):
@@ -428,7 +429,15 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
         marks.mark_read(db, "2.25.7", "ada", now=1e9 + 2 / 3)
         judging.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
         filters.save_filter(db, "ada", filters.NamedFilter("night", filters.Filter(read=False)))
-    loaded = {"tasks": 600, "facts": 1, "reading_marks": 2, "saved_filters": 1, "mark_acts": 0, "counters": 0}
+    loaded = {
+        "tasks": 600,
+        "facts": 1,
+        "reading_marks": 2,
+        "saved_filters": 1,
+        "mark_acts": 0,
+        "counters": 0,
+        "deliveries": 0,
+    }
     with postgres_server() as server:
         server_ledger = open_ledger(server.new_database())
         assert load(server_ledger, dump(here)) == loaded

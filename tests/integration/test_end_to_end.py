@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -75,7 +74,6 @@ def test_a_radiograph_comes_back_as_report_and_segmentation(hilum_node: Node, ho
     [
         ImplicitVRLittleEndian,
         ExplicitVRLittleEndian,
-        DeflatedExplicitVRLittleEndian,
         RLELossless,
         JPEG2000Lossless,
         JPEGLSLossless,
