@@ -96,8 +96,9 @@ def test_a_writer_that_is_known_to_be_dead_is_not_waited_for(ledger: Ledger) -> 
     owe(ledger, now=10.0)
     claimed(ledger, 10.0)
     with ledger.write() as db:
-        assert deliveries.end_claims(db, "another", now=11.0) == 0
-        assert deliveries.end_claims(db, "w", now=11.0) == 1
+        assert deliveries.end_claims(db, "pacs", "another", now=11.0) == 0
+        assert deliveries.end_claims(db, "ris", "w", now=11.0) == 0, "its way to another destination lives"
+        assert deliveries.end_claims(db, "pacs", "w", now=11.0) == 1
     assert claim(ledger, 11.0) is not None
 
 

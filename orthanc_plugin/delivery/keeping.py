@@ -65,13 +65,13 @@ class Way:
 
     def run(self) -> None:
         """Deliver until the worker ends."""
-        away, told, inherited = 0, "", False
+        away, told, inherited, name = 0, "", False, self.destination.name
         while not self.stop.is_set():
             pause = _IDLE_SECONDS
             try:
                 if not inherited:  # of a worker that had this name
                     require_archive(self.ledger, self.settings.archive_id_file)
-                    self._write(lambda db: deliveries.end_claims(db, self.worker_id, now=time.time()))
+                    self._write(lambda db: deliveries.end_claims(db, name, self.worker_id, now=time.time()))
                     inherited = True
                 delivery = self._claim()
                 if delivery is None:
@@ -79,7 +79,7 @@ class Way:
                     continue
                 reached = self._deliver(delivery, away)
                 if reached and away:
-                    self._write(lambda db: deliveries.end_pauses(db, self.destination.name, now=time.time()))
+                    self._write(lambda db: deliveries.end_pauses(db, name, now=time.time()))
                 away, told = 0 if reached else away + 1, ""
                 if away:
                     self._wait(pause_after(away))

@@ -159,12 +159,16 @@ def end_pauses(db: Connection, destination: str, *, now: float) -> int:
     ).rowcount
 
 
-def end_claims(db: Connection, worker_id: str, *, now: float) -> int:
+def end_claims(db: Connection, destination: str, worker_id: str, *, now: float) -> int:
     """Have due what a writer that is known to be dead had claimed; how many there were."""
     return run(
-        db, "UPDATE deliveries SET due_at = :now, holder = '' WHERE state = 'owed' AND holder = :worker_id",
-        worker_id=worker_id, now=now,
-    ).rowcount  # fmt: skip
+        db,
+        "UPDATE deliveries SET due_at = :now, holder = '' "
+        "WHERE destination = :destination AND state = 'owed' AND holder = :worker_id",
+        destination=destination,
+        worker_id=worker_id,
+        now=now,
+    ).rowcount
 
 
 def prolong(db: Connection, delivery: Delivery, *, now: float, seconds: float) -> None:

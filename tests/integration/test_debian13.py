@@ -126,8 +126,7 @@ def test_studies_get_labels_and_keep_those_of_others(single: tuple[Stack, Node, 
         "/hilum/api/reread", data={"study_instance_uid": study}, headers={"X-Requested-With": "test"}
     ).raise_for_status()
     running.wait(lambda: labels_of(running, study) == {"ai-read", "teaching"}, "its labels once more", 60)
-    refused = modality.radiograph(chest(2).pixels, Exposure(seed=uuid.uuid4().hex))
-    refused.ViewPosition = "LL"
+    refused = modality.radiograph(chest(2).pixels, Exposure(seed=uuid.uuid4().hex, view="LL"))
     (sent,) = modality.send([refused], address, 4242, "HILUM")
     assert sent.accepted
     uid = str(refused.StudyInstanceUID)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -16,7 +17,9 @@ from running_node import Node, free_port, start_node
 
 from dicom_sr.reader import read_study
 from models.phantom import chest
+from orthanc_plugin.cli import main
 from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.checks.neighbours import check_neighbours
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger.database import open_ledger
@@ -64,10 +67,9 @@ def started(home: Path, tables: str) -> Iterator[Node]:
         node.stop(settings)
 
 
-def nothing_owed(running: Node) -> bool:
-    ledger = open_ledger(running.settings.ledger_address)
-    with ledger.read() as db:
-        return not standings(db)
+def owed_to(running: Node) -> set[str]:
+    with open_ledger(running.settings.ledger_address).read() as db:
+        return {one.destination for one in standings(db)}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +159,44 @@ def test_who_is_away_delays_nobody_and_is_told(site: tuple[Node, Pacs, Other, Ri
     (gone,) = until(failing)
     assert (gone.destination, gone.refused) == ("gone", 0)
     assert "cannot be reached" in gone.error
-    with ledger.read() as db:
-        assert {one.destination for one in standings(db)} == {"gone"}, "nothing is owed where no rule says so"
+    until(lambda: owed_to(running) == {"gone"})  # nothing is owed where no rule says so
+    page = running.http.get("/hilum/admin").text
+    assert "Given to others" in page
+    assert gone.error in page
+    metrics = running.http.get("/hilum/metrics").text
+    assert 'hilum_deliveries_failing{destination="gone"} ' in metrics
+    assert 'hilum_deliveries_owed{destination="from-elsewhere"} 0.0' in metrics
+    assert 'hilum_deliveries_total{destination="pacs",outcome="delivered"}' in metrics
+
+
+def test_the_doctor_and_the_command_line_tell_who_answers(
+    site: tuple[Node, Pacs, Other, Ris], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = site[0]
+    monkeypatch.setenv("HILUM_HOME", str(running.settings.home))
+    monkeypatch.setenv("HILUM_HTTP_PORT", str(running.settings.http_port))
+    found = {check.name: check for check in check_neighbours(running.settings)}
+    states = {name.removeprefix("destination_"): str(check.state) for name, check in found.items()}
+    assert states == {
+        "pacs": "well", "web": "well", "ris": "well", "gone": "warning", "from-elsewhere": "warning",
+    }  # fmt: skip
+    assert "answers C-ECHO" in found["destination_pacs"].text
+    assert main(["deliveries", "list", "--json"]) == 0
+    told = {one["destination"]: one for one in json.loads(capsys.readouterr().out)["destinations"]}
+    assert (told["gone"]["owed"] > 0, told["pacs"]["owed"]) == (True, 0)
+    assert main(["deliveries", "retry", "nobody"]) == 1
+    assert "there is no destination 'nobody'" in capsys.readouterr().err
+    assert main(["deliveries", "owe", "ris", "--since", "2020-01-01"]) == 0
+    assert "0 more studies" in capsys.readouterr().out, "it was told of all of them"
+    assert main(["deliveries", "retry", "gone"]) == 0
+    assert main(["deliveries", "forget", "gone"]) == 0
+    assert main(["deliveries", "list"]) == 0
+    assert running.http.get("/hilum/api/status").json()["state"] == "ready"
 
 
 def test_a_study_that_is_read_again_alike_is_not_delivered_twice(site: tuple[Node, Pacs, Other, Ris]) -> None:
     running, archive, _, told = site
+    until(lambda: owed_to(running) <= {"gone"})
     before, messages = archive.came.copy(), len(told.messages)
     study = running.rows()[0]["study_instance_uid"]
     assert running.http.post(
