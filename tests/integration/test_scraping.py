@@ -26,8 +26,9 @@ pytestmark = pytest.mark.node
 
 NAME, PASSWORD = "prometheus", "a long password of a program"
 MARKER = "Quetzalcoatl"
-# a number of these need not be there: nothing failed, nobody made a backup, and Prometheus has just begun
-MAY_BE_EMPTY = {"Last backup", "Failed attempts in an hour", "Problems now"}
+# a number of these need not be there: nothing failed, nobody made a backup, nothing is given to others, and Prometheus
+# has just begun
+MAY_BE_EMPTY = {"Last backup", "Failed attempts in an hour", "Problems now", "Owed", "Longest owed"}
 CONFIGURATION = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
 rule_files: ["{rules}"]
