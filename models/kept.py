@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import io
 import json
-import os
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -85,11 +85,9 @@ def keep_groups(file: Path, groups: list[list[int]]) -> None:
 
 def write(file: Path, content: bytes) -> None:
     """Write a file whole or not at all; where that cannot be, it is done without."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # several machines may share the folder
+            draft = Path(folder) / file.name
             draft.write_bytes(content)
             draft.replace(file)
-        finally:
-            draft.unlink(missing_ok=True)
