@@ -2,33 +2,37 @@
 
 The rule: torch in float32 is right. Another runtime is taken only when it said the same of a radiograph as the models
 were loaded, and one of a lower precision unasked only where the bundle's evidence says that nothing is lost; which one
-was taken is kept, for a study that is read again is to be read in the same way.
+was taken is kept, for a study that is read again is to be read in the same way. What torch says of it is kept as well
+(``models.kept``): torch itself is imported where it answers, or where something is not known yet.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import copy
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from models.batching import SIZES, Gathering, size_worth_it
 from models.bundle import Bundle
 from models.forward import FloatArray, Forward, Runner, torch_forward
-from models.networks import Together, begin_alike
+from models.kept import answer_kept, groups_kept, keep_answer, keep_groups, key_of, write
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
 from models.translation import openvino_forward, quantised_forward
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("hilum.runtime")
 
@@ -50,6 +54,7 @@ class Runtime(StrEnum):
 # where the bundle does not say what was measured. Half the precision is then a choice of the site: it moves what lies
 # next to a threshold to its other side.
 _TOLERANCES = {Runtime.OPENVINO: 1e-3, Runtime.OPENVINO_BF16: 0.25, Runtime.CUDA: 0.25}
+_BY_TORCH = (Runtime.TORCH, Runtime.CUDA)
 _LOWER = (Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8)
 _COMPARED = 0.99
 _PROBE = 192  # rows and columns of the radiograph that all are asked about; drawing a larger one takes seconds
@@ -102,12 +107,11 @@ class Engine:
 
 def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: int = 1) -> list[Runner]:
     """What to ask for the answer of each bundle, all of which have a network; without `running`, torch answers."""
-    torch.set_num_threads(threads if running is None else running.threads)
-    networks = [bundle.network for bundle in bundles if bundle.network is not None]
     if running is None or running.runtime is Runtime.TORCH:
-        return [torch_forward(network) for network in networks]
+        threads = threads if running is None else running.threads
+        return [_by_torch([bundle], threads) for bundle in bundles]
     forwards: dict[int, Runner] = {}
-    for group in groups_of(bundles):
+    for group in groups_of(bundles, running.kept):
         members = [bundles[number] for number in group]
         engine = shared(engine_of(members, running), probe(members[0]), running.studies)
         told = {"runtime": str(engine.runtime), "precision": str(engine.run.precision)}
@@ -116,8 +120,17 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
     return [forwards[number] for number in range(len(bundles))]
 
 
-def groups_of(bundles: Sequence[Bundle]) -> list[list[int]]:
-    """Which bundles are run together, for their networks begin alike: numbers, each once."""
+def groups_of(bundles: Sequence[Bundle], kept: Path | None = None) -> list[list[int]]:
+    """Which bundles are run together, for their networks begin alike: numbers, each once.
+
+    Parameters
+    ----------
+    kept
+        Folder where the answer is kept, so that the networks need not be built for it.
+    """
+    file = None if kept is None else kept / f"{key_of(bundles)}.groups"
+    if file is not None and (known := groups_kept(file, len(bundles))) is not None:
+        return known
     groups: list[list[int]] = []
     for number, bundle in enumerate(bundles):
         for group in groups:
@@ -126,10 +139,14 @@ def groups_of(bundles: Sequence[Bundle]) -> list[list[int]]:
                 break
         else:
             groups.append([number])
+    if file is not None:
+        keep_groups(file, groups)
     return groups
 
 
 def _can_share(one: Bundle, other: Bundle) -> bool:
+    from models.networks import begin_alike
+
     if (
         one.contract.input_size != other.contract.input_size
         or one.contract.preprocessing
@@ -140,20 +157,29 @@ def _can_share(one: Bundle, other: Bundle) -> bool:
 
 
 def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
-    """The engine of bundles that are run together: the runtime chosen before, or the fastest that says the same now."""
-    network = network_of(bundles)
+    """The engine of bundles that are run together: the runtime chosen before, or the fastest that says the same now.
+
+    Raises
+    ------
+    BundleInvalid
+        When torch has to answer, and a network cannot be built.
+    """
     names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
-    kept = running.kept / f"{_key(bundles)}.xml"
-    offered, chosen = _candidates(running.runtime, bundles), kept.with_suffix(".runtime")
-    known = _chosen_before(chosen, offered) if running.runtime is Runtime.AUTO else running.runtime
-    right = torch_forward(network)
+    kept = running.kept / f"{key_of(bundles)}.xml"
+    chosen, remembered = kept.with_suffix(".runtime"), kept.with_suffix(".npz")
+    is_auto = running.runtime is Runtime.AUTO
+    known = _chosen_before(chosen, bundles) if is_auto else running.runtime
+    right = cache(lambda: _by_torch(bundles, running.threads))  # asked for where torch is needed
     if known is Runtime.TORCH:
-        return Engine(names, known, right)
-    said, best = right(picture), Engine(names, Runtime.TORCH, right)
-    seconds = {Runtime.TORCH: seconds_of(right, picture) if known is None else np.inf}  # nothing is left to choose
-    for runtime in offered if known not in offered else (known,):
+        return Engine(names, known, right())
+    if (said := answer_kept(remembered, picture)) is None:
+        said = right()(picture)
+        keep_answer(remembered, picture, said)
+    best: Engine | None = None
+    seconds = {Runtime.TORCH: seconds_of(right(), picture) if known is None else np.inf}  # nothing is left to choose
+    for runtime in (known,) if is_auto and known is not None else tuple(_candidates(running.runtime, bundles)):
         try:
-            forward = _made(runtime, bundles, picture, network=network, threads=running.threads, kept=kept)
+            forward = _made(runtime, bundles, picture, threads=running.threads, kept=kept)
             apart = _apart(runtime, bundles, said, forward(picture))
         except Exception:  # whatever it is, torch answers
             log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
@@ -165,13 +191,22 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
                         extra={"model": "+".join(names)})  # fmt: skip
             continue
         seconds[runtime] = seconds_of(forward, picture) if known is None else 0.0
-        if seconds[runtime] < seconds[best.runtime]:
+        if seconds[runtime] < seconds[best.runtime if best else Runtime.TORCH]:
             best = Engine(names, runtime, forward)
-    if running.runtime is Runtime.AUTO and best.runtime is not known:
-        with contextlib.suppress(OSError):  # then it is chosen again at the next start
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            chosen.unlink() if known else chosen.write_text(f"{best.runtime}\n", "utf-8")
+    best = best or Engine(names, Runtime.TORCH, right())
+    if is_auto and best.runtime is not known:
+        if known is None:
+            write(chosen, f"{best.runtime}\n".encode())
+        else:
+            _discard(chosen)
     return best
+
+
+def torch_answers(running: Running) -> bool:
+    """Whether torch is going to answer for some network, as far as the setting and what is kept tell."""
+    if running.runtime is not Runtime.AUTO:
+        return running.runtime in _BY_TORCH
+    return any(_read(choice) in _BY_TORCH for choice in running.kept.glob("*.runtime"))
 
 
 def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
@@ -193,31 +228,57 @@ def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
 def network_of(bundles: Sequence[Bundle]) -> nn.Module:
     """The network of one group."""
     networks = [bundle.network for bundle in bundles if bundle.network is not None]
-    return networks[0] if len(networks) == 1 else Together(networks).eval()
+    if len(networks) == 1:
+        return networks[0]
+    from models.networks import Together
+
+    return Together(networks).eval()
 
 
-def _discard(kept: Path) -> None:
-    """Take away what may be damaged."""
+def _by_torch(bundles: Sequence[Bundle], threads: int) -> Runner:
+    """What is right."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return torch_forward(network_of(bundles))
+
+
+def _discard(file: Path) -> None:
+    """Take away what may be damaged, or holds no longer."""
     with contextlib.suppress(OSError):
-        kept.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _candidates(wanted: Runtime, bundles: Sequence[Bundle]) -> tuple[Runtime, ...]:
-    """What is to be tried beside torch."""
+def _candidates(wanted: Runtime, bundles: Sequence[Bundle]) -> Iterator[Runtime]:
+    """What is to be tried beside torch, which alone knows whether there is a GPU: it is asked last."""
     if wanted is Runtime.OPENVINO_INT8 and _quantised(bundles) is None:
         names = "+".join(bundle.identity.name for bundle in bundles)
         log.warning("there is no network in integers: %s in its place", Runtime.OPENVINO, extra={"model": names})
-        return (Runtime.OPENVINO,)
-    if wanted is not Runtime.AUTO:
-        return () if wanted is Runtime.TORCH else (wanted,)
-    lower = [runtime for runtime in _LOWER if _accepted(bundles, runtime)]
-    return (Runtime.OPENVINO, *lower, *([Runtime.CUDA] if torch.cuda.is_available() else []))
+        yield Runtime.OPENVINO
+    elif wanted is Runtime.AUTO:
+        yield Runtime.OPENVINO
+        yield from (runtime for runtime in _LOWER if _accepted(bundles, runtime))
+        import torch
+
+        if torch.cuda.is_available():
+            yield Runtime.CUDA
+    elif wanted is not Runtime.TORCH:
+        yield wanted
 
 
-def _chosen_before(chosen: Path, offered: Sequence[Runtime]) -> Runtime | None:
+def _chosen_before(chosen: Path, bundles: Sequence[Bundle]) -> Runtime | None:
     """What was the fastest when these networks were first loaded here; None when that is not known."""
-    before = chosen.read_text("utf-8").strip() if chosen.exists() else ""
-    return next((runtime for runtime in (Runtime.TORCH, *offered) if runtime == before), None)
+    if not (before := _read(chosen)):
+        return None
+    return next((one for one in chain([Runtime.TORCH], _candidates(Runtime.AUTO, bundles)) if one == before), None)
+
+
+def _read(choice: Path) -> str:
+    """What was chosen; empty where nothing was, or it cannot be read."""
+    try:
+        return choice.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _accepted(bundles: Sequence[Bundle], runtime: Runtime) -> bool:
@@ -235,18 +296,20 @@ def _quantised(bundles: Sequence[Bundle]) -> tuple[bytes, bytes] | None:
     return next((precision.quantised for precision in found if precision and precision.parts == parts), None)
 
 
-def _made(
-    runtime: Runtime, bundles: Sequence[Bundle], picture: FloatArray, *, network: nn.Module, threads: int, kept: Path
-) -> Runner:
+def _made(runtime: Runtime, bundles: Sequence[Bundle], picture: FloatArray, *, threads: int, kept: Path) -> Runner:
     if runtime is Runtime.CUDA:
-        return torch_forward(network.to("cuda", memory_format=torch.channels_last), "cuda")  # type: ignore[call-overload]
+        import torch
+
+        # a copy: on the processor the network is needed where the GPU says something else
+        there = copy.deepcopy(network_of(bundles)).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return torch_forward(there, "cuda")
     if runtime is Runtime.OPENVINO_INT8:
         files = _quantised(bundles)
         if files is None:
             raise ValueError("there is no network in integers")
         return quantised_forward(*files, threads=threads)
     precision = "bf16" if runtime is Runtime.OPENVINO_BF16 else "f32"
-    return openvino_forward(network, picture, precision=precision, threads=threads, kept=kept)
+    return openvino_forward(lambda: network_of(bundles), picture, precision=precision, threads=threads, kept=kept)
 
 
 def _apart(
@@ -283,15 +346,6 @@ def probe(bundle: Bundle) -> FloatArray:
 @cache
 def _radiograph() -> RenderedImage:
     return RenderedImage(chest(1, rows=_PROBE, columns=_PROBE).pixels)
-
-
-def _key(bundles: Sequence[Bundle]) -> str:
-    """A name for files of these very networks and their evidence, translated by this very OpenVINO."""
-    import openvino as ov
-
-    identities = [(b.identity.weights_digest, b.identity.config_digest, b.precisions.digest) for b in bundles]
-    parts = [part for identity in identities for part in identity]
-    return hashlib.sha256("|".join([*parts, ov.__version__, torch.__version__]).encode()).hexdigest()[:32]
 
 
 def seconds_of(forward: Forward, picture: FloatArray) -> float:

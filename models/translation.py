@@ -9,40 +9,32 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from models.findings import Precision
 from models.forward import FloatArray, Forward, Runner, named
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 log = logging.getLogger("hilum.translation")
 
 _GRANTED = {"f32": Precision.FLOAT32, "bf16": Precision.BFLOAT16}
 
 
-class _Flat(nn.Module):
-    """A network whose outputs stand in a tuple, in the order of `names`."""
-
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        found = named(self.network(image))
-        return tuple(found[name] for name in self.names)
-
-
 def openvino_forward(
-    network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path | None
+    network: Callable[[], nn.Module], picture: FloatArray, *, precision: str, threads: int, kept: Path | None
 ) -> Runner:
     """A network as OpenVINO runs it on the processor.
 
     Parameters
     ----------
+    network
+        Gives it; asked where there is no translation yet.
     picture
         Shape (1, channels, size, size): what it will be asked about is of this shape.
     precision
@@ -56,7 +48,7 @@ def openvino_forward(
     if kept is not None and kept.exists():
         model = core.read_model(kept)
     else:
-        model = translate(network, picture)
+        model = translate(network(), picture)
         if kept is not None:
             _keep(model, kept)
     made = compiled(core, model, precision, threads)
@@ -100,10 +92,22 @@ def _asking(made: Any) -> Forward:
 def translate(network: nn.Module, picture: FloatArray) -> Any:
     """A network as OpenVINO's model, its outputs named."""
     import openvino as ov
+    import torch
+
+    class Flat(torch.nn.Module):
+        """The network, with its outputs in a tuple, in the order of `names`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            found = named(self.network(image))
+            return tuple(found[name] for name in names)
 
     with torch.inference_mode():
         names = tuple(named(network(torch.from_numpy(picture))))
-    program = torch.export.export(_Flat(network, names), (torch.from_numpy(picture),))
+    program = torch.export.export(Flat(), (torch.from_numpy(picture),))
     model = ov.convert_model(program)
     for name, output in zip(names, model.outputs, strict=True):
         output.get_tensor().set_names({name})

@@ -21,6 +21,7 @@ from models.runtime import Engine, Running, Runtime, engine_of, forwards_of, gro
 from orthanc_plugin.settings import REPOSITORY
 
 Answer = dict[str, FloatArray]
+made = batching._Asked
 
 
 class Slow:
@@ -73,6 +74,38 @@ def test_no_batch_is_larger_than_allowed_and_the_order_is_kept() -> None:
     futures = ask_while_busy(network, Gathering(network.runner(), 2), [1, 2, 3, 4, 5])
     assert network.batches == [[0], [1, 2], [3, 4], [5]]
     assert [float(future.result()["logits"][0]) for future in futures] == [0, 1, 2, 3, 4, 5]
+
+
+class Interrupted(threading.Event):
+    """Interrupts who waits for it: at once, or when it is their turn."""
+
+    at_once = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.at_once:
+            super().wait(timeout)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["while waiting", "when it is their turn"])
+def test_who_is_interrupted_keeps_nobody_waiting(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Slow()
+    gathering = Gathering(network.runner(), 1)
+    monkeypatch.setattr(Interrupted, "at_once", at_once)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(gathering, picture(0))
+        assert network.busy.wait(10)
+        with monkeypatch.context() as patched:
+            patched.setattr(batching, "_Asked", lambda asked: made(asked, turn=Interrupted()))
+            gone = pool.submit(gathering, picture(1))
+            while not (gone.done() or gathering._waiting):
+                time.sleep(0.001)
+        last = pool.submit(gathering, picture(2))
+        network.go_on.set()
+        assert [float(each.result(10)["logits"][0]) for each in (first, last)] == [0, 2]
+        with pytest.raises(KeyboardInterrupt):
+            gone.result(10)
+        assert float(pool.submit(gathering, picture(3)).result(10)["logits"][0]) == 3
 
 
 @pytest.mark.parametrize("several", [True, False], ids=["batches of one", "a network that takes one at a time"])

@@ -157,7 +157,7 @@ def test_a_processor_without_bfloat16_is_not_said_to_have_computed_in_it(folder:
 
     bundle = load_bundle(folder)
     assert bundle.network is not None
-    runner = openvino_forward(bundle.network, probe(bundle), precision="bf16", threads=1, kept=None)
+    runner = openvino_forward(lambda: bundle.network, probe(bundle), precision="bf16", threads=1, kept=None)
     able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert runner.precision is (Precision.BFLOAT16 if able else Precision.FLOAT32)
 

@@ -15,6 +15,7 @@ from models.bundle import Bundle, load_bundle
 from models.findings import View
 from models.forward import torch_forward
 from models.inference import ImageIdentity, assemble
+from models.kept import key_of
 from models.networks import Together, begin_alike
 from models.phantom import Pathology, chest
 from models.rendering import RenderedImage
@@ -131,9 +132,9 @@ def test_what_says_something_else_is_not_used(
 ) -> None:
     other = Wrong()
     made = openvino_forward(
-        other, np.zeros((1, 1, 160, 160), np.float32), precision="f32", threads=1, kept=tmp_path / "wrong.xml"
+        lambda: other, np.zeros((1, 1, 160, 160), np.float32), precision="f32", threads=1, kept=tmp_path / "wrong.xml"
     )
-    key = runtimes._key(bundles[:1])
+    key = key_of(bundles[:1])
     for suffix in (".xml", ".bin"):
         (tmp_path / "wrong").with_suffix(suffix).rename((tmp_path / key).with_suffix(suffix))
     assert made(np.zeros((1, 1, 160, 160), np.float32))["logits"].shape == (1,)

@@ -78,7 +78,7 @@ def write_precisions(
     trials = [trial_of(bundle, data, seed) for bundle in bundles] if trials is None else trials
     network, example, names = network_of(bundles), probe(bundles[0]), tuple(b.identity.name for b in bundles)
     right = Engine(names, Runtime.TORCH, _remembered(torch_forward(network)))
-    half = openvino_forward(network, example, precision="bf16", threads=1, kept=None)
+    half = openvino_forward(lambda: network, example, precision="bf16", threads=1, kept=None)
     measured = {
         Runtime.OPENVINO_BF16: _measure(bundles, trials, right, Engine(names, Runtime.OPENVINO_BF16, _remembered(half)))
     }

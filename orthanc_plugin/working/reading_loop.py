@@ -6,6 +6,7 @@ side of the connection, and what is said on it, is ``reading_process``.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -133,15 +134,16 @@ def main() -> int:
     begin()
     # everything heavy comes only now: the worker imports this module too
     from dicom_sr.report.wording import WordingInvalid, load_wording
-    from models import networks  # noqa: F401  (bundles name what is in it)
     from models.bundle import BundleInvalid
     from orthanc_plugin.archive.client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
     from orthanc_plugin.credentials import load_worker_account
-    from orthanc_plugin.reading.active_models import load_active, load_shadows
+    from orthanc_plugin.reading.active_models import load_active, load_shadows, prepare
     from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
     from orthanc_plugin.reading.publishing import ResultWorse
     from orthanc_plugin.reading.study import Reader, process_study
 
+    with contextlib.suppress(SettingsInvalid, OSError):  # of which the reading process tells
+        prepare(load_settings())
     channel, started = become_reader(), time.monotonic()
     try:
         settings: Settings = load_settings()
