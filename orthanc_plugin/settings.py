@@ -2,7 +2,7 @@
 
 The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
 (``HILUM_<NAME>``, or ``HILUM_<NAME>_FILE``: a file that holds the value, for what is secret) wins over ``hilum.toml``,
-that over the defaults below.
+that over what a cluster of this machine has in ``cluster.toml``, and that over the defaults below.
 """
 
 from __future__ import annotations
@@ -198,6 +198,11 @@ class Settings:
         return self.home / "outbox.sqlite"
 
     @property
+    def cluster_file(self) -> Path:
+        """The file that says that this node is a cluster of this machine, and of what (``commands.cluster``)."""
+        return self.home / "cluster.toml"
+
+    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.home / "log"
@@ -280,13 +285,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         When a value is unknown, of the wrong type or out of its range.
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
-    given: dict[str, Any] = {}
     file = home / "hilum.toml"
-    if file.exists():
-        try:
-            given = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
+    given = read_cluster(home) | _read(file)
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -294,6 +294,24 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         if (text := _from_environment(name, environment)) is not None:
             given[name] = text
     return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
+
+
+def read_cluster(home: Path) -> dict[str, Any]:
+    """What a cluster of this machine sets (``cluster.toml``), its databases' addresses; empty where there is none.
+
+    Raises
+    ------
+    SettingsInvalid
+        When the file cannot be read.
+    """
+    return {name: value for name, value in _read(home / "cluster.toml").items() if name != "cluster"}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
 
 
 def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:

@@ -62,6 +62,7 @@ class NodeStatus:
         return list(self.details.get("problems", ()))
 
 
+NOT_INSTALLED = "Orthanc is not installed; ./hilum installs it, or: apt install orthanc"
 UNFINISHED = "restore-unfinished"  # a file in the home of a node that is being restored
 
 
@@ -74,6 +75,35 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
         When a port is taken, the node runs already, Orthanc is not installed, or the site's sentences cannot be used.
     LedgerUnusable
         When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
+    """
+    make_ready(settings)
+    if not settings.index_url:
+        orthanc_index.describe(settings.storage)
+    configuration = settings.home / "orthanc.json"
+    write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
+    with redacted_log(settings, "orthanc.log") as log:
+        try:
+            process = subprocess.Popen(
+                ["Orthanc", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=orthanc_environment(settings),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise NodeFailed(NOT_INSTALLED) from error
+    note_process(settings.home / "node.json", process.pid)
+    return process
+
+
+def make_ready(settings: Settings) -> None:
+    """Make sure that a node can be started here, and make its folders.
+
+    Raises
+    ------
+    NodeFailed, LedgerUnusable
+        As of `start`.
     """
     if (settings.home / UNFINISHED).exists():
         raise NodeFailed(
@@ -92,25 +122,6 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
-    if not settings.index_url:
-        orthanc_index.describe(settings.storage)
-    configuration = settings.home / "orthanc.json"
-    _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
-    with _redacted_log(settings) as log:
-        try:
-            process = subprocess.Popen(
-                ["Orthanc", str(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(settings),
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise NodeFailed("Orthanc is not installed; ./hilum installs it, or: apt install orthanc") from error
-    identity = {"pid": process.pid, "started": _start_ticks(process.pid)}
-    _write_private(settings.home / "node.json", json.dumps(identity))
-    return process
 
 
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
@@ -182,9 +193,19 @@ def http(settings: Settings, credentials: Credentials) -> Iterator[httpx.Client]
 
 
 def running_pid(settings: Settings) -> int | None:
-    """The pid of our Orthanc if it runs; a pid that another process was given since does not count."""
+    """The pid of our Orthanc, or of what keeps our cluster alive, if it runs."""
+    return noted_process(settings.home / "node.json")
+
+
+def note_process(file: Path, pid: int) -> None:
+    """Write down which process this is, for `noted_process`."""
+    write_private(file, json.dumps({"pid": pid, "started": _start_ticks(pid)}))
+
+
+def noted_process(file: Path) -> int | None:
+    """The pid that was written down if its process runs; a pid that another process was given since does not count."""
     try:
-        identity = json.loads((settings.home / "node.json").read_text())
+        identity = json.loads(file.read_text())
         pid = int(identity["pid"])
         return pid if _start_ticks(pid) == identity["started"] else None
     except (OSError, ValueError, KeyError):
@@ -247,14 +268,14 @@ def password_check(settings: Settings) -> dict[str, Any]:
     return {"AuthenticationEnabled": True, "RegisteredUsers": users}
 
 
-def _redacted_log(settings: Settings) -> IO[bytes]:
-    """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
+def redacted_log(settings: Settings, name: str) -> IO[bytes]:
+    """A pipe into a log file that withholds what identifies a patient; its process ends with Orthanc."""
     writer = subprocess.Popen(
         [
             sys.executable,
             "-m",
             "orthanc_plugin.redaction",
-            str(settings.logs / "orthanc.log"),
+            str(settings.logs / name),
             str(settings.log_mb * 1_000_000),
             str(settings.log_files),
         ],
@@ -283,7 +304,7 @@ def plugin_file(name: str) -> Path:
     raise NodeFailed(f"{name} is not installed: apt install {package}")
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def orthanc_environment(settings: Settings) -> dict[str, str]:
     """Orthanc embeds Python: it is shown our packages and those of the environment that runs this command."""
     site_packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     own = {
@@ -342,7 +363,8 @@ def _start_ticks(pid: int) -> str:
     return fields[19]
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; it appears whole or not at all."""
     draft = path.with_name(path.name + ".draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
