@@ -26,6 +26,7 @@ from orthanc_plugin.access.audit import Audit
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
+from orthanc_plugin.access.shared_sessions import SharedSessions, cookie_of
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
@@ -61,16 +62,11 @@ ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
 IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
-LOGINS = Logins(
-    Accounts(SETTINGS.credentials, SETTINGS.users),
-    Sessions(
-        SETTINGS.sessions,
-        longest_seconds=SETTINGS.session_hours * 3600,
-        idle_seconds=SETTINGS.session_idle_minutes * 60,
-    ),
-    Attempts(),
-)
-GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}")
+LIFETIME = {"longest_seconds": SETTINGS.session_hours * 3600, "idle_seconds": SETTINGS.session_idle_minutes * 60}
+# on PostgreSQL there may be other servers of this archive
+SESSIONS = SharedSessions(LEDGER, **LIFETIME) if SETTINGS.ledger_url else Sessions(SETTINGS.sessions, **LIFETIME)
+LOGINS = Logins(Accounts(SETTINGS.credentials, SETTINGS.users), SESSIONS, Attempts())
+GUARD = Guard(LOGINS, cookie=cookie_of(SETTINGS))
 LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT)
 load_credentials(SETTINGS.credentials)  # the first start makes them; without them nobody could be let in
 

@@ -286,7 +286,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
     file = home / "hilum.toml"
-    given = read_cluster(home) | _read(file)
+    of_cluster = {name: value for name, value in _read(home / "cluster.toml").items() if name != "cluster"}
+    given = of_cluster | _read(file)
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -294,17 +295,6 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         if (text := _from_environment(name, environment)) is not None:
             given[name] = text
     return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
-
-
-def read_cluster(home: Path) -> dict[str, Any]:
-    """What a cluster of this machine sets (``cluster.toml``), its databases' addresses; empty where there is none.
-
-    Raises
-    ------
-    SettingsInvalid
-        When the file cannot be read.
-    """
-    return {name: value for name, value in _read(home / "cluster.toml").items() if name != "cluster"}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
     LedgerUnavailable
     """
     if ledger.path is not None:
-        _make_file(ledger, ledger.path)
+        make_file(ledger, ledger.path)
     with ledger.read() as db:
         found = _version(db)
     _check(ledger, found)
@@ -301,7 +301,13 @@ def _foreign_tables(db: Connection) -> list[str]:
     return sorted(tables if db.dialect.name == "sqlite" else tables & {"tasks", "workers", "facts"})
 
 
-def _make_file(ledger: Ledger, path: Path) -> None:
+def make_file(ledger: Ledger, path: Path) -> None:
+    """Make an empty SQLite file for its owner alone, unless it is there.
+
+    Raises
+    ------
+    LedgerUnavailable
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -44,7 +44,7 @@ programs = {names}
 priority = {order}
 """
 _ENTRANCE = """\
-# Whoever comes by HTTP or DICOM is led to an Orthanc that lives: each is asked every second for the page to log in.
+# Whoever comes by HTTP or DICOM is led to an Orthanc that lives: each is asked again and again for the page to log in.
 global
     maxconn 2000
 defaults
@@ -57,7 +57,7 @@ defaults
     timeout http-keep-alive 15s
     retries 3
     option redispatch 1
-    default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+    default-server inter 2s fastinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 
 frontend http
     mode http
@@ -67,7 +67,9 @@ frontend http
 backend orthancs
     mode http
     balance roundrobin
-    option httpchk GET /hilum/login
+    option httpchk
+    http-check send meth GET uri /hilum/login
+    http-check expect string </html>
     # should an Orthanc die meanwhile, the other is asked what only asks; what changes something is not sent twice
     retry-on conn-failure empty-response
     http-request disable-l7-retry unless METH_GET
