@@ -254,7 +254,10 @@ def _postgresql_index(settings: Settings) -> dict[str, Any]:
             "ConnectionUri": settings.index_address,
             "Lock": False,  # several Orthancs may share it
             "IndexConnectionsCount": _INDEX_CONNECTIONS,
-        }
+        },
+        # where each would know others' addresses by itself
+        "DicomModalitiesInDatabase": True,
+        "OrthancPeersInDatabase": True,
     }
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 from pydicom import Dataset
-from running_node import Node, start_node
+from running_node import Node, restart, running_node
 
 from models.phantom import chest
 from orthanc_plugin import cli
@@ -34,17 +34,12 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Mode": "navig
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def guarded(node_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node of its own with a user of each role, for wrong passwords slow everybody down."""
-    settings, _process = start_node(tmp_path_factory.mktemp("guarded") / "home")
-    try:
+    with running_node(node_kind, tmp_path_factory.mktemp("guarded") / "home") as running:
         for role in ROLES:
-            accounts.add_user(settings.users, role, role, PASSWORD, taken=frozenset())
-        credentials = load_credentials(settings.credentials)
-        with node.http(settings, credentials) as client:
-            yield Node(settings, credentials, client)
-    finally:
-        node.stop(settings)
+            accounts.add_user(running.settings.users, role, role, PASSWORD, taken=frozenset())
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +194,7 @@ def test_orthanc_does_not_start_without_its_guard(guarded: Node, tmp_path: Path)
     }  # fmt: skip
     file = tmp_path / "orthanc.json"
     file.write_text(json.dumps(configuration))
-    environment = node._environment(guarded.settings) | {"HILUM_HOME": str(tmp_path / "home")}
+    environment = node.orthanc_environment(guarded.settings) | {"HILUM_HOME": str(tmp_path / "home")}
     ended = subprocess.run(["Orthanc", str(file)], env=environment, capture_output=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert b"RuntimeError" in ended.stderr + ended.stdout
@@ -350,9 +345,7 @@ def test_sessions_and_the_chain_outlive_a_restart(guarded: Node, study: Dataset)
         ended = "; ".join(f"{name}={value}" for name, value in leaving.cookies.items())
         assert leaving.get("/dicom-web/studies", headers={"Cookie": ended}).status_code == 200
         leaving.post("/hilum/logout", headers={"Origin": guarded.settings.http_url})
-        node.stop(guarded.settings)
-        for _ in node.wait_until_ready(guarded.settings, node.start(guarded.settings), seconds=120):
-            pass
+        restart(guarded)
         assert person.get("/dicom-web/studies").status_code == 200
         assert leaving.get("/dicom-web/studies", headers={"Cookie": ended}).status_code == 403
     assert audit_files.verify(guarded.settings.audit).faults == ()

@@ -11,14 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from browser import Viewer
 from playwright.sync_api import BrowserContext, Page, expect
-from running_node import ARTEFACTS, Node, start_node
+from running_node import ARTEFACTS, Node, running_node
 
 from models.phantom import chest
 from orthanc_plugin.access import accounts, audit_files
 from orthanc_plugin.access.roles import Role
-from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.modality import Exposure
-from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.credentials import Credentials
 
 pytestmark = [pytest.mark.node, pytest.mark.viewer]
 
@@ -27,16 +27,11 @@ PEOPLE = {"radiologist": Role.RADIOLOGIST, "admin": Role.ADMIN}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    settings, _process = start_node(tmp_path_factory.mktemp("guarded") / "home")
-    try:
+def guarded(node_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with running_node(node_kind, tmp_path_factory.mktemp("guarded") / "home") as running:
         for name, role in PEOPLE.items():
-            accounts.add_user(settings.users, name, role, PASSWORD, taken=frozenset())
-        credentials = load_credentials(settings.credentials)
-        with node.http(settings, credentials) as client:
-            yield Node(settings, credentials, client)
-    finally:
-        node.stop(settings)
+            accounts.add_user(running.settings.users, name, role, PASSWORD, taken=frozenset())
+        yield running
 
 
 @pytest.fixture(scope="module")
