@@ -116,8 +116,14 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
         time.sleep(0.2)
 
 
-def members(settings: Settings) -> list[Member]:
-    """How each member is; none where this is no cluster, or its plan is damaged."""
+def members(settings: Settings, *, ask: bool = True) -> list[Member]:
+    """How each member is; none where this is no cluster, or its plan is damaged.
+
+    Parameters
+    ----------
+    ask
+        Whether each is asked for an answer; without that, one that runs counts as serving.
+    """
     try:
         plan = load_plan(settings)
     except (OSError, KeyError, ValueError):
@@ -125,7 +131,7 @@ def members(settings: Settings) -> list[Member]:
     found = []
     for name in plan.members:
         pid = node.noted_process(note_of(settings, name))
-        found.append(Member(name, pid, pid is not None and _serves(settings, plan, name)))
+        found.append(Member(name, pid, pid is not None and (not ask or _serves(settings, plan, name))))
     return found
 
 
@@ -133,7 +139,7 @@ def stop(settings: Settings) -> bool:
     """End all members in order, and wait until they are gone; False when none was running."""
     supervisor = node.running_pid(settings)
     left = [supervisor] if supervisor is not None else []
-    left += [member.pid for member in members(settings) if member.pid is not None and supervisor is None]
+    left += [member.pid for member in members(settings, ask=False) if member.pid is not None and supervisor is None]
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -212,7 +218,7 @@ def _lacking(settings: Settings, plan: Plan) -> list[str]:
 
 def _require_steady(settings: Settings, begun: dict[str, set[int]]) -> None:
     """Give up on a member that ends as often as it is started."""
-    for member in members(settings):
+    for member in members(settings, ask=False):
         if member.pid is not None:
             begun.setdefault(member.name, set()).add(member.pid)
             if len(begun[member.name]) >= _TOO_OFTEN:
@@ -229,12 +235,5 @@ def _last_words(settings: Settings, name: str) -> str:
 
 
 def _running(settings: Settings) -> list[int]:
-    pids = [node.running_pid(settings), *(node.noted_process(note_of(settings, name)) for name in _names(settings))]
+    pids = [node.running_pid(settings), *(member.pid for member in members(settings, ask=False))]
     return [pid for pid in pids if pid is not None]
-
-
-def _names(settings: Settings) -> tuple[str, ...]:
-    try:
-        return load_plan(settings).members
-    except (OSError, KeyError, ValueError):
-        return ()
