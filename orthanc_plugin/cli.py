@@ -176,7 +176,7 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Make a node from a backup."""
     from orthanc_plugin.commands import backup as copying
 
-    return copying.restore(settings, options.folder, console, check=options.check)
+    return copying.restore(settings, options.folder, console, check=options.check, as_cluster=options.cluster)
 
 
 def verify(settings: Settings, options: argparse.Namespace) -> int:
@@ -271,6 +271,8 @@ def _parser() -> argparse.ArgumentParser:
         command = _command(commands, name, function)
         command.add_argument("folder", type=Path, metavar="DIR")
         command.add_argument(flag, action="store_true")
+        if name == "restore":
+            command.add_argument("--cluster", action="store_true", help="make a cluster of this machine of it")
     verifying = _command(commands, "verify", verify)
     verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ from orthanc_plugin.hosting.messages import Request, Response
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.trail import record_unnamed, record_visit, studies_of, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, USERS, keep_in_step
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
@@ -282,6 +284,8 @@ SITE = Site(
     received=lambda: ARRIVALS.received,
 )
 AUDIT.start()
+SHARED = (SETTINGS, LEDGER, (USERS, ACTIVE_MODELS), threading.Event())
+threading.Thread(target=keep_in_step, args=SHARED, name="shared files", daemon=True).start()
 IN_HAND.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)

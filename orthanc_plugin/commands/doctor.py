@@ -18,6 +18,7 @@ from rich.console import Console
 
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
 from orthanc_plugin.commands.checks.ground import check_ground
+from orthanc_plugin.commands.checks.members import check_members
 from orthanc_plugin.commands.checks.reading import check_reading
 from orthanc_plugin.commands.checks.records import check_records
 from orthanc_plugin.commands.checks.software import check_software, check_viewer
@@ -67,6 +68,7 @@ def examine() -> Iterator[Check]:
         ("viewer", lambda s: iter([check_viewer(s)])),
         ("machine", check_ground),
         ("node", check_wires),
+        ("members", check_members),
         ("ledger", check_records),
         ("models", check_reading),
     )

@@ -30,7 +30,7 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
-_INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
+INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 _INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
@@ -237,7 +237,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(plugin_file(name)) for name in (*PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
+        "Plugins": [str(plugin_file(name)) for name in (*PLUGINS, *([INDEX_PLUGIN] if settings.index_url else []))],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
@@ -303,7 +303,7 @@ def plugin_file(name: str) -> Path:
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
-    package = "orthanc-postgresql" if name == _INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
+    package = "orthanc-postgresql" if name == INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
     raise NodeFailed(f"{name} is not installed: apt install {package}")
 
 

@@ -16,7 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
-from orthanc_plugin.commands.node import NodeFailed, orthanc_configuration, password_check, running_pid
+from orthanc_plugin.commands.node import (
+    INDEX_PLUGIN,
+    NodeFailed,
+    orthanc_configuration,
+    password_check,
+    plugin_file,
+    running_pid,
+)
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
 
@@ -41,7 +48,8 @@ def plain_orthanc(settings: Settings) -> Iterator[OrthancClient]:
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
     configuration = settings.home / "plain-orthanc.json"
     given = orthanc_configuration(settings) | password_check(settings)
-    given |= {"Plugins": [], "DicomServerEnabled": False}
+    index = [str(plugin_file(INDEX_PLUGIN))] if settings.index_url else []
+    given |= {"Plugins": index, "DicomServerEnabled": False}
     given.pop("PythonScript", None)
     descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -72,7 +72,7 @@ class AdminPage:
     audit
         The latest entries, the latest first.
     untold
-        Notices that were not taken (``outbox.Notice``).
+        Notices that were not taken (``ledger.outbox.Notice``).
     elsewhere
         What can be marked as read elsewhere, and was (``hosting.elsewhere.Elsewhere``).
     """

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import httpx
 
 from orthanc_plugin.commands import node
-from orthanc_plugin.commands.cluster.database import answers, make_database
+from orthanc_plugin.commands.cluster.database import answers, make_database, server_command
 from orthanc_plugin.commands.cluster.member import note_of
 from orthanc_plugin.commands.cluster.plan import Plan, folder_of, is_cluster, keep_plan, load_plan, make_plan
 from orthanc_plugin.commands.cluster.programs import write_configurations
@@ -32,6 +32,7 @@ from orthanc_plugin.settings import Settings
 
 _STOP_SECONDS = 120.0  # the sum of what its members may take
 _SILENT_SECONDS = 15.0
+_DATABASE_SECONDS = 60.0  # to start, and to end
 _TOO_OFTEN = 4  # starts of one member before the cluster is ready
 _LAST_WORDS = 400
 
@@ -70,11 +71,7 @@ def start(settings: Settings, workers: int | None = None) -> subprocess.Popen[by
     for name, package in (("Orthanc", "orthanc"), ("haproxy", "haproxy")):
         if shutil.which(name) is None:
             raise NodeFailed(f"{name} is not installed; ./hilum up --cluster installs it, or: apt install {package}")
-    plan = make_plan(settings, workers)
-    node.orthanc_configuration(replace(settings, index_url=plan.url("index")))  # names a plugin that is missing
-    folder_of(settings).mkdir(exist_ok=True, mode=0o700)
-    keep_plan(settings, plan)
-    make_database(settings, plan)
+    plan = _make(settings, workers)
     load_credentials(settings.credentials)  # all members find the same
     load_archive_id(settings.archive_id_file)
     configuration = write_configurations(settings, plan)
@@ -91,6 +88,36 @@ def start(settings: Settings, workers: int | None = None) -> subprocess.Popen[by
     )  # fmt: skip
     node.note_process(settings.home / "node.json", process.pid)
     return process
+
+
+@contextmanager
+def databases(settings: Settings) -> Iterator[None]:
+    """Make a home a cluster's, and have its databases run, and nothing else, for the time of a block.
+
+    Raises
+    ------
+    NodeFailed
+    """
+    plan = _make(settings, None)
+    log = settings.logs / "cluster-postgresql.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            server_command(settings, plan), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + _DATABASE_SECONDS
+        while not answers(plan):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NodeFailed(f"PostgreSQL does not start{_last_words(settings, 'postgresql')}")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_DATABASE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
@@ -168,6 +195,17 @@ def status(settings: Settings) -> NodeStatus:
         "what_to_do": f"It is started again and again; {settings.logs} says why it ends.",
     }
     return NodeStatus("ready", {**found.details, "problems": [*found.problems, problem]})
+
+
+def _make(settings: Settings, workers: int | None) -> Plan:
+    """Plan the next start, and make the databases where there are none."""
+    plan = make_plan(settings, workers)
+    node.plugin_file(node.INDEX_PLUGIN)  # says so where it is missing
+    for private in (folder_of(settings), settings.logs):
+        private.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_plan(settings, plan)
+    make_database(settings, plan)
+    return plan
 
 
 def _require_own(settings: Settings) -> None:
