@@ -23,7 +23,7 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin import __version__
 from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
-from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
@@ -66,7 +66,11 @@ FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
 LIFETIME = {"longest_seconds": SETTINGS.session_hours * 3600, "idle_seconds": SETTINGS.session_idle_minutes * 60}
 # on PostgreSQL there may be other servers of this archive
-SESSIONS = SharedSessions(LEDGER, **LIFETIME) if SETTINGS.ledger_url else Sessions(SETTINGS.sessions, **LIFETIME)
+SESSIONS = (
+    SharedSessions(LEDGER, **LIFETIME, met=lambda name: AUDIT.forget_views(Who(name)))
+    if SETTINGS.ledger_url
+    else Sessions(SETTINGS.sessions, **LIFETIME)
+)
 LOGINS = Logins(Accounts(SETTINGS.credentials, SETTINGS.users), SESSIONS, Attempts())
 GUARD = Guard(LOGINS, cookie=cookie_of(SETTINGS))
 LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT)

@@ -27,7 +27,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if "chroot" in item.keywords:
                 item.add_marker(skipped)
     if config.getoption("--cluster"):
-        others = [item for item in items if "node_kind" not in item.fixturenames]  # type: ignore[attr-defined]
+        others = [
+            item
+            for item in items
+            if "node_kind" not in item.fixturenames  # type: ignore[attr-defined]
+            or item.get_closest_marker("one_orthanc")
+        ]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 

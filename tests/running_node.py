@@ -16,10 +16,13 @@ import httpx
 from pydicom import Dataset, dcmread
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
 
+from orthanc_plugin.access import accounts
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.cluster import control as cluster
 from orthanc_plugin.commands.cluster.plan import is_cluster
 from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger.shared_files import USERS, changing
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -157,3 +160,15 @@ def restart(running: Node) -> None:
     own.stop(settings)
     for _ in own.wait_until_ready(settings, own.start(settings), seconds=240):
         pass
+
+
+def add_user(settings: Settings, name: str, role: Role, password: str) -> None:
+    """Add somebody as ``./hilum users add`` does, at every server."""
+    with changing(settings, USERS):
+        accounts.add_user(settings.users, name, role, password, taken=frozenset())
+
+
+def remove_user(settings: Settings, name: str) -> None:
+    """Remove somebody as ``./hilum users remove`` does, at every server."""
+    with changing(settings, USERS):
+        accounts.remove_user(settings.users, name)

@@ -40,6 +40,18 @@ def test_who_logs_in_at_one_server_is_known_at_the_other_and_logged_out_at_both(
     assert server(ledger).find(token, 2.0) is None
 
 
+def test_a_server_is_told_once_of_a_session_that_began_elsewhere(ledger: Ledger) -> None:
+    met: list[str] = []
+    a = server(ledger)
+    b = SharedSessions(ledger, longest_seconds=HOUR, idle_seconds=HOUR, met=met.append)
+    token = a.begin(ANNA, 0.0)
+    b.begin(ANNA, 0.0)
+    assert met == []
+    for now in (1.0, 2.0, 3.0):
+        assert b.find(token, now) is not None
+    assert met == ["anna"]
+
+
 def test_what_is_done_at_one_server_keeps_a_session_alive_at_the_other(ledger: Ledger) -> None:
     a, b = server(ledger, idle=100.0), server(ledger, idle=100.0)
     token = a.begin(ANNA, 0.0)

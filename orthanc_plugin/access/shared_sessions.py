@@ -61,12 +61,22 @@ class SharedSessions:
     ----------
     longest_seconds, idle_seconds
         A session ends so long after it began, and after it was used last.
+    met
+        Called with a name when this server hears of a session that began at another.
     """
 
-    def __init__(self, ledger: Ledger, *, longest_seconds: float, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        longest_seconds: float,
+        idle_seconds: float,
+        met: Callable[[str], None] = lambda _name: None,
+    ) -> None:
         self._tables = SideTables(ledger, [_TABLE])
         self._lifetime = Lifetime(longest_seconds, idle_seconds)
         self._noted_seconds = min(_NOTED_SECONDS, idle_seconds / 4)
+        self._met = met
         self._known: dict[str, _Known] = {}
         self._ended: set[str] = set()  # here, and not yet in the database
         self._away_until = float("-inf")
@@ -129,6 +139,8 @@ class SharedSessions:
             return known
         if row is not None:
             found = Session(*row)
+            if known is None:
+                self._met(found.name)
             last = max(found.used_at, known.session.used_at if known else found.used_at)
             return self._keep(replace(found, used_at=last), True, noted_at=found.used_at)
         if known is not None and not known.is_kept:  # it began while the database was away

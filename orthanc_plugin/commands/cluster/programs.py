@@ -66,7 +66,9 @@ frontend http
 
 backend orthancs
     mode http
-    balance roundrobin
+    # a person stays with one Orthanc as long as it lives; workers and programs, which have no cookie, take turns
+    balance hdr(cookie)
+    hash-type consistent
     option httpchk
     http-check send meth GET uri /hilum/login
     http-check expect string </html>
