@@ -166,5 +166,5 @@ def test_every_command_of_the_page_is_one() -> None:
     assert len(commands) > 20
     parser = cli._parser()
     for command in commands:
-        if command not in ("audit", "users"):  # named with all that they do
+        if command not in ("audit", "users", "models activate"):  # named as such
             parser.parse_args(shlex.split(command))
