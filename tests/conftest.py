@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", action="store_true", help=text)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--chroot"):
         skipped = pytest.mark.skip(reason="makes a Debian 13, which takes minutes: ./hilum test --chroot -m chroot")
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+    # after the others, which share one node
+    items.sort(key=_is_on_cluster)
+
+
+def _is_on_cluster(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("node_kind") == "cluster"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,13 +52,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.config.getoption("--cluster"):
         metafunc.parametrize("node_kind", ["cluster"], indirect=True, scope="session")
     elif metafunc.definition.get_closest_marker("cluster"):
-        metafunc.parametrize("node_kind", ["default", "cluster"], indirect=True, scope="session")
+        # None: the same as for tests that are not marked, so that they share a node
+        kinds = {"default": None, "cluster": "cluster"}
+        metafunc.parametrize("node_kind", kinds.values(), ids=kinds, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def node_kind(request: pytest.FixtureRequest) -> str:
     """What a node of a test is: ``default`` (one Orthanc) or ``cluster``."""
-    kind = getattr(request, "param", "default")
+    kind = getattr(request, "param", None) or "default"
     if kind == "cluster" and (missing := missing_for_cluster()):
         pytest.skip(f"{missing} is not installed here")
     return str(kind)
