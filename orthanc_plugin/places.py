@@ -79,6 +79,11 @@ class Places:
         return self.home / "refused-calls.json"
 
     @property
+    def cluster_file(self) -> Path:
+        """The file that says that this node is a cluster of this machine, and of what (``commands.cluster``)."""
+        return self.home / "cluster.toml"
+
+    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.home / "log"

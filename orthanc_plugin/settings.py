@@ -2,7 +2,7 @@
 
 The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
 (``HILUM_<NAME>``, or ``HILUM_<NAME>_FILE``: a file that holds the value, for what is secret) wins over ``hilum.toml``,
-that over the defaults below.
+that over what a cluster of this machine has in ``cluster.toml``, and that over the defaults below.
 """
 
 from __future__ import annotations
@@ -243,14 +243,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         When a value is unknown, of the wrong type or out of its range.
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
-    given: dict[str, Any] = {}
-    file, written = home / "hilum.toml", ""
-    if file.exists():
-        try:
-            written = file.read_text("utf-8")
-            given = tomllib.loads(written)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
+    file = home / "hilum.toml"
+    written, given = _read(file)
+    of_cluster = _read(Places(home).cluster_file)[1]
+    given = {name: value for name, value in of_cluster.items() if name != "cluster"} | given
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -266,6 +262,15 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             raise SettingsInvalid(f"{file.name}, line {line}: {error}") from error
         raise
     return Settings(home=home, **values)
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """A file of settings, as it is written and what it says; nothing where there is none."""
+    try:
+        written = file.read_text("utf-8") if file.exists() else ""
+        return written, tomllib.loads(written)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
 
 
 def convert(name: str, value: object) -> Any:

@@ -27,6 +27,17 @@ def binaries() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+def missing_for_cluster() -> str:
+    """The Debian package that a cluster needs and is not here; empty when all are."""
+    if binaries() is None:
+        return "postgresql"
+    if not list(Path("/usr").glob("*/orthanc/plugins/libOrthancPostgreSQLIndex.so")) and not list(
+        Path("/usr/local").glob("share/orthanc/plugins/libOrthancPostgreSQLIndex.so")
+    ):
+        return "orthanc-postgresql"
+    return "" if shutil.which("haproxy") else "haproxy"
+
+
 class PostgresServer:
     """One cluster; it may be stopped, killed and started again, and keeps its databases."""
 

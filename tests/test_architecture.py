@@ -18,7 +18,7 @@ HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
-    "access": {"base"},
+    "access": {"base", "ledger"},
     "ledger": {"base"},
     "archive": {"base", "ledger"},
     "reading": {"base", "ledger", "archive"},

@@ -71,7 +71,7 @@ def test_orthanc_is_given_the_settings_of_who_starts_it(tmp_path: Path, monkeypa
     monkeypatch.setenv("HILUM_WORKERS", "0")
     settings = load_settings()
     assert (settings.http_port, settings.workers) == (9001, 0)
-    assert load_settings(node._environment(settings)) == settings
+    assert load_settings(node.orthanc_environment(settings)) == settings
 
 
 def test_a_worker_finds_orthanc_on_this_machine_or_where_it_is_told(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
     LedgerUnavailable
     """
     if ledger.path is not None:
-        _prepare_file(ledger, ledger.path)
+        prepare_file(ledger, ledger.path)
     found = schema_of(ledger)
     _check(ledger, found)
     if found == to:
@@ -298,8 +298,15 @@ def _foreign_tables(db: Connection) -> list[str]:
     return sorted(tables if db.dialect.name == "sqlite" else tables & {"tasks", "workers", "facts"})
 
 
-def _prepare_file(ledger: Ledger, path: Path) -> None:
-    """See to it that there is a file, with a log for writes; worker and plugin may both do so at the same time."""
+def prepare_file(ledger: Ledger, path: Path) -> None:
+    """See to it that there is a SQLite file, for its owner alone, and that reading it waits for no write.
+
+    Worker and plugin may both do so at the same time.
+
+    Raises
+    ------
+    LedgerUnavailable, LedgerUnusable
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)

@@ -6,7 +6,8 @@ the models, is named and waited for.
 
 Threads: one for each reading process, which claims a task when its process is ready for one; and one that prolongs the
 leases of all tasks in hand and says that the worker lives; one that compares Orthanc with the ledger (``rounds``); and
-one that tells people of critical results (``notifying``), and those that deliver results (``delivery.keeping``).
+one that tells people of critical results (``notifying``); those that deliver results (``delivery.keeping``); and one
+that learns which models a site chose at another server (``shared_files``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from orthanc_plugin.ledger.counting import WORKER_STARTED
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable, StatementRejected, migrate, open_ledger
 from orthanc_plugin.ledger.flagging import Flag, flag
 from orthanc_plugin.ledger.ownership import require_archive
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, keep_in_step
 from orthanc_plugin.ledger.tasks import ClaimLost
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.condition import Condition
@@ -90,6 +92,8 @@ class Worker:
             thread.start()
         rounds = (self.settings, self._ledger, self.rang.set, self.stopping)
         threading.Thread(target=keep_reconciled, args=rounds, name="rounds", daemon=True).start()
+        chosen = (self.settings, self._ledger, (ACTIVE_MODELS,), self.stopping)
+        threading.Thread(target=keep_in_step, args=chosen, name="shared files", daemon=True).start()
         telling = (self.settings, self._ledger, self.stopping)
         threading.Thread(target=keep_telling, args=telling, name="notices", daemon=True).start()
         keep_delivering(self.settings, self._ledger, self.worker_id, self.stopping)

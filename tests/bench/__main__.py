@@ -22,6 +22,7 @@ def main() -> int:
     faults.add_argument("--kills", type=int, default=100)
     faults.add_argument("--seed", type=int, default=1)
     faults.add_argument("--ledger", choices=["sqlite", "postgresql"], default="sqlite")
+    faults.add_argument("--cluster", action="store_true", help="of ./hilum up --cluster: its members die")
     faults.add_argument("--disk-mb", type=int, default=2048, help="size of the disk that is filled; 0: it never is")
     faults.add_argument("--json", action="store_true")
     parts.add_parser("soak", help="memory and ledger over many studies").add_argument(
@@ -75,7 +76,8 @@ def _run(options: argparse.Namespace) -> int:
         from tests.bench import faults
         from tests.faults.run import Plan
 
-        plan = Plan(options.kills, options.seed, options.ledger, options.disk_mb)
+        ledger = "cluster" if options.cluster else options.ledger
+        plan = Plan(options.kills, options.seed, ledger, options.disk_mb)
         return faults.compare(plan, as_json=options.json)
     if options.name == "worklist":
         from tests.bench import worklist

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tests.faults import cluster_run
 from tests.faults.counting import Fate
 from tests.faults.run import Plan, run
 from tests.faults.score import Score, summary
@@ -34,7 +35,7 @@ def compare(plan: Plan, *, as_json: bool) -> int:
             if not console.is_terminal and so_far.all_kills % _TELL == 0:  # a bar is not seen in a file
                 console.print(f"{so_far.all_kills} of {plan.kills} kills, {plan.ledger}")
 
-        score = run(plan, tell)
+        score = (cluster_run.run if plan.ledger == "cluster" else run)(plan, tell)
     if as_json:
         sys.stdout.write(json.dumps(score.to_json(), indent=1) + "\n")
     else:
