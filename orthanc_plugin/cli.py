@@ -19,8 +19,7 @@ from rich.console import Console
 from orthanc_plugin.access.roles import ROLES_OF_PEOPLE
 from orthanc_plugin.commands import node
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import LedgerError, open_ledger
+from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 
 console = Console(highlight=False, stderr=False)
@@ -165,30 +164,23 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
 
 def reread(settings: Settings, options: argparse.Namespace) -> int:
     """Read studies once more with the models that are active now; what differs supersedes the earlier result."""
-    unknown = 0
-    with open_ledger(settings.ledger_address).write() as db:
-        for uid in options.studies:
-            if not tasks.request_again(db, uid, now=time.time()):
-                print(f"hilum: {uid}: the ledger knows no such study", file=sys.stderr)
-                unknown += 1
-    print(f"{len(options.studies) - unknown} of {len(options.studies)} studies queued.")
-    return 1 if unknown else 0
+    from orthanc_plugin.commands import again
+
+    return again.reread(settings, options.studies)
 
 
 def retry(settings: Settings, options: argparse.Namespace) -> int:
     """Have quarantined studies tried again."""
-    if bool(options.studies) == options.all:
-        raise node.NodeFailed("give Study Instance UIDs, or --all")
-    now = time.time()
-    with open_ledger(settings.ledger_address).write() as db:
-        if options.all:
-            print(f"{tasks.retry(db, None, now=now)} studies queued.")
-            return 0
-        refused = [uid for uid in options.studies if not tasks.retry(db, uid, now=now)]
-    for uid in refused:
-        print(f"hilum: {uid}: no such study is in quarantine", file=sys.stderr)
-    print(f"{len(options.studies) - len(refused)} of {len(options.studies)} studies queued.")
-    return 1 if refused else 0
+    from orthanc_plugin.commands import again
+
+    return again.retry(settings, options.studies, everything=options.all)
+
+
+def reprocess(settings: Settings, options: argparse.Namespace) -> int:
+    """Have the archive read again, behind everything live; the same command goes on with a run that was stopped."""
+    from orthanc_plugin.commands.reprocess import reprocess as run
+
+    return run(settings, options, console)
 
 
 def backup(settings: Settings, options: argparse.Namespace) -> int:
@@ -296,6 +288,15 @@ def _parser() -> argparse.ArgumentParser:
     retrying = _command(commands, "retry", retry)
     retrying.add_argument("studies", nargs="*", metavar="STUDY")
     retrying.add_argument("--all", action="store_true", help="every quarantined study")
+    archive = _command(commands, "reprocess", reprocess)
+    for name, told in (("--since", "studies of this day and later"), ("--until", "and of no later one than this")):
+        archive.add_argument(name, metavar="DATE", help=told)
+    archive.add_argument("--model", metavar="NAME@VERSION", help="only what was read without this active model")
+    archive.add_argument("--limit", type=int, metavar="N", help="this many studies at the most")
+    archive.add_argument("--dry-run", action="store_true", help="only tell how many there are")
+    archive.add_argument("--status", action="store_true", help="how far the last run is")
+    archive.add_argument("--json", action="store_true", help="the status, as one JSON object")
+    archive.add_argument("--stop", action="store_true", help="end the run for now")
     for name, function, flag in (("backup", backup, "--with-credentials"), ("restore", restore, "--check")):
         command = _command(commands, name, function)
         command.add_argument("folder", type=Path, metavar="DIR")

@@ -8,18 +8,17 @@ that over the defaults below.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from orthanc_plugin.setting_values import SettingsInvalid, converted
+
+__all__ = ["REPOSITORY", "Settings", "SettingsInvalid", "contradiction", "convert", "load_settings"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class SettingsInvalid(Exception):
-    """A setting that cannot be used; the message names it, its value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,16 @@ class Settings:
     workers
         Studies that are read at the same time, each in a process of its own with its own copy of the models. 0: Orthanc
         starts no worker; those that run elsewhere (``./hilum worker``) read.
+    executor
+        What reads: ``processes`` of this machine, or actors on a ``ray`` cluster.
+    ray_address
+        The cluster: ``host:port`` of its head, or ``auto`` for the Ray node that runs on this machine. None is started.
+    ray_cpus, ray_gpus
+        Processor cores and GPUs that an actor reserves; parts of one are possible, so that actors share it.
+    ray_actors_least, ray_actors_most
+        Actors that hold the models: the least are always there, more come as studies queue, and go when none do.
+    ray_studies
+        Studies that one actor reads at the same time with one copy of the models.
     study_seconds
         How long one attempt to read a study may take before its process is ended.
     memory_mb
@@ -120,6 +129,13 @@ class Settings:
     index_url: str = field(default="", repr=False)  # it may hold a password
     orthanc_url: str = ""
     workers: int = 1
+    executor: str = "processes"
+    ray_address: str = ""
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
+    ray_actors_least: int = 1
+    ray_actors_most: int = 4
+    ray_studies: int = 1
     study_seconds: float = 120.0
     memory_mb: int = 4096
     quiet_seconds: float = 5.0
@@ -234,43 +250,6 @@ class Settings:
         return self.orthanc_url or self.http_url
 
 
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "http_port": (1, 65535),
-    "dicom_port": (1, 65535),
-    "threads": (0, 256),
-    "minimum_age": (0, 120),
-    "intake_seconds": (1, 600),
-    "workers": (0, 64),
-    "study_seconds": (1, 3600),
-    "memory_mb": (512, 1_000_000),
-    "quiet_seconds": (0, 3600),
-    "study_deadline_seconds": (1, 86_400),
-    "reconcile_seconds": (1, 86_400),
-    "lease_seconds": (2, 3600),
-    "attempts": (1, 100),
-    "deadline_hours": (0.01, 8760),
-    "reserve_mb": (0, 10_000_000),
-    "session_hours": (0.01, 168),
-    "session_idle_minutes": (0.1, 10_080),
-    "audit_mb": (1, 10_000),
-    "log_mb": (1, 10_000),
-    "log_files": (2, 1000),
-    "waiting_limits_minutes": (0, 525_600),
-    "claim_minutes": (0.1, 1440),
-}
-_CHOICES = {
-    "children": ("refuse", "caution"),
-    "report_language": ("en", "de"),
-    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
-}
-_NAMES = {
-    "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
-    "expected_views": ("frontal", "lateral"),
-}
-_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
-_ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
-
-
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings of this site.
 
@@ -293,7 +272,22 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in known:
         if (text := _from_environment(name, environment)) is not None:
             given[name] = text
-    return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
+    settings = Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
+    if mistake := contradiction(vars(settings)):
+        raise SettingsInvalid(mistake)
+    return settings
+
+
+def contradiction(values: Mapping[str, Any]) -> str:
+    """What is wrong with settings that are right each by itself; empty when nothing is."""
+    if values["executor"] == "ray" and not values["ray_address"]:
+        return (
+            'executor = "ray": no cluster is started here. Start one (ray start --head; see docs/ray.md) and set '
+            "ray_address to HOST:PORT of its head, or to auto on a machine that has joined it"
+        )
+    if values["ray_actors_least"] > values["ray_actors_most"]:
+        return f"ray_actors_least = {values['ray_actors_least']}: ray_actors_most = {values['ray_actors_most']} is less"
+    return ""
 
 
 def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
@@ -317,74 +311,4 @@ def convert(name: str, value: object) -> Any:
     SettingsInvalid
         With the value and what is allowed.
     """
-    default = next(f.default for f in fields(Settings) if f.name == name)
-    if isinstance(default, Path):
-        return Path(str(value)).expanduser().resolve()
-    if isinstance(default, tuple):
-        return _several(name, value)
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
-        return value
-    if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
-    if isinstance(default, str):
-        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
-            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
-        return value.strip()
-    return _number(name, value, type(default))
-
-
-def _several(name: str, value: object) -> tuple[Any, ...]:
-    """The value of a setting that holds several."""
-    if name == "waiting_limits_minutes":
-        return _three_limits(name, value)
-    names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
-    if name == "bundles" and not names:
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-    if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
-        raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
-    return tuple(names)
-
-
-def _three_limits(name: str, value: object) -> tuple[float, ...]:
-    given = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(given, list) or len(given) != 3:
-        raise SettingsInvalid(f"{name} = {value!r}: give three numbers: critical, urgent, routine")
-    limits = tuple(_number(name, one, float) for one in given)
-    if list(limits) != sorted(limits):
-        raise SettingsInvalid(f"{name} = {value!r}: what is more urgent cannot wait longer")
-    return limits
-
-
-def _postgresql_url(name: str, value: object) -> str:
-    url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
-        # the value may hold a password, so it is not repeated
-        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
-    return url
-
-
-def _orthanc_url(value: object) -> str:
-    url = value.strip().rstrip("/") if isinstance(value, str) else None
-    if url is None or (url and not _ORTHANC_URL.fullmatch(url)):
-        # somebody may have put a password into it, so it is not repeated
-        raise SettingsInvalid("orthanc_url: give https://HOST or https://HOST:PORT, or nothing for this machine's")
-    return url
-
-
-def _number(name: str, value: object, kind: type) -> Any:
-    low, high = _BOUNDS[name]
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        number = kind(value)
-    except ValueError as error:
-        raise SettingsInvalid(f"{name} = {value!r}: give a number") from error
-    if not low <= number <= high or (not isinstance(value, str) and number != value):
-        raise SettingsInvalid(
-            f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
-        )
-    return number
+    return converted(name, value, next(f.default for f in fields(Settings) if f.name == name))

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
+from orthanc_plugin.commands.checks.cluster import check_cluster
 from orthanc_plugin.commands.checks.ground import check_ground
 from orthanc_plugin.commands.checks.reading import check_reading
 from orthanc_plugin.commands.checks.records import check_records
@@ -69,6 +70,7 @@ def examine() -> Iterator[Check]:
         ("node", check_wires),
         ("ledger", check_records),
         ("models", check_reading),
+        ("ray", check_cluster),
     )
     for name, checks in of_settings:
         yield from _guarded(name, lambda checks=checks: checks(settings))  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
-from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, convert
+from orthanc_plugin.settings import REPOSITORY, Settings, SettingsInvalid, contradiction, convert
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
 # of the environment, and no settings: see README.md, and the tests
@@ -109,6 +109,8 @@ def survey(environment: Mapping[str, str]) -> Survey:
     values = {setting.name: setting.value for setting in found}
     if values["http_port"] == values["dicom_port"]:
         mistakes.append(Mistake("http_port, dicom_port", f"both are {values['http_port']}: give each its own"))
+    if wrong := contradiction(known if any(mistake.stops for mistake in mistakes) else values):
+        mistakes.append(Mistake(wrong.partition(" ")[0], wrong))
     mistakes += _of_files(home, values)
     return Survey(
         home, tuple(found), tuple(sorted(mistakes, key=lambda m: (not m.stops, _LAST_NUMBER.sub(_padded, m.where))))

@@ -92,7 +92,8 @@ def _counters(counts: Sequence[Count]) -> dict[str, dict[Labels, float]]:
 
 # What has no label is told from the beginning, so that its first time is seen as a rise.
 _NOTHING_YET = tuple(
-    Count(name, number=0) for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED)
+    Count(name, number=0)
+    for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED, counting.CLUSTER_LOST)
 )
 _COUNTERS = {
     counting.IMAGES_READ: "hilum_images_read_total",
@@ -102,6 +103,7 @@ _COUNTERS = {
     counting.ATTEMPT_FAILED: "hilum_attempts_failed_total",
     counting.LEASE_LOST: "hilum_leases_lost_total",
     counting.WORKER_STARTED: "hilum_worker_starts_total",
+    counting.CLUSTER_LOST: "hilum_ray_losses_total",
 }
 
 

@@ -24,8 +24,13 @@ def registry_of(settings: Settings) -> Registry:
     return Registry(REPOSITORY / "models", settings.own_models)
 
 
-def load_active(settings: Settings) -> Models:
+def load_active(settings: Settings, studies: int = 1) -> Models:
     """Verify and load what is active.
+
+    Parameters
+    ----------
+    studies
+        How many threads will ask the models at the same time.
 
     Raises
     ------
@@ -33,7 +38,7 @@ def load_active(settings: Settings) -> Models:
         When one of them is not here, or is not as it was recorded.
     """
     chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
-    running = Running(Runtime(settings.runtime), threads_of(settings), settings.translated)
+    running = Running(Runtime(settings.runtime), threads_of(settings), settings.translated, studies)
     return assemble([bundle.load() for bundle in chosen], threads=running.threads, running=running)
 
 
