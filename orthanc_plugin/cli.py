@@ -21,9 +21,8 @@ from orthanc_plugin.commands import status as telling
 from orthanc_plugin.commands.cluster import control as cluster
 from orthanc_plugin.commands.cluster.plan import is_cluster
 from orthanc_plugin.commands.deliveries import add_arguments as add_deliveries
-from orthanc_plugin.commands.subcommands import add_model_commands, add_tls_commands
-from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import LedgerError, open_ledger
+from orthanc_plugin.commands.subcommands import add_model_commands, add_reprocess_arguments, add_tls_commands
+from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 from orthanc_plugin.trust import TlsUnusable
 
@@ -142,30 +141,23 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
 
 def reread(settings: Settings, options: argparse.Namespace) -> int:
     """Read studies once more with the models that are active now; what differs supersedes the earlier result."""
-    unknown = 0
-    with open_ledger(settings.ledger_address).write() as db:
-        for uid in options.studies:
-            if not tasks.request_again(db, uid, now=time.time()):
-                print(f"hilum: {uid}: the ledger knows no such study", file=sys.stderr)
-                unknown += 1
-    print(f"{len(options.studies) - unknown} of {len(options.studies)} studies queued.")
-    return 1 if unknown else 0
+    from orthanc_plugin.commands import again
+
+    return again.reread(settings, options.studies)
 
 
 def retry(settings: Settings, options: argparse.Namespace) -> int:
     """Have quarantined studies tried again."""
-    if bool(options.studies) == options.all:
-        raise node.NodeFailed("give Study Instance UIDs, or --all")
-    now = time.time()
-    with open_ledger(settings.ledger_address).write() as db:
-        if options.all:
-            print(f"{tasks.retry(db, None, now=now)} studies queued.")
-            return 0
-        refused = [uid for uid in options.studies if not tasks.retry(db, uid, now=now)]
-    for uid in refused:
-        print(f"hilum: {uid}: no such study is in quarantine", file=sys.stderr)
-    print(f"{len(options.studies) - len(refused)} of {len(options.studies)} studies queued.")
-    return 1 if refused else 0
+    from orthanc_plugin.commands import again
+
+    return again.retry(settings, options.studies, everything=options.all)
+
+
+def reprocess(settings: Settings, options: argparse.Namespace) -> int:
+    """Have the archive read again, behind everything live; the same command goes on with a run that was stopped."""
+    from orthanc_plugin.commands.reprocess import reprocess as run
+
+    return run(settings, options, console)
 
 
 def backup(settings: Settings, options: argparse.Namespace) -> int:
@@ -284,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     retrying = _command(commands, "retry", retry)
     retrying.add_argument("studies", nargs="*", metavar="STUDY")
     retrying.add_argument("--all", action="store_true", help="every quarantined study")
+    add_reprocess_arguments(_command(commands, "reprocess", reprocess))
     for name, function, flag in (("backup", backup, "--with-credentials"), ("restore", restore, "--check")):
         command = _command(commands, name, function)
         command.add_argument("folder", type=Path, metavar="DIR")

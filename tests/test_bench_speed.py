@@ -48,7 +48,17 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", ["latency", "throughput", "runtimes", "stages", "starting", *(f"growth {p.name}" for p in growth.PARTS)]
+    "section",
+    [
+        "latency",
+        "throughput",
+        "runtimes",
+        "stages",
+        "starting",
+        "ray",
+        "reprocess",
+        *(f"growth {p.name}" for p in growth.PARTS),
+    ],
 )
 def test_the_page_has_a_section_for_each_bench(section: str) -> None:
     assert "anew" in with_section(PAGE.read_text("utf-8"), section, "anew")

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from orthanc_plugin.commands.checks.certificates import check_certificates
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
+from orthanc_plugin.commands.checks.cluster import check_cluster
 from orthanc_plugin.commands.checks.ground import check_ground
 from orthanc_plugin.commands.checks.members import check_members
 from orthanc_plugin.commands.checks.neighbours import check_neighbours
@@ -75,6 +76,7 @@ def examine() -> Iterator[Check]:
         ("ledger", check_records),
         ("models", check_reading),
         ("destinations", check_neighbours),
+        ("ray", check_cluster),
     )
     for name, checks in of_settings:
         yield from _guarded(name, lambda checks=checks: checks(settings))  # type: ignore[misc]

@@ -69,6 +69,7 @@ def tell(settings: Settings, ledger: Ledger, now: float, outbox: Outbox | None =
             """
             SELECT study_instance_uid, priority FROM tasks
             WHERE read_at IS NULL AND status <> 'removed' AND priority_rank <= :rank AND completed_at >= :begun
+              AND urgency <> 3 -- what a run through the archive read again is no news
             ORDER BY priority_rank, received_at DESC LIMIT :most
             """,
             rank=int(wanted.notify_urgent),

@@ -62,6 +62,8 @@ _OF_STUDIES = (
     ("latency", "from the last C-STORE response to flag, objects and report, beside the plain way", 50),
     ("throughput", "how fast waiting studies are read, beside the plain way", 500),
     ("stages", "where the time of a study goes, beside the plain way", 30),
+    ("ray", "studies a second with one actor and with two, beside processes", 200),
+    ("reprocess", "live studies alone, and beside a run through the archive", 30),
 )
 
 
@@ -117,6 +119,14 @@ def _measure(options: argparse.Namespace) -> None:
         from tests.bench import stages
 
         stages.compare(options.studies, **told)
+    elif options.name == "ray":
+        from tests.bench import ray
+
+        ray.compare(options.studies, **told)
+    elif options.name == "reprocess":
+        from tests.bench import reprocess
+
+        reprocess.compare(options.studies, **told)
     elif options.name == "starting":
         from tests.bench import starting
 
