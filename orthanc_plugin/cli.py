@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def up(settings: Settings, options: argparse.Namespace) -> int:
     """Start the node; in the foreground until Ctrl-C, or detached once it is ready."""
     several = options.cluster or is_cluster(settings)
-    if options.workers is not None and not several:
-        raise node.NodeFailed("--workers is for --cluster; the setting workers is for a node of one Orthanc")
-    process = cluster.start(settings, options.workers) if several else node.start(settings)
+    if not several and not (options.workers is None is options.ray):
+        raise node.NodeFailed("--workers and --ray are for --cluster; a node of one Orthanc has settings for them")
+    process = cluster.start(settings, options.workers, options.ray) if several else node.start(settings)
     settings, impaired_at = load_settings(), None  # a cluster's says where its databases are
     starting = (
         cluster.wait_until_ready(settings, process, seconds=_START_SECONDS_OF_CLUSTER)
@@ -258,8 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     starting = _command(commands, "up", up)
     starting.add_argument("--detach", action="store_true", help="return when the node is ready")
-    starting.add_argument("--cluster", action="store_true", help="PostgreSQL, two Orthancs, workers, one entrance")
+    starting.add_argument("--cluster", action="store_true", help="PostgreSQL, two Orthancs, Ray, workers, one entrance")
     starting.add_argument("--workers", type=int, choices=range(33), metavar="N", help="of a cluster")
+    starting.add_argument("--ray", type=int, choices=range(33), metavar="N", help="nodes of Ray of a cluster; 0: none")
     working = _command(commands, "worker", worker)
     working.add_argument("--check", action="store_true", help="only tell whether one of this machine is ready")
     _command(commands, "down", down)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -28,7 +29,9 @@ def binaries() -> Path | None:
 
 
 def missing_for_cluster() -> str:
-    """The Debian package that a cluster needs and is not here; empty when all are."""
+    """What a cluster needs and is not here, a Debian package or Ray; empty when all are."""
+    if importlib.util.find_spec("ray") is None:
+        return "ray"
     if binaries() is None:
         return "postgresql"
     if not list(Path("/usr").glob("*/orthanc/plugins/libOrthancPostgreSQLIndex.so")) and not list(

@@ -127,7 +127,7 @@ def main(actor: type[ReadingActor] = ReadingActor) -> int:
         return 1
     log.info("joined the Ray cluster", extra={"pid": os.getpid()})
     # an actor needs no database, and what it gets can be read by whoever can ask Ray
-    bare = replace(settings, ledger_url="", index_url="")
+    bare = replace(settings, ledger_url="", index_url="", proxy_secret="")
     with channel:
         Driver(channel, Actors(ray, actor, bare)).run()
     return 0

@@ -37,8 +37,9 @@ _BACKLOG = 3  # studies that wait
 _TICK_SECONDS = 0.05
 _CALM_SECONDS = 60.0  # at most, for getting over a kill
 _READY_SECONDS = 120.0  # until all members serve again, once nothing fails any more
-# What is struck, and how often: members of the cluster, processes of its workers, one connection's PostgreSQL.
-_CHANCES = {"orthanc": 24, "worker": 14, "reader": 14, "fork_server": 4, "intake": 6, "keeper": 8,
+# What is struck, and how often: members of the cluster, nodes of Ray among them, processes of its workers and actors,
+# one connection's PostgreSQL.
+_CHANCES = {"orthanc": 24, "worker": 14, "actor": 14, "ray_driver": 6, "intake": 6, "keeper": 8, "head": 4, "node": 8,
             "postgresql": 8, "backend": 8, "restart": 6, "entrance": 8}  # fmt: skip
 
 
@@ -161,7 +162,7 @@ class ClusterRun:
     def _of_kind(self, what: str) -> list[int]:
         members = {member.name: member.pid for member in control.members(self.settings, ask=False)}
         named = {"orthanc": "orthanc-", "keeper": "worker-", "entrance": "entrance", "postgresql": "postgresql",
-                 "restart": "postgresql", "backend": "postgresql"}  # fmt: skip
+                 "restart": "postgresql", "backend": "postgresql", "head": "ray-1", "node": "ray-2"}  # fmt: skip
         if what not in named:
             return victims.processes(self.settings.home)[what]
         pids = [pid for name, pid in members.items() if name.startswith(named[what]) and pid is not None]

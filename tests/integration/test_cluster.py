@@ -50,7 +50,7 @@ def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
             monkeypatch.setenv(f"HILUM_{name}", str(value))
         assert cli.main(["status"]) == 0
         said = capsys.readouterr().out
-        for name in ("postgresql", "orthanc-1", "orthanc-2", "worker-1", "worker-2", "entrance"):
+        for name in ("postgresql", "orthanc-1", "orthanc-2", "ray-1", "ray-2", "worker-1", "worker-2", "entrance"):
             assert f"Member     {name}: serves, process" in said
         assert cli.main(["up", "--cluster", "--detach"]) == cli.main(["up", "--detach"]) == 1
         assert capsys.readouterr().err.count("runs already") == 2, "a cluster's home is a cluster's"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import httpx
 
 from orthanc_plugin.commands import node
+from orthanc_plugin.commands.cluster import ray_node
 from orthanc_plugin.commands.cluster.database import answers, make_database, server_command
 from orthanc_plugin.commands.cluster.member import note_of
 from orthanc_plugin.commands.cluster.plan import Plan, folder_of, is_cluster, keep_plan, load_plan, make_plan
@@ -46,7 +47,7 @@ class Member:
     pid
         None: it does not run now.
     serves
-        Whether it answers; of a worker the same as that it runs.
+        Whether it answers; of a worker, and a node of Ray that is not the head, the same as that it runs.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Member:
     serves: bool
 
 
-def start(settings: Settings, workers: int | None = None) -> subprocess.Popen[bytes]:
+def start(settings: Settings, workers: int | None = None, ray_nodes: int | None = None) -> subprocess.Popen[bytes]:
     """Make what is missing, and start what keeps all members alive.
 
     Parameters
     ----------
-    workers
+    workers, ray_nodes
         How many; None: as many as before.
 
     Raises
@@ -71,7 +72,9 @@ def start(settings: Settings, workers: int | None = None) -> subprocess.Popen[by
     for name, package in (("Orthanc", "orthanc"), ("haproxy", "haproxy")):
         if shutil.which(name) is None:
             raise NodeFailed(f"{name} is not installed; ./hilum up --cluster installs it, or: apt install {package}")
-    plan = _make(settings, workers)
+    plan = _make(settings, workers, ray_nodes)
+    if plan.ray_nodes:
+        ray_node.require_ray()
     load_credentials(settings.credentials)  # all members find the same
     load_archive_id(settings.archive_id_file)
     configuration = write_configurations(settings, plan)
@@ -98,7 +101,7 @@ def databases(settings: Settings) -> Iterator[None]:
     ------
     NodeFailed
     """
-    plan = _make(settings, None)
+    plan = _make(settings, None, None)
     log = settings.logs / "cluster-postgresql.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -197,9 +200,9 @@ def status(settings: Settings) -> NodeStatus:
     return NodeStatus("ready", {**found.details, "problems": [*found.problems, problem]})
 
 
-def _make(settings: Settings, workers: int | None) -> Plan:
+def _make(settings: Settings, workers: int | None, ray_nodes: int | None) -> Plan:
     """Plan the next start, and make the databases where there are none."""
-    plan = make_plan(settings, workers)
+    plan = make_plan(settings, workers, ray_nodes)
     node.plugin_file(node.INDEX_PLUGIN)  # says so where it is missing
     for private in (folder_of(settings), settings.logs):
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -230,7 +233,9 @@ def _require_own(settings: Settings) -> None:
 def _serves(settings: Settings, plan: Plan, name: str) -> bool:
     if name == "postgresql":
         return answers(plan)
-    if name.startswith("worker"):
+    if name == ray_node.HEAD:
+        return ray_node.answers(plan)
+    if name.startswith(("worker", "ray")):
         return True
     url = (settings if name == "entrance" else plan.of_orthanc(settings, name)).http_url
     try:

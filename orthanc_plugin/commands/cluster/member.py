@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands import worker as apart
-from orthanc_plugin.commands.cluster import database
+from orthanc_plugin.commands.cluster import database, ray_node
 from orthanc_plugin.commands.cluster.plan import Plan, folder_of, load_plan
 from orthanc_plugin.commands.cluster.programs import entrance_file
 from orthanc_plugin.settings import Settings, load_settings
@@ -26,7 +26,7 @@ _PAUSE_SECONDS = 0.2
 
 
 def main(name: str) -> int:
-    """Become this member; returns only what a worker's end is."""
+    """Become this member; returns only what the end of a worker, or of a node of Ray, is."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # for PostgreSQL see `server_command`
     settings = load_settings()
     plan = load_plan(settings)
@@ -35,10 +35,17 @@ def main(name: str) -> int:
         _become(database.server_command(settings, plan), dict(os.environ))
     if name == "entrance":
         _become(["haproxy", "-db", "-f", str(entrance_file(settings))], dict(os.environ))
+    if name.startswith("ray"):
+        ray_node.make_folder(settings)
+        while name != ray_node.HEAD and not ray_node.answers(plan):
+            time.sleep(_PAUSE_SECONDS)
+        return ray_node.run(settings, plan, name)
     while not database.answers(plan):
         time.sleep(_PAUSE_SECONDS)
     if name.startswith("orthanc"):
         _become_orthanc(settings, plan, name)
+    while plan.ray_nodes and not ray_node.answers(plan):
+        time.sleep(_PAUSE_SECONDS)
     return apart.run(settings, settings.logs / "worker.log")
 
 

@@ -1,7 +1,7 @@
 """What a cluster of this machine consists of: its members, their ports, its database's password.
 
 The rule: it stands in one file, ``cluster.toml`` in ``HILUM_HOME``, which makes that folder a cluster's for good; the
-settings read the addresses of the databases from there, so that every command of ``./hilum`` speaks to them.
+settings read the addresses of databases and Ray from there, so that every command of ``./hilum`` speaks to them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from orthanc_plugin.commands.node import write_private
 from orthanc_plugin.settings import Settings
 
 ORTHANCS = 2
+RAY_NODES = 2
 _HOST = "127.0.0.1"
 _USER = "hilum"
 LEDGER, INDEX = "ledger", "index"  # databases
@@ -34,19 +35,31 @@ class Plan:
         HTTP and DICOM port of each Orthanc; people and modalities come by the entrance, at the ports of the settings.
     workers
         Processes of ``./hilum worker``.
+    ray_nodes
+        Nodes of Ray, of which the first is the head; with 0, workers read in processes of their own.
+    ray_port
+        Of the head.
     """
 
     database_port: int
     orthancs: tuple[tuple[int, int], ...]
     workers: int
+    ray_nodes: int
+    ray_port: int
     password: str = field(repr=False)
 
     @property
     def members(self) -> tuple[str, ...]:
         """The names of what runs, in the order in which it is started."""
         orthancs = (f"orthanc-{number + 1}" for number in range(len(self.orthancs)))
+        ray = (f"ray-{number + 1}" for number in range(self.ray_nodes))
         workers = (f"worker-{number + 1}" for number in range(self.workers))
-        return ("postgresql", *orthancs, *workers, "entrance")
+        return ("postgresql", *orthancs, *ray, *workers, "entrance")
+
+    @property
+    def ray_address(self) -> str:
+        """Of the head, as settings take it; empty where there is none."""
+        return f"{_HOST}:{self.ray_port}" if self.ray_nodes else ""
 
     def url(self, database: str) -> str:
         """The address of a database, as settings take it."""
@@ -79,16 +92,19 @@ def load_plan(settings: Settings) -> Plan:
     content = tomllib.loads(settings.cluster_file.read_text("utf-8"))
     given, password = content["cluster"], urlsplit(content["ledger_url"]).password
     orthancs = tuple((int(http), int(dicom)) for http, dicom in given["orthancs"])
-    return Plan(int(given["database_port"]), orthancs, int(given["workers"]), str(password))
+    database_port, workers, ray_nodes, ray_port = (
+        int(given[name]) for name in ("database_port", "workers", "ray_nodes", "ray_port")
+    )
+    return Plan(database_port, orthancs, workers, ray_nodes, ray_port, str(password))
 
 
-def make_plan(settings: Settings, workers: int | None) -> Plan:
+def make_plan(settings: Settings, workers: int | None, ray_nodes: int | None) -> Plan:
     """The plan of the next start: what was planned before, with ports that are free now.
 
     Parameters
     ----------
-    workers
-        None: as many as before; at first, as many as there are Orthancs.
+    workers, ray_nodes
+        None: as many as before; at first, as many as there are Orthancs, and two.
     """
     before = load_plan(settings) if is_cluster(settings) else None
     taken = {settings.http_port, settings.dicom_port}
@@ -101,24 +117,32 @@ def make_plan(settings: Settings, workers: int | None) -> Plan:
 
     wanted = before.orthancs if before else [(settings.http_port + 1, settings.dicom_port + 1)] * ORTHANCS
     orthancs = tuple((free(http), free(dicom)) for http, dicom in wanted)
+    if ray_nodes is None:
+        ray_nodes = before.ray_nodes if before else RAY_NODES
     return Plan(
         free(before.database_port if before else 5433),
         orthancs,
         workers or (before.workers if before else ORTHANCS),
+        ray_nodes,
+        free(before.ray_port if before else 6379),
         before.password if before else secrets.token_urlsafe(24),
     )
 
 
 def keep_plan(settings: Settings, plan: Plan) -> None:
     """Write a plan, at once and for its owner alone."""
-    addresses = {"ledger_url": plan.url(LEDGER), "index_url": plan.url(INDEX)}
+    given = {"ledger_url": plan.url(LEDGER), "index_url": plan.url(INDEX)}
+    if plan.ray_nodes:
+        given |= {"executor": "ray", "ray_address": plan.ray_address}
     table = {
         "database_port": plan.database_port,
         "orthancs": [list(ports) for ports in plan.orthancs],
         "workers": plan.workers,
+        "ray_nodes": plan.ray_nodes,
+        "ray_port": plan.ray_port,
     }
     # numbers, lists of numbers and words without quotation marks are written alike in JSON and TOML
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in addresses.items()]
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in given.items()]
     lines += ["\n[cluster]\n", *(f"{name} = {json.dumps(value)}\n" for name, value in table.items())]
     write_private(settings.cluster_file, _HEAD + "".join(lines))
 
