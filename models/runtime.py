@@ -242,7 +242,7 @@ def torch_answers(running: Running) -> bool:
 def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
     """The same for so many threads: on a GPU in batches of the size that a measurement of now says, else one by one.
 
-    On a processor a batch makes each picture slower (`./hilum bench runtimes`), so none is formed.
+    On a processor a picture is no cheaper in a batch, by torch dearer (`./hilum bench runtimes`), so none is formed.
     """
     if studies > 1:
         most, many = 1, engine.run.ask_many

@@ -24,7 +24,7 @@ from models.findings import Precision, View
 from models.forward import torch_forward
 from models.hanging import AS_STORED
 from models.inference import ImageIdentity, assemble
-from models.kept import answer_kept, keep_answer
+from models.kept import answer_kept, keep, keep_answer, key_of
 from models.phantom import Pathology, chest
 from models.precisions import BESIDE, STATEMENT
 from models.registry import Registry
@@ -222,6 +222,15 @@ def test_what_says_something_else_than_was_ever_seen_is_not_taken(
     assert "says something else" in caplog.text
 
 
+def test_a_choice_that_holds_no_longer_is_made_anew_at_the_next_start(folder: Path, tmp_path: Path) -> None:
+    """As on another machine, which computes integers otherwise."""
+    state(folder, lambda said: said["precisions"][INT8].update(tolerances={"logits": 1e-6}))
+    bundle, running = load_bundle(folder), Running(Runtime.AUTO, 1, tmp_path)
+    keep(tmp_path / f"{key_of([bundle])}.runtime", b"openvino-int8")
+    assert engine_of([bundle], running).runtime is Runtime.TORCH
+    assert engine_of([bundle], running).runtime in {Runtime.OPENVINO, BF16}
+
+
 def test_each_output_has_to_be_as_near_as_it_was_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Maps lie further apart in half precision than logits may."""
     bundle = load_bundle(SHIPPED / "chest_findings")
@@ -284,6 +293,24 @@ def test_a_bundle_is_quantised_measured_and_told_in_its_card(folder: Path, tmp_p
         assert card.count("| a figure | 1 | 0.5000 | 0.5000 | +0.0000 | a limit |") == 2
         assert card.count("Numbers at half and quarter precision") == 1
     assert answers_as_torch(load_bundle(folder), INT8, tmp_path) is Runtime.OPENVINO
+
+
+def test_the_limits_are_documented_as_they_are() -> None:
+    from training import precision_evidence as limits
+
+    told = (SHIPPED.parent / "docs" / "bundles.md").read_text("utf-8")
+    for row in (
+        f"its change, drawn by patient in pairs, lies above {limits.LEAST_AUROC:g} beyond doubt |",
+        f"| calls that go from present to absent or back | {100 * limits.MOST_OPPOSED:g} % |",
+        f"| calls that change at all | {100 * limits.MOST_CHANGED:g} % |",
+        f"| hottest cell in a radiologist's box | its change lies above {limits.LEAST_POINTING:g} beyond doubt |",
+        f"| Dice with what people drew | {limits.LEAST_DICE:g} |",
+        f"| Dice with the outline in float32, on a collection that was never trained on | {limits.LEAST_ALIKE:g} |",
+        f"| error of the cardiothoracic ratio | + {limits.MOST_RATIO:g} |",
+        f"| change of the cardiothoracic ratio, on that collection | {limits.MOST_MOVED:g}, mean |",
+        f"| pictures that are refused and were not, or the other way round | {100 * limits.MOST_REFUSED:g} % |",
+    ):
+        assert row in told
 
 
 def test_a_precision_that_loses_something_is_not_held_and_one_that_loses_nothing_is() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from models.phantom import Pathology, chest
 from models.rendering import RenderedImage
 from models.runtime import Running, Runtime, fastest, forwards_of
 from models.translation import openvino_forward
+from orthanc_plugin.logs import JsonLines
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 NAMES = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity")
@@ -176,3 +179,14 @@ def test_noise_does_not_decide_what_is_the_fastest() -> None:
 def test_what_is_usually_faster_is_asked_first(bundles: list[Bundle]) -> None:
     first, second, third, *_ = runtimes._candidates(Runtime.AUTO, bundles[:1])
     assert (first, second, third) == (Runtime.OPENVINO_INT8, Runtime.OPENVINO_BF16, Runtime.OPENVINO)
+
+
+def test_the_log_tells_runtime_precision_and_batch(
+    bundles: list[Bundle], kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hilum")
+    forwards_of(bundles[:1], Running(Runtime.OPENVINO_INT8, 1, kept, studies=2))
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "hilum.runtime"]
+    told = {line["event"]: line for line in lines}
+    assert told["networks run"].items() >= {"runtime": "openvino-int8", "precision": "int8"}.items()
+    assert told["studies share a network"]["batch"] == 1
