@@ -14,19 +14,19 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from models.batching import SIZES, Gathering, size_worth_it
 from models.bundle import Bundle
-from models.forward import FloatArray, Forward, Runner, torch_forward
+from models.forward import FloatArray, Runner, torch_forward
 from models.kept import answer_kept, discard, keep, keep_answer, key_of, read
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hilum.runtime")
 
-_TIMED = 5  # inferences, after one that warms up
+_Key = TypeVar("_Key")
+
+_TIMED = 6  # inferences; the first one warms up
 _FASTER = 0.9  # of another's time: what is usually slower has to be below it
 
 
@@ -168,11 +170,8 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
     BundleInvalid
         When torch has to answer, and a network cannot be built.
     """
-    names, picture, is_auto = (
-        tuple(b.identity.name for b in bundles),
-        probe(bundles[0]),
-        running.runtime is Runtime.AUTO,
-    )
+    names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
+    is_auto = running.runtime is Runtime.AUTO
     network, remembered, chosen = (
         running.kept / f"{key_of(bundles)}.{what}" for what in ("network", "answer", "runtime")
     )
@@ -195,8 +194,8 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
     if not agreeing:
         discard(remembered)
     if known is None and (agreeing or is_new):
-        seconds = {runtime: seconds_of(forward, picture) for runtime, forward in agreeing.items()}
-        best = fastest(seconds | {Runtime.TORCH: seconds_of(right(), picture)})
+        seconds = seconds_of({runtime: partial(forward, picture) for runtime, forward in agreeing.items()})
+        best = fastest(seconds | seconds_of({Runtime.TORCH: partial(right(), picture)}))  # apart: its threads linger
         keep(chosen, best.encode())
     else:
         best = next(iter(agreeing), Runtime.TORCH)
@@ -247,9 +246,8 @@ def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
     if studies > 1:
         most, many = 1, engine.run.ask_many
         if engine.runtime is Runtime.CUDA and many is not None:
-            sizes = [size for size in SIZES if size <= studies]
-            batches = {size: np.repeat(picture, size, axis=0) for size in sizes}
-            most = size_worth_it({size: seconds_of(lambda some: many(some)[0], batches[size]) for size in sizes})
+            asking = {size: partial(many, np.repeat(picture, size, axis=0)) for size in SIZES if size <= studies}
+            most = size_worth_it(seconds_of(asking))
         log.info("studies share a network", extra={"model": "+".join(engine.names), "batch": most})
         engine.run = Runner(Gathering(engine.run, most), engine.run.precision)
     return engine
@@ -373,12 +371,12 @@ def _radiograph() -> RenderedImage:
     return RenderedImage(chest(1, rows=_PROBE, columns=_PROBE).pixels)
 
 
-def seconds_of(forward: Forward, picture: FloatArray) -> float:
-    """Time of an inference when nothing came between: the shortest of some."""
-    forward(picture)
-    times = []
+def seconds_of(asking: Mapping[_Key, Callable[[], object]]) -> dict[_Key, float]:
+    """Time of each when nothing came between: the shortest of some, in turns, for what comes between meets all."""
+    times: dict[_Key, list[float]] = {key: [] for key in asking}
     for _ in range(_TIMED):
-        started = time.perf_counter()
-        forward(picture)
-        times.append(time.perf_counter() - started)
-    return min(times)
+        for key, ask in asking.items():
+            started = time.perf_counter()
+            ask()
+            times[key].append(time.perf_counter() - started)
+    return {key: min(taken) for key, taken in times.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +191,10 @@ def test_the_log_tells_runtime_precision_and_batch(
     told = {line["event"]: line for line in lines}
     assert told["networks run"].items() >= {"runtime": "openvino-int8", "precision": "int8"}.items()
     assert told["studies share a network"]["batch"] == 1
+
+
+def test_what_is_timed_is_asked_in_turns() -> None:
+    asked: list[int] = []
+    seconds = runtimes.seconds_of({1: lambda: asked.append(1), 2: lambda: (asked.append(2), time.sleep(0.01))})
+    assert asked == [1, 2] * runtimes._TIMED
+    assert seconds[1] < 0.01 <= seconds[2]
