@@ -137,17 +137,23 @@ def test_it_answers_after_an_error() -> None:
     assert gathering(picture(2))["logits"] == [2]
 
 
-def test_a_lone_study_waits_for_nobody() -> None:
-    gathering = Gathering(Runner(lambda asked: {"logits": asked[0, 0, 0]}, Precision.FLOAT32), 8)
-    took = []
-    for number in range(500):
-        started = time.perf_counter()
-        gathering(picture(number))
-        took.append(time.perf_counter() - started)
-    assert sorted(took)[len(took) // 2] < 0.0005  # 5 ms are allowed; whatever else the machine does is left out
-    source = Path(batching.__file__).read_text("utf-8")
-    assert "sleep(" not in source
-    assert "timeout" not in source, "a lone study is not delayed by design: nothing is waited for but an answer"
+def test_a_lone_study_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_by: list[int] = []
+
+    def ask(asked: FloatArray) -> Answer:
+        asked_by.append(threading.get_ident())
+        return {"logits": asked[0, 0, 0]}
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        assert event.is_set(), "it would wait"
+        return True
+
+    gathering = Gathering(Runner(ask, Precision.FLOAT32), 8)
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it would wait"))
+    for number in range(3):
+        assert gathering(picture(number))["logits"].tolist() == [number, number]
+    assert asked_by == [threading.get_ident()] * 3, "whoever comes alone asks by itself"
 
 
 def test_many_threads_get_their_own_answers() -> None:

@@ -54,7 +54,7 @@ _PATIENCE = 120.0  # s
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of processes: resident, most of it so far, and their share of what several of them hold in common."""
+    """MB of processes: resident, most of it so far, and their share of what several of them hold in common."""
 
     resident: float
     most: float
@@ -97,8 +97,9 @@ def compare(rounds: int = 5, *, json_file: Path | None = None, write: bool = Fal
     machine, pictures = describe(), Pictures.of_size(ROWS, COLUMNS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-starting-")))
+        of_home = {"HILUM_HOME": str(folder / "home"), "HILUM_TRANSLATED": str(folder / "translated")}
         ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
-        environment = {**os.environ, **ports, "HILUM_HOME": str(folder / "home")}
+        environment = {**os.environ, **ports, **of_home}
         settings = load_settings(environment)
         stack.callback(node.stop, settings)
         first, times = _up(environment), []
@@ -201,9 +202,9 @@ def memory_of(pids: list[int]) -> Memory:
 
 
 def _one(pid: int) -> tuple[float, float, float]:
-    """Resident memory, the most of it, and the share (proc(5), smaps_rollup), in MiB."""
+    """Resident memory, the most of it, and the share (proc(5), smaps_rollup), in MB."""
     told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()[1:])
-    resident, share = (float(told[name].split()[0]) / 1024 for name in ("Rss", "Pss"))
+    resident, share = (float(told[name].split()[0]) * 1024 / 1e6 for name in ("Rss", "Pss"))
     return resident, peak_mb(pid), share
 
 
@@ -214,7 +215,13 @@ def sheets(measured: Starting) -> list[Sheet]:
         return f"aim {aim:g} {unit}: {'held' if value <= aim else 'missed'}"
 
     times = (
-        ("./hilum up, the very first time", "1", *[f"{measured.first:.1f}"] * 3, "", ""),
+        (
+            "./hilum up, the very first time: networks are translated and timed",
+            "1",
+            *[f"{measured.first:.1f}"] * 3,
+            "",
+            "",
+        ),
         ("./hilum up", *measured.up.cells(1), held(measured.up.p50, UP_AIM, "s")),
         (
             "a worker after the death of the one before",
@@ -235,7 +242,7 @@ def sheets(measured: Starting) -> list[Sheet]:
         ("all of the worker", "", "", "", f"{worker:.0f}", aims[1]),
     ]
     note = (
-        f"Resident MiB: idle, after {_READ} studies of {ROWS} x {COLUMNS} pixels, and the most by then. The share "
+        f"Resident, 10^6 bytes: idle, after {_READ} studies of {ROWS} x {COLUMNS} pixels, the most by then. The share "
         "counts what processes hold in common once: a reading process has the libraries of its fork server."
     )
     return [

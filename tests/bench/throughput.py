@@ -58,7 +58,7 @@ class Drained:
     processor
         Seconds of processor time for each study, by kind of process; ``bench`` is who watches.
     memory
-        MiB of all processes of the worker at the end, what they share counted once.
+        MB of all processes of the worker at the end, what they share counted once.
     """
 
     workers: int
@@ -145,7 +145,7 @@ def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str],
             memory = sum(memory_of(pids).share for role, pids in victims.processes(home).items() if role in WORKER)
         taken = zip(watch.courses, seconds_of(watch.courses, "objects"), strict=True)
         answered = max(course.answered_at + seconds for course, seconds in taken)
-        passes = Spread.of(_passes(settings)[known:])
+        passes = Spread.of(_passes(settings)[known + workers :])  # the first were held as the queue came
         return Drained(workers, answered - started, drained, passes, processor, memory)
 
 
