@@ -47,6 +47,7 @@ class RaySite(Site):
         given = {"study_seconds": 20.0, "attempts": 3, "memory_mb": 4096, **given}
         (home / "hilum.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items()))
         environment.setenv("HILUM_HOME", str(home))
+        environment.delenv("HILUM_VIEWER", raising=False)
         super().__init__(home, **given)
         assert load_settings() == self.settings
 
