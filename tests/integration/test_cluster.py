@@ -17,6 +17,7 @@ from orthanc_plugin.commands import node
 from orthanc_plugin.commands.cluster import control
 from orthanc_plugin.commands.cluster.plan import load_plan
 from orthanc_plugin.settings import Settings, load_settings
+from tests.faults.victims import processes
 
 pytestmark = [pytest.mark.node, pytest.mark.skipif(bool(missing_for_cluster()), reason="a cluster needs more packages")]
 
@@ -52,6 +53,9 @@ def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
         said = capsys.readouterr().out
         for name in ("postgresql", "orthanc-1", "orthanc-2", "ray-1", "ray-2", "worker-1", "worker-2", "entrance"):
             assert f"Member     {name}: serves, process" in said
+        reading = processes(home)
+        assert len(reading["actor"]) == 2, "of each worker one, on the nodes of Ray"
+        assert not reading["reader"]
         assert cli.main(["up", "--cluster", "--detach"]) == cli.main(["up", "--detach"]) == 1
         assert capsys.readouterr().err.count("runs already") == 2, "a cluster's home is a cluster's"
         assert cli.main(["config", "show"]) == 0
