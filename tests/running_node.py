@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from orthanc_plugin.access import accounts
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.cluster import control as cluster
+from orthanc_plugin.commands.cluster import ray_node
 from orthanc_plugin.commands.cluster.plan import is_cluster
 from orthanc_plugin.credentials import Credentials, load_credentials
 from orthanc_plugin.ledger.shared_files import USERS, changing
@@ -130,9 +132,15 @@ def start_cluster(home: Path, **site: str) -> tuple[Settings, Any]:
         for _ in cluster.wait_until_ready(settings, process, seconds=240):
             pass
     except BaseException:
-        cluster.stop(settings)
+        end_cluster(settings)
         raise
     return settings, process
+
+
+def end_cluster(settings: Settings) -> None:
+    """Stop a cluster, and leave nothing of it outside its home."""
+    cluster.stop(settings)
+    shutil.rmtree(ray_node.folder(settings), ignore_errors=True)
 
 
 @contextmanager
@@ -150,7 +158,7 @@ def running_node(kind: str, home: Path, **site: str) -> Iterator[Node]:
         with node.http(settings, credentials) as client:
             yield Node(settings, credentials, client)
     finally:
-        (cluster if kind == "cluster" else node).stop(settings)
+        end_cluster(settings) if kind == "cluster" else node.stop(settings)
 
 
 def restart(running: Node) -> None:

@@ -31,7 +31,7 @@ from tests.faults.recovery import Recovery
 from tests.faults.run import Plan
 from tests.faults.score import Score
 from tests.faults.settling import come_to_rest, count, finish_sending, under_way
-from tests.running_node import start_cluster
+from tests.running_node import end_cluster, start_cluster
 
 _BACKLOG = 3  # studies that wait
 _TICK_SECONDS = 0.05
@@ -73,7 +73,7 @@ def running_cluster(**site: str) -> Iterator[Settings]:
         try:
             yield settings
         finally:
-            control.stop(settings)
+            end_cluster(settings)
             victims.kill_all(home)
     finally:
         shutil.rmtree(home, ignore_errors=True)

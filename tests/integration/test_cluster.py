@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from postgres_server import missing_for_cluster
-from running_node import configured, start_cluster
+from running_node import configured, end_cluster, start_cluster
 
 from orthanc_plugin import cli
 from orthanc_plugin.commands import node
@@ -84,7 +84,7 @@ def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
         assert cli.main(["down"]) == 0
         assert "has stopped" in capsys.readouterr().out
     finally:
-        control.stop(settings)
+        end_cluster(settings)
     wait_until_nothing_runs(home)
 
 

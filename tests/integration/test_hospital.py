@@ -14,12 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 from postgres_server import PostgresServer, missing_for_cluster
-from running_node import Node, free_port
+from running_node import Node, end_cluster, free_port
 
 from models.phantom import chest
 from orthanc_plugin import cli
 from orthanc_plugin.commands import modality, node
-from orthanc_plugin.commands.cluster import control
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
@@ -84,7 +83,7 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
     yield made
     for home in made.path("/srv").iterdir():
         settings = made.settings(f"/srv/{home.name}")
-        control.stop(settings) if settings.cluster_file.exists() else node.stop(settings)
+        end_cluster(settings) if settings.cluster_file.exists() else node.stop(settings)
 
 
 def send(settings: Settings) -> str:
@@ -136,7 +135,7 @@ def test_the_page_leads_from_one_machine_to_two_orthancs_on_a_database_elsewhere
     assert opens(cluster, log_in(cluster, "anna", password[1]))
     assert '"state": "w' in walk.run("watching")
     walk.run("backup")
-    control.stop(cluster)
+    end_cluster(cluster)
 
     for name in ("ledger", "index"):
         (walk.path("/etc/hilum") / f"{name}-url").write_text(postgres.new_database())
