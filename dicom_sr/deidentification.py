@@ -190,11 +190,12 @@ _BY_CODE: tuple[tuple[list[tuple[int, ...]], _Change], ...] = (
     (table.X_Z_D_TAGS, _empty),
     (table.X_Z_U_STAR_TAGS, _map_within),
 )
-_REFERENCED_STUDY, _DEVICE_SERIAL_NUMBER = (0x0008, 0x1110), (0x0018, 0x1000)
+_REFERENCED_STUDY, _DEVICE_SERIAL_NUMBER, _CONTENT_CREATOR = (0x0008, 0x1110), (0x0018, 0x1000), (0x0070, 0x0084)
 _ACTIONS: dict[tuple[int, ...], _Change] = {
     **{tag: change for tags, change in _BY_CODE for tag in tags if len(tag) == 2},
     _REFERENCED_STUDY: _remove,  # of type 3, and never without an item
     _DEVICE_SERIAL_NUMBER: _replace,  # of type 1 in a Segmentation
+    _CONTENT_CREATOR: _empty,  # of type 2 there
 }
 _RANGES = [(tag, change) for tags, change in _BY_CODE for tag in tags if len(tag) == 4]
 

@@ -246,8 +246,9 @@ def _planned(plans: Sequence[Plan]) -> Sheet:
         f"Simulated, of the busiest hour: the fewest workers that flag 95 of 100 studies within {FLAG_SECONDS:g} s of "
         "the last C-STORE response. A worker stands for one core of the machine above, with its share of Orthanc and "
         "PostgreSQL. *Beside rereading*: whenever no live study is due, each of as many workers takes one of an "
-        f"archive that is read again. The fewest leave no room for one that dies: those busy {100 * _LOAD:.0f} % make up "
-        f"for an hour's standstill in {_LOAD / (1 - _LOAD):.1f} h. No GPU was at hand: what one would do is not evaluated."
+        "archive that is read again. The fewest leave no room for one that dies: those that are busy for "
+        f"{100 * _LOAD:.0f} % make up for an hour's standstill in {_LOAD / (1 - _LOAD):.1f} h. No GPU was at hand: "
+        "what one would do is not evaluated."
     )
     return Sheet("How many workers", heads, rows, note)
 
@@ -339,7 +340,7 @@ def _held(measured: Measured) -> Sheet:
             sum(costs.processor[who] for who in _OTHERS),
         )
         said, was = studies_a_second(work, workers.workers, CORES), measured.rate(workers)
-        rows.append((told, f"{said:.2f}", f"{was:.2f}", f"{100 * (said / was - 1):+.0f} %"))
+        rows.append((told, f"{said:.2f}", f"{was:.2f}", f"{round(100 * (said / was - 1)):+d} %"))
     spread = Spread.of(_undisturbed(measured.nodes[-1]))
     note = (
         f"Studies a second on {CORES} cores, of {measured.studies} that waited. The simulation knows nothing but "
