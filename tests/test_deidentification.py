@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -121,6 +123,17 @@ def test_a_report_says_what_it_said_without_what_people_wrote() -> None:
     ]
     assert len(read.segments) == len(findings.segments) > 0
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(read.segments, findings.segments, strict=True))
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed")
+def test_copies_are_valid_dicom(tmp_path: Path) -> None:
+    results = encode_results(source(), findings_for(source()), CREATED)
+    image = radiograph(chest(1).pixels, Exposure())
+    for number, original in enumerate((image, results.measurement_report, results.segmentation)):
+        assert original is not None
+        deidentified(original, SITE).save_as(tmp_path / str(number), enforce_file_format=True)
+        told = subprocess.run(["dciodvfy", tmp_path / str(number)], capture_output=True, text=True, check=False).stderr
+        assert [line for line in told.splitlines() if line.startswith("Error")] == []
 
 
 def test_what_cannot_be_known_to_name_nobody_is_not_copied() -> None:
