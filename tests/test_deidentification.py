@@ -18,13 +18,13 @@ from running_node import Node
 from test_measurement_report import CREATED, findings_for, source
 
 from dicom_sr.content import CONTAINS, text
-from dicom_sr.deidentification import NotCopied, Pseudonyms, deidentified
 from dicom_sr.measurement_report import codes
 from dicom_sr.reader import is_measurement_report, read_study
 from dicom_sr.results import encode_results
 from models.phantom import Pathology, chest
 from orthanc_plugin.access import audit_files
 from orthanc_plugin.commands import modality
+from orthanc_plugin.commands.deidentification import NotCopied, Pseudonyms, deidentified
 from orthanc_plugin.commands.deidentify import deidentify
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.commands.node import NodeFailed

@@ -1,6 +1,6 @@
 """``./hilum deidentify``: copies of chosen studies with their current results, for research and training.
 
-The rule: what leaves the archive is what ``dicom_sr.deidentification`` makes, and is told by number, never by patient.
+The rule: what leaves the archive is what ``deidentification`` makes, and is told by number, never by patient.
 That a study was copied is in the audit log before the first of its files is written.
 """
 
@@ -17,11 +17,11 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
 
-from dicom_sr.deidentification import RADIOGRAPHS, NotCopied, Pseudonyms, deidentified
 from dicom_sr.predecessor import current
 from dicom_sr.reader import is_measurement_report, is_ours
 from dicom_sr.references import evidence_of
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
+from orthanc_plugin.commands.deidentification import RADIOGRAPHS, NotCopied, Pseudonyms, deidentified
 from orthanc_plugin.commands.node import NodeFailed
 from orthanc_plugin.commands.recorded import record
 from orthanc_plugin.credentials import load_credentials
