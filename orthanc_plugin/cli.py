@@ -174,6 +174,13 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
     return copying.restore(settings, options.folder, console, check=options.check, as_cluster=options.cluster)
 
 
+def deidentify(settings: Settings, options: argparse.Namespace) -> int:
+    """Copy studies with their results, without what tells whose they are."""
+    from orthanc_plugin.commands.deidentify import deidentify as run
+
+    return run(settings, options.folder, options.studies, console)
+
+
 def verify(settings: Settings, options: argparse.Namespace) -> int:
     """Check DICOM objects against the standard, its templates and IHE AI Results."""
     from orthanc_plugin.commands.verify import verify_files
@@ -284,6 +291,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(flag, action="store_true")
         if name == "restore":
             command.add_argument("--cluster", action="store_true", help="make a cluster of this machine of it")
+    copying = _command(commands, "deidentify", deidentify)
+    copying.add_argument("folder", type=Path, metavar="DIR")
+    copying.add_argument("studies", nargs="+", metavar="STUDY")
     verifying = _command(commands, "verify", verify)
     verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")

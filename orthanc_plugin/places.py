@@ -39,6 +39,11 @@ class Places:
         return self.home / "credentials.json"
 
     @property
+    def deidentification_key(self) -> Path:
+        """The key from which pseudonyms follow (``commands.deidentify``), readable by its owner alone."""
+        return self.home / "deidentification.key"
+
+    @property
     def users(self) -> Path:
         """The file of people's accounts: names, roles and hashes of passwords."""
         return self.home / "users.json"

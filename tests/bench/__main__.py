@@ -45,6 +45,10 @@ def main() -> int:
         part.add_argument("--studies", type=int, default=studies)
         if name == "latency":
             part.add_argument("--seconds", type=float, default=10.0, help="for which studies come at a steady rate")
+    scaling = parts.add_parser("scaling", help="from one machine to a million studies a day, from measured costs")
+    scaling.add_argument("--studies", type=int, default=60, help="that wait in each queue")
+    scaling.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    scaling.add_argument("--write", action="store_true", help="docs/scaling.md, its tables and its plot")
     starting = _measuring(parts.add_parser("starting", help="seconds until the node is ready, and its memory"))
     starting.add_argument("--rounds", type=int, default=5)
     growth = _measuring(parts.add_parser("growth", help="cost against size; of what: PART"))
@@ -107,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    """What stands in docs/performance.md."""
+    """What stands in docs/performance.md and docs/scaling.md."""
     told = {"json_file": options.json, "write": options.write}
     if options.name == "latency":
         from tests.bench import latency
@@ -129,6 +133,10 @@ def _measure(options: argparse.Namespace) -> None:
         from tests.bench import reprocess
 
         reprocess.compare(options.studies, **told)
+    elif options.name == "scaling":
+        from tests.bench import scaling
+
+        scaling.compare(options.studies, **told)
     elif options.name == "starting":
         from tests.bench import starting
 
