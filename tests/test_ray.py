@@ -116,18 +116,18 @@ def test_a_study_that_kills_its_actor_costs_an_attempt_each_time_and_the_others_
 def test_a_study_that_takes_too_long_costs_those_beside_it_nothing(
     home: Path, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = RaySite(home, cluster.address, monkeypatch, ray_studies=2, ray_actors_most=1, study_seconds=4.0, attempts=1)
+    site = RaySite(home, cluster.address, monkeypatch, ray_studies=2, ray_actors_most=1, study_seconds=10.0, attempts=1)
     site.send("slow.0.1")
     with site.at_work():
         site.wait_for("slow.0.1")
         site.send("slow.600")
         site.pid_of("slow.600")
-        time.sleep(2.0)
-        site.send("slow.3.1")
-        row = site.wait_for("slow.600")
+        time.sleep(6.0)
+        site.send("slow.5.1")
+        row = site.wait_for("slow.600", seconds=40)
         assert (row["status"], row["reason"]) == ("quarantined", "time_limit")
-        row = site.wait_for("slow.3.1")
-        assert len(attempts(home, "slow.3.1")) == 2
+        row = site.wait_for("slow.5.1", seconds=40)
+        assert len(attempts(home, "slow.5.1")) == 2
         assert (row["status"], row["failures"], row["attempts"]) == ("done", 0, 0)
         assert len(site.begun()) == 2
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from postgres_server import PostgresServer
-from ray_cluster import RayCluster, needs_ray, parent, ray_cluster, raylet_of
+from ray_cluster import RayCluster, needs_ray, parent, ray_cluster
 from running_node import Node, start_node
 
 from models.phantom import chest
@@ -61,7 +61,7 @@ def results(running: Node, study: str) -> tuple[int, int]:
 
 def actors(cluster: RayCluster) -> list[int]:
     """The processes of actors of this cluster."""
-    ours = [raylet_of(each) for each in cluster.nodes]
+    ours = [each.raylet for each in cluster.nodes]
     found = []
     for entry in Path("/proc").iterdir():
         try:

@@ -14,11 +14,15 @@ import socket
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orthanc_plugin.commands.cluster.plan import Plan
 from orthanc_plugin.commands.node import NodeFailed
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.ray_driver import environment_of
+
+if TYPE_CHECKING:
+    from ray._private.node import Node
 
 log = logging.getLogger("hilum.cluster")
 
@@ -64,33 +68,51 @@ def make_folder(settings: Settings) -> None:
 
 
 def run(settings: Settings, plan: Plan, name: str) -> int:
-    """Be a node until a process of it ends, which is said by the exit code; on SIGTERM all of them end.
+    """Be a node until a process of it ends, which is said by the exit code; on SIGTERM all of them end."""
+    share = max(1, (os.cpu_count() or 1) // plan.ray_nodes)
+    return watch(begin(folder(settings), plan.ray_address, processors=share, head=name == HEAD))
+
+
+def begin(place: Path, address: str, *, processors: int, head: bool) -> Node:
+    """Start the processes of a node; they end with this one.
 
     ``ray start`` would do the same, but lets no second node join on loopback.
+
+    Parameters
+    ----------
+    place
+        The cluster's folder.
+    address
+        Of the head, ``127.0.0.1:port``.
+    processors
+        How many actors may share.
     """
-    os.environ |= environment_of(plan.ray_address)
+    os.environ |= {**environment_of(address), **os.environ}
     import ray  # noqa: F401  (reads the environment)
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    is_head, share = name == HEAD, max(1, (os.cpu_count() or 1) // plan.ray_nodes)
-    own = {"gcs_server_port": plan.ray_port} if is_head else {"gcs_address": plan.ray_address}
-    node = Node(
+    own = {"gcs_server_port": int(address.rpartition(":")[2])} if head else {"gcs_address": address}
+    return Node(
         RayParams(
             **own,
             node_ip_address="127.0.0.1",
-            temp_dir=str(folder(settings)),
-            num_cpus=share,
+            temp_dir=str(place),
+            num_cpus=processors,
             object_store_memory=_OBJECTS,
             min_worker_port=0,
             max_worker_port=0,
             include_dashboard=False,
             include_log_monitor=False,
         ),
-        head=is_head,
+        head=head,
         shutdown_at_exit=True,
         spawn_reaper=True,
     )
+
+
+def watch(node: Node) -> int:
+    """Wait until a process of a node ends, and end the others."""
     while not (ended := node.dead_processes()):
         time.sleep(_WATCH_SECONDS)
     node.kill_all_processes(check_alive=False, allow_graceful=False)
