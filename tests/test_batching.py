@@ -137,17 +137,42 @@ def test_it_answers_after_an_error() -> None:
     assert gathering(picture(2))["logits"] == [2]
 
 
-def test_a_lone_study_waits_for_nobody() -> None:
-    gathering = Gathering(Runner(lambda asked: {"logits": asked[0, 0, 0]}, Precision.FLOAT32), 8)
+class Counted(threading.Event):
+    """An event that counts who has to wait for it."""
+
+    waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        type(self).waits += not self.is_set()
+        return super().wait(timeout)
+
+
+def test_a_lone_study_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[threading.Thread] = []
+
+    def answers(about: FloatArray) -> Answer:
+        asked.append(threading.current_thread())
+        return {"logits": about[0, 0, 0]}
+
+    monkeypatch.setattr(Counted, "waits", 0)
+    monkeypatch.setattr(batching, "_Asked", lambda about: made(about, turn=Counted()))
+    gathering = Gathering(Runner(answers, Precision.FLOAT32), 8)
     took = []
     for number in range(500):
         started = time.perf_counter()
-        gathering(picture(number))
+        assert gathering(picture(number))["logits"][0] == number
         took.append(time.perf_counter() - started)
+    assert Counted.waits == 0, "its turn had come before it looked"
+    assert asked == 500 * [threading.current_thread()], "nobody else had to wake up for it"
     assert sorted(took)[len(took) // 2] < 0.0005  # 5 ms are allowed; whatever else the machine does is left out
-    source = Path(batching.__file__).read_text("utf-8")
-    assert "sleep(" not in source
-    assert "timeout" not in source, "a lone study is not delayed by design: nothing is waited for but an answer"
+
+
+def test_who_comes_while_the_network_is_busy_is_seen_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "waits", 0)
+    monkeypatch.setattr(batching, "_Asked", lambda about: made(about, turn=Counted()))
+    network = Slow()
+    ask_while_busy(network, Gathering(network.runner(), 8), [1, 2])
+    assert Counted.waits == 2
 
 
 def test_many_threads_get_their_own_answers() -> None:

@@ -1,4 +1,4 @@
-"""Tables of figures, for a terminal and for ``docs/performance.md``, where each bench keeps a section of its own.
+"""Tables of figures, for a terminal and for ``docs``, where each bench keeps a section of its own.
 
 The rule: what stands between the marks of a section was written by the bench that it names, and by nobody else; the
 rest of the page was written by people, and no bench touches it.
@@ -6,8 +6,10 @@ rest of the page was written by people, and no bench touches it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +19,8 @@ from orthanc_plugin.settings import REPOSITORY
 from tests.bench.machine import Machine
 
 PAGE = REPOSITORY / "docs" / "performance.md"
+RELIABILITY = PAGE.with_name("reliability.md")
+MB = 1e6  # bytes: of files as of memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,20 @@ class Spread:
         return (str(self.number), *middle, f"{self.lowest:.{digits}f} to {self.highest:.{digits}f}")
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a figure ought to be at most; or, of `at_least`, no less than."""
+
+    value: float
+    unit: str
+    at_least: bool = False
+
+    def told(self, measured: float) -> str:
+        """The aim, and whether it is held."""
+        held = measured >= self.value if self.at_least else measured <= self.value
+        return f"aim {self.value:g} {self.unit}: {'held' if held else 'missed'}"
+
+
 SPREAD = ("n", "p50", "p95", "p99", "lowest to highest")
 
 
@@ -77,12 +95,21 @@ class Sheet:
 
 
 def tell(
-    section: str, sheets: Sequence[Sheet], machine: Machine, *, write: bool, picture: str = "", text: str = ""
+    section: str,
+    sheets: Sequence[Sheet],
+    machine: Machine,
+    *,
+    write: bool,
+    page: Path | None = None,
+    picture: str = "",
+    text: str = "",
 ) -> None:
-    """Print tables with their machine, and with `write` put them into their section of the page.
+    """Print tables with their machine, and with `write` put them into their section of a page.
 
     Parameters
     ----------
+    page
+        `PAGE` unless it is named.
     picture
         File beside the page that shows the section, if there is one.
     text
@@ -98,7 +125,14 @@ def tell(
         shown = [f"![{sheets[0].title}]({picture})"] if picture else []
         parts = [f"Measured on {machine}.", *shown, *(sheet.markdown() for sheet in sheets)]
         parts += [f"```\n{text}\n```"] if text else []
-        PAGE.write_text(with_section(PAGE.read_text("utf-8"), section, "\n\n".join(parts)), "utf-8")
+        page = page or PAGE
+        page.write_text(with_section(page.read_text("utf-8"), section, "\n\n".join(parts)), "utf-8")
+
+
+def keep(measured: object, json_file: Path | None) -> None:
+    """Write what was measured for programs, where a file is named; dataclasses as their fields."""
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured, indent=1, default=asdict) + "\n", "utf-8")
 
 
 def with_section(page: str, section: str, content: str) -> str:

@@ -24,6 +24,7 @@ from scipy import stats
 
 from orthanc_plugin.ledger.reading_order import WaitingLimits, place_of
 from orthanc_plugin.settings import REPOSITORY
+from tests.bench.sheets import keep
 
 REPORT = REPOSITORY / "docs" / "triage.md"
 PLOT = REPOSITORY / "docs" / "triage.png"
@@ -226,7 +227,7 @@ def chosen_limit(first: Swept, alone: Swept, tried: Sequence[Swept]) -> float | 
     return max(fitting, default=None)
 
 
-def compare(replications: int, number: int, *, write: bool) -> list[Figure]:
+def compare(replications: int, number: int, *, json_file: Path | None = None, write: bool = False) -> list[Figure]:
     """Simulate, print the tables, and with `write` keep them and their plot in ``docs``."""
     room = Room()
     limited = {f"{limit}": with_limits(replace(_LIMITS, routine=60.0 * limit)) for limit in SWEPT}
@@ -238,6 +239,7 @@ def compare(replications: int, number: int, *, write: bool) -> list[Figure]:
     if write:
         REPORT.write_text(_report(room, table, sweep, replications, number), "utf-8")
         _plot(figures, (first, alone, tried), PLOT)
+    keep({"room": room, "figures": figures, "swept": [first, *tried, alone]}, json_file)
     return figures
 
 

@@ -66,9 +66,9 @@ def kill_all(home: Path) -> None:
 
 
 def resident_mb(pid: int) -> float:
-    """MiB of memory that a process holds (proc(5), statm); 0 when it has ended."""
+    """MB (10^6 bytes) of memory that a process holds (proc(5), statm); 0 when it has ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
