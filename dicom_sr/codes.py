@@ -89,6 +89,7 @@ REPLACED_REPORT = Code("121360", "DCM", "Replaced report")
 THRESHOLD = Code("THRESHOLD", PRIVATE_SCHEME, "Probability from which the finding is called present")
 REASON = Code("REASON", PRIVATE_SCHEME, "Reason")
 CAUTION = Code("CAUTION", PRIVATE_SCHEME, "Caution")
+ROUTE = Code("ROUTE", PRIVATE_SCHEME, "Rule of the site that left models out")
 NOT_READ = Code("NOTREAD", PRIVATE_SCHEME, "Image not read")
 REFERENCED_SEGMENTATION_FRAME = Code("121214", "DCM", "Referenced Segmentation Frame")
 PERCENT = Code("%", "UCUM", "Percent")
@@ -117,6 +118,7 @@ REASONS = {
     "view": Code("VIEW", PRIVATE_SCHEME, "Not evaluated on this view"),
     "refused": Code("REFUSED", PRIVATE_SCHEME, "The image is no longer read; an earlier result is withdrawn"),
     "no_model": Code("NOMODEL", PRIVATE_SCHEME, "No active model looks for it"),
+    "routing": Code("ROUTING", PRIVATE_SCHEME, "A rule of the site left its model out"),
     "no_lungs": Code("NOLUNGS", PRIVATE_SCHEME, "The lungs were not found"),
     "no_regions": Code("NOREGIONS", PRIVATE_SCHEME, "The opacities could not be located"),
     "no_outline": Code("NOOUTLINE", PRIVATE_SCHEME, "The opacities are known as boxes, not as outlines"),
@@ -199,6 +201,7 @@ UNREAD = {
         ("age", "BELOWMINIMUMAGE", "Younger than the minimum age, or looks it"),
         ("unreadable_pixels", "UNREADABLEPIXELS", "Pixels missing or not decodable"),
         ("quality", "QUALITY", "Too few pixels or gray levels"),
+        ("routing", "NOTROUTED", "Not read, by a rule of the site"),
         ("view_unknown", "VIEWNOTCHECKED", "View unknown, pixels not checked"),
         ("pixel_gate", "PIXELGATE", "View unknown, pixels show no frontal chest"),
         ("view_conflict", "VIEWCONFLICT", "Header says frontal, pixels show something else"),

@@ -1,9 +1,9 @@
 """Identifiers of results, made from what the results were made of.
 
-The rule: the same image of the same study, models, contracts, precisions, view, priority, cautions and predecessor give
-the same UIDs, for ever and on every machine; anything else gives others. No time and nothing of the patient enters them
-(PS3.5 B.2: ``2.25.`` followed by a UUID as an integer); results for corrected patient attributes differ by the
-predecessor.
+The rule: the same image of the same study, models, contracts, precisions, view, priority, cautions, route and
+predecessor give the same UIDs, for ever and on every machine; anything else gives others. No time and nothing of the
+patient enters them (PS3.5 B.2: ``2.25.`` followed by a UUID as an integer); results for corrected patient attributes
+differ by the predecessor.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def image_result(findings: ImageFindings, role: str, predecessor_uid: str = "") 
             findings.priority,
             findings.priority_reason,
             *findings.cautions,
+            *([f"route={findings.route}"] if findings.route else []),
         ),
     )
 

@@ -143,6 +143,7 @@ def _evaluations(findings: ImageFindings) -> list[Dataset]:
     reason = [text(HAS_PROPERTIES, codes.REASON, findings.priority_reason)] if findings.priority_reason else []
     items.append(code(CONTAINS, codes.PRIORITY, codes.PRIORITIES[findings.priority], reason))
     items.extend(_run(run) for run in findings.runs)
+    items.extend([text(CONTAINS, codes.ROUTE, findings.route)] if findings.route else [])
     items.extend(code(CONTAINS, codes.CAUTION, codes.CAUTIONS[caution]) for caution in findings.cautions)
     items.append(text(CONTAINS, codes.IMPRESSION, impression_text(findings, _english())))
     return items

@@ -154,6 +154,7 @@ def _image_findings(report: Dataset, segmentation: Dataset | None) -> ImageFindi
         priority_reason=_text(priority, codes.REASON) or "",
         cautions=tuple(_coded(item, codes.CAUTIONS) for item in _named(evaluations, codes.CAUTION)),
         criteria=tuple(_criteria(groups)),
+        route=_text(evaluations, codes.ROUTE) or "",
     )
 
 

@@ -159,8 +159,9 @@ class Finding:
     threshold
         Probability from which the finding is called present; None when not evaluated, or derived by criteria.
     reason
-        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, ``refused`` when an
-        earlier result is withdrawn, or what kept it from being derived (``models.appearance``).
+        Why it was not evaluated, as a code: ``evidence``, ``model_failed``, ``view``, ``no_model``, ``routing`` when a
+        rule of the site left its model out, ``refused`` when an earlier result is withdrawn, or what kept it from being
+        derived (``models.appearance``).
     model
         Name of the model that answered; it is one of ``ImageFindings.runs``.
     """
@@ -323,6 +324,8 @@ class ImageFindings:
         One map for each finding that was called present by a model whose maps were shown to point at it.
     criteria
         By which findings were derived from other ones, in the order of those findings.
+    route
+        Name of the site's rule that left models out; empty when every active one was asked.
     """
 
     study_instance_uid: str
@@ -340,6 +343,7 @@ class ImageFindings:
     cautions: tuple[Caution, ...] = ()
     saliency: tuple[SaliencyMap, ...] = field(default=(), repr=False)
     criteria: tuple[Criterion, ...] = ()
+    route: str = ""
 
     @property
     def withdrawn(self) -> bool:

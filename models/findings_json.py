@@ -31,6 +31,7 @@ def findings_json(image: ImageFindings) -> dict[str, Any]:
         "priority": image.priority.value,
         "priority_reason": image.priority_reason,
         "cautions": list(image.cautions),
+        "route": image.route,
     }
 
 

@@ -6,7 +6,7 @@ The rule: one model's failure is recorded as such and takes nothing from the oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,6 +73,8 @@ class Models:
         The one that derives the appearance for COVID-19 from what they found; None when the site runs without it.
     lowered
         Name to precision, of those that do not answer in float32.
+    left_out
+        Active ones that a rule of the site, `route`, has not asked.
     """
 
     bundles: tuple[Bundle, ...]
@@ -80,6 +82,28 @@ class Models:
     gate: tuple[Bundle, Forward] | None = None
     criteria: Bundle | None = None
     lowered: Mapping[str, Precision] = field(default_factory=dict)
+    left_out: tuple[Bundle, ...] = ()
+    route: str = ""
+
+    def only(self, names: Collection[str], route: str) -> Models:
+        """Those of these names, by a rule of the site; the pixel gate guards whatever is read."""
+        kept = [
+            (b, forward) for b, forward in zip(self.bundles, self.forwards, strict=True) if b.identity.name in names
+        ]
+        left_out = [bundle for bundle in self.bundles if bundle.identity.name not in names]
+        criteria = self.criteria if self.criteria and self.criteria.identity.name in names else None
+        if self.criteria is not criteria and self.criteria:
+            left_out.append(self.criteria)
+        if not left_out:
+            return self
+        return replace(
+            self,
+            bundles=tuple(bundle for bundle, _ in kept),
+            forwards=tuple(forward for _, forward in kept),
+            criteria=criteria,
+            left_out=tuple(left_out),
+            route=route,
+        )
 
     @property
     def versions(self) -> dict[str, str]:
@@ -139,6 +163,8 @@ class Models:
                 answer.add_failure(bundle)
         if self.criteria is not None:
             answer.add_appearance(self.criteria)
+        for bundle in self.left_out:
+            answer.leave_out(bundle)
         rows, columns = image.shape
         return ImageFindings(
             study_instance_uid=identity.study_instance_uid,
@@ -153,6 +179,7 @@ class Models:
             measurements=answer.measurements,
             saliency=answer.saliency,
             criteria=answer.criteria,
+            route=self.route,
         )
 
 
@@ -288,6 +315,14 @@ class _Answer:
             reason = "model_failed" if c.evaluated else "evidence"
             finding = Finding(c.key, FindingState.NOT_EVALUATED, reason=reason, model=bundle.identity.name)
             self.findings.setdefault(c.key, finding)
+
+    def leave_out(self, bundle: Bundle) -> None:
+        """Note that a rule of the site did not ask a bundle, for each finding that nobody else evaluated."""
+        keys = [c.key for c in bundle.contract.findings if c.evaluated]
+        if bundle.contract.interpreter == CRITERIA:
+            keys = [key.value for key in appearance.CLASSES]
+        for key in keys:
+            self.findings.setdefault(key, Finding(key, FindingState.NOT_EVALUATED, reason="routing"))
 
     def add_appearance(self, bundle: Bundle) -> None:
         """Derive the appearance for COVID-19 pneumonia where a model knows opacities and none tells the appearance."""

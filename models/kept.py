@@ -1,14 +1,15 @@
-"""What is kept of networks from one start to the next, beside their translations: so that torch need not be there.
+"""What is kept of networks from one start to the next, so that torch need not be there.
 
-The rule: what is kept is a convenience, as a translation is. It is of these very networks and of this very code, its
-name says so; what is damaged, or cannot be written, is worked out again.
+The rule: what is kept is a convenience. It is of these very networks and of this very code, its name says so, and it
+begins with the SHA-256 of that name and of the rest: what does not match is not there, and is worked out again. It is
+read into memory, so that nothing which happens to a file changes an answer.
 
 ::
 
-    KEY.xml, KEY.bin    the translated network (``models.translation``)
-    KEY.npz             what torch said of the probe, and the probe
-    KEY.runtime         what was the fastest
-    KEY.groups          which of several networks begin alike: numbers, as JSON
+    KEY.network    the translated network (``models.translation``)
+    KEY.answer     what torch said of the probe, and the probe
+    KEY.runtime    what was the fastest
+    KEY.groups     which of several networks begin alike: numbers, as JSON
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from zipfile import BadZipFile
-from zlib import error as ZlibError
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from models.bundle import Bundle
 from models.forward import FloatArray
 
+log = logging.getLogger("hilum.kept")
+
+Arrays = dict[str, npt.NDArray[Any]]
+
 _NETWORKS = Path(__file__).parent / "networks"
 _PROBE = "probe"
 _LIBRARIES = ("openvino", "torch", "monai")
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, ZlibError)
+_SEAL = hashlib.sha256().digest_size
 
 
 def key_of(bundles: Sequence[Bundle]) -> str:
@@ -52,42 +57,63 @@ def _code() -> str:
     return "|".join([*map(version, _LIBRARIES), ours.hexdigest()])
 
 
-def answer_kept(file: Path, picture: FloatArray) -> dict[str, FloatArray] | None:
-    """What torch said of this very picture; None when that is not known."""
+def read(file: Path) -> bytes | None:
+    """What was kept; None where nothing was, or not this."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:  # each has a checksum
-            said = {name: arrays[name] for name in arrays.files}
-            return said if np.array_equal(said.pop(_PROBE), picture) else None
-    except _DAMAGED:
+        sealed = file.read_bytes()
+    except OSError:
         return None
+    content = sealed[_SEAL:]
+    if sealed == _sealed(file, content):
+        return content
+    log.warning("%s is damaged: it is made anew", file.name)
+    discard(file)
+    return None
 
 
-def keep_answer(file: Path, picture: FloatArray, said: dict[str, FloatArray]) -> None:
-    """Note what torch said of a picture."""
-    content = io.BytesIO()
-    np.savez(content, **{**said, _PROBE: picture})  # type: ignore[arg-type]  # its flags are keywords as well
-    write(file, content.getvalue())
-
-
-def groups_kept(file: Path, count: int) -> list[list[int]] | None:
-    """Which of so many networks are run together; None when that is not known."""
-    try:
-        groups = [[int(number) for number in group] for group in json.loads(file.read_text("utf-8"))]
-    except _DAMAGED:
-        return None
-    return groups if sorted(number for group in groups for number in group) == list(range(count)) else None
-
-
-def keep_groups(file: Path, groups: list[list[int]]) -> None:
-    """Note which are run together."""
-    write(file, json.dumps(groups).encode())
-
-
-def write(file: Path, content: bytes) -> None:
+def keep(file: Path, content: bytes) -> None:
     """Write a file whole or not at all; where that cannot be, it is done without."""
-    with contextlib.suppress(OSError):
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # several machines may share the folder
             draft = Path(folder) / file.name
-            draft.write_bytes(content)
+            draft.write_bytes(_sealed(file, content))
             draft.replace(file)
+    except OSError as error:
+        log.warning("%s cannot be kept (%s): it is made at each start", file.name, error.strerror)
+
+
+def _sealed(file: Path, content: bytes) -> bytes:
+    return hashlib.sha256(file.name.encode() + content).digest() + content
+
+
+def discard(file: Path) -> None:
+    """Take away what is damaged, or holds no longer."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def read_arrays(file: Path) -> Arrays | None:
+    """Arrays that were kept, by name."""
+    if (content := read(file)) is None:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def keep_arrays(file: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Keep arrays by name."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # its flags are keywords as well
+    keep(file, content.getvalue())
+
+
+def answer_kept(file: Path, picture: FloatArray) -> dict[str, FloatArray] | None:
+    """What torch said of this very picture; None when that is not known."""
+    said = read_arrays(file)
+    return said if said is not None and np.array_equal(said.pop(_PROBE), picture) and said else None
+
+
+def keep_answer(file: Path, picture: FloatArray, said: Mapping[str, FloatArray]) -> None:
+    """Note what torch said of a picture."""
+    keep_arrays(file, {**said, _PROBE: picture})

@@ -24,6 +24,7 @@ class Refusal(StrEnum):
     AGE = "age"
     UNREADABLE_PIXELS = "unreadable_pixels"
     QUALITY = "quality"
+    ROUTING = "routing"
     VIEW_UNKNOWN = "view_unknown"
     PIXEL_GATE = "pixel_gate"
     VIEW_CONFLICT = "view_conflict"
@@ -48,6 +49,7 @@ _MEANINGS = {
     Refusal.AGE: "The patient is younger than the site's minimum age, or the pixels look like the chest of a child.",
     Refusal.UNREADABLE_PIXELS: "Pixels absent, incomplete, in colour, all alike, too many, or impossible to decode.",
     Refusal.QUALITY: "Too few pixels, or too few gray levels, to be read.",
+    Refusal.ROUTING: "A rule of the site says that no model reads it.",
     Refusal.VIEW_UNKNOWN: "The header does not tell the view, and no pixel gate answered.",
     Refusal.PIXEL_GATE: "The header does not tell the view, and the pixels show no frontal chest radiograph.",
     Refusal.VIEW_CONFLICT: "The header says frontal, the pixels show something else.",

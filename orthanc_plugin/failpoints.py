@@ -16,6 +16,11 @@ POINTS = (
     "claimed", "task_sent", "outcome_received", "answering", "answered", "failing", "released",  # in the worker
     "fetched", "read", "segmentation_stored", "report_stored", "text_stored", "outcome_sent",  # in a reading process
 )  # fmt: skip
+# in the worker too, where results are given to others
+DELIVERY_POINTS = (
+    "delivery_claimed", "object_taken", "commitment_asked", "delivery_taken", "delivery_struck_off",
+    "purge_committed", "purged",
+)  # fmt: skip
 
 
 class FailpointUnknown(ValueError):
@@ -36,8 +41,8 @@ def parse(text: str) -> dict[str, float]:
             chances[name] = float(chance)
         except ValueError:
             raise FailpointUnknown(f"{item!r}: write a place and a probability, as in claimed:0.1") from None
-        if name not in POINTS:
-            raise FailpointUnknown(f"{name!r} is no place to fail at; there are {', '.join(POINTS)}")
+        if name not in POINTS + DELIVERY_POINTS:
+            raise FailpointUnknown(f"{name!r} is no place to fail at; there are {', '.join(POINTS + DELIVERY_POINTS)}")
     return chances
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,25 +23,30 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin import __version__
 from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
-from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
+from orthanc_plugin.access.shared_sessions import SharedSessions, cookie_of
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import login, routes
 from orthanc_plugin.hosting.arrivals import Arrivals
-from orthanc_plugin.hosting.guard import Guard, answers_itself, is_worker
+from orthanc_plugin.hosting.entrance import Entrance
+from orthanc_plugin.hosting.guard import Guard, answers_itself, is_encrypted, is_worker
+from orthanc_plugin.hosting.headers import with_security
 from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.hosting.held import HeldByOrthanc
 from orthanc_plugin.hosting.in_hand import InHand
 from orthanc_plugin.hosting.kept_references import gives_back
 from orthanc_plugin.hosting.messages import Request, Response
+from orthanc_plugin.hosting.proxied import proxy_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.trail import record_unnamed, record_visit, studies_of, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, USERS, keep_in_step
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
@@ -61,17 +67,17 @@ ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
 IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
-LOGINS = Logins(
-    Accounts(SETTINGS.credentials, SETTINGS.users),
-    Sessions(
-        SETTINGS.sessions,
-        longest_seconds=SETTINGS.session_hours * 3600,
-        idle_seconds=SETTINGS.session_idle_minutes * 60,
-    ),
-    Attempts(),
+LIFETIME = {"longest_seconds": SETTINGS.session_hours * 3600, "idle_seconds": SETTINGS.session_idle_minutes * 60}
+# on PostgreSQL there may be other servers of this archive
+SESSIONS = (
+    SharedSessions(LEDGER, **LIFETIME, met=lambda name: AUDIT.forget_views(Who(name)))
+    if SETTINGS.ledger_url
+    else Sessions(SETTINGS.sessions, **LIFETIME)
 )
-GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}")
-LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT)
+LOGINS = Logins(Accounts(SETTINGS.credentials, SETTINGS.users), SESSIONS, Attempts())
+GUARD = Guard(LOGINS, cookie=cookie_of(SETTINGS), proxy=proxy_of(SETTINGS))
+LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT, proxy_logout=SETTINGS.proxy_logout)
+ENTRANCE = Entrance(SETTINGS)
 load_credentials(SETTINGS.credentials)  # the first start makes them; without them nobody could be let in
 
 
@@ -100,7 +106,10 @@ def on_change(change: int, _level: int, _resource: str) -> None:
     if change == orthanc.ChangeType.ORTHANC_STARTED:
         if SETTINGS.workers:
             SUPERVISOR.start()
+        if SETTINGS.https != "off":
+            ENTRANCE.start()
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+        ENTRANCE.stop()
         SUPERVISOR.stop()
         ARRIVALS.stop()
         IN_HAND.stop()
@@ -134,7 +143,7 @@ def allow_http(uri: str, **request: Any) -> bool:
 
 def answer_root(output: Any, uri: str, **_request: Any) -> None:
     """``/`` leads to the worklist."""
-    _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}))
+    _send(output, Response(303, "text/plain", b"", {"Location": login.HOME}), _headers(_request))
 
 
 def answer_hilum(output: Any, uri: str, **request: Any) -> None:
@@ -168,7 +177,7 @@ def _answer(
     except Exception:
         log.exception("a page could not be made")
         response = Response(500, "text/plain; charset=utf-8", b"This page failed; see the node's log.\n")
-    _send(output, response)
+    _send(output, response, _headers(request))
 
 
 def _respond(request: Request) -> Response:
@@ -247,9 +256,9 @@ def _headers(request: dict[str, Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in request.get("headers", {}).items()}
 
 
-def _send(output: Any, response: Response) -> None:
+def _send(output: Any, response: Response, asked: Mapping[str, str]) -> None:
     status, mime, body = response.status, response.mime, response.body
-    for name, value in response.headers.items():
+    for name, value in with_security(response.headers, encrypted=is_encrypted(asked)).items():
         output.SetHttpHeader(name, value)
     if status == 200:
         output.AnswerBuffer(body, mime)
@@ -284,8 +293,11 @@ SITE = Site(
     audit=AUDIT,
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
     received=lambda: ARRIVALS.received,
+    entrance=lambda: ENTRANCE.problem,
 )
 AUDIT.start()
+SHARED = (SETTINGS, LEDGER, (USERS, ACTIVE_MODELS), threading.Event())
+threading.Thread(target=keep_in_step, args=SHARED, name="shared files", daemon=True).start()
 IN_HAND.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)

@@ -16,10 +16,14 @@ from collections.abc import Iterable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from orthanc_plugin.refused_calls import RefusedCalls
+
 _IDENTIFYING = re.compile(
     r"\b((?:Other)?Patient\w*|AccessionNumber|ReferringPhysicianName|StudyID|StudyDescription|SeriesDescription)"
     r"\s*[=:]\s*.*?(?=, \w+[=:]|$)"
 )
+# what was asked for by DICOMweb and is not there: whatever somebody put into an address, unless it is a UID
+_ASKED_FOR = re.compile(r"(\binexistent [\w -]+: )(?![0-9.]+$)(?!Accessing).+")
 # Orthanc's Logging.cpp: level, date, time, since 1.12 the thread, file and line
 _OF_ORTHANC = re.compile(r"([EWIT])\d{4} \d\d:\d\d:\d\d\.\d+ +(?:(\S.*?) +)?(\S+:\d+)\] (.*)")
 _LEVELS = {"E": "error", "W": "warning", "I": "info", "T": "debug"}
@@ -27,7 +31,7 @@ _LEVELS = {"E": "error", "W": "warning", "I": "info", "T": "debug"}
 
 def redact(line: str) -> str:
     """One line without the values of identifying attributes."""
-    return _IDENTIFYING.sub(r"\1=(withheld)", line)
+    return _ASKED_FOR.sub(r"\1(withheld)", _IDENTIFYING.sub(r"\1=(withheld)", line))
 
 
 def as_json(line: str, now: float) -> str:
@@ -52,7 +56,9 @@ def as_json(line: str, now: float) -> str:
     return json.dumps(told | ({"thread": thread} if thread else {}))
 
 
-def copy_lines(lines: Iterable[str], log_file: Path, *, longest: int, files: int) -> None:
+def copy_lines(
+    lines: Iterable[str], log_file: Path, *, longest: int, files: int, calls: RefusedCalls | None = None
+) -> None:
     """Append every line to the log as soon as it comes; a line that cannot be written is left out.
 
     Parameters
@@ -61,6 +67,8 @@ def copy_lines(lines: Iterable[str], log_file: Path, *, longest: int, files: int
         Bytes of one file; then the next one is begun.
     files
         How many are kept, 2 or more; the oldest makes room.
+    calls
+        Counts the associations that Orthanc says it refused.
     """
     # on a full disk the line is lost; if this process ended instead, Orthanc would end with it
     logging.raiseExceptions = False
@@ -68,10 +76,13 @@ def copy_lines(lines: Iterable[str], log_file: Path, *, longest: int, files: int
     for line in lines:
         if text := line.rstrip("\n"):
             log.handle(logging.makeLogRecord({"msg": as_json(text, time.time())}))
+            if calls is not None:
+                calls.look_at(text)
     with contextlib.suppress(OSError):  # what a full disk did not take is tried once more, and given up
         log.close()
 
 
 if __name__ == "__main__":
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text stream here, whatever its type says
-    copy_lines(sys.stdin, Path(sys.argv[1]), longest=int(sys.argv[2]), files=int(sys.argv[3]))
+    _counting = RefusedCalls(Path(sys.argv[4]))
+    copy_lines(sys.stdin, Path(sys.argv[1]), longest=int(sys.argv[2]), files=int(sys.argv[3]), calls=_counting)

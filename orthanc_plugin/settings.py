@@ -2,28 +2,47 @@
 
 The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
 (``HILUM_<NAME>``, or ``HILUM_<NAME>_FILE``: a file that holds the value, for what is secret) wins over ``hilum.toml``,
-that over the defaults below.
+that over what a cluster of this machine has in ``cluster.toml``, and that over the defaults below.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from orthanc_plugin.integration import (
+    LABELS,
+    Destination,
+    Labels,
+    Retention,
+    Route,
+    TableInvalid,
+    check_together,
+    line_of,
+)
+from orthanc_plugin.places import Places
+from orthanc_plugin.setting_values import SettingsInvalid, convert_value
+
+__all__ = [
+    "REPOSITORY",
+    "Settings",
+    "SettingsInvalid",
+    "contradiction",
+    "convert",
+    "from_environment",
+    "has_bundle",
+    "load_settings",
+    "wrong_tables",
+]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-class SettingsInvalid(Exception):
-    """A setting that cannot be used; the message names it, its value and what is allowed."""
-
-
 @dataclass(frozen=True)
-class Settings:
+class Settings(Places):
     """Everything that a site can set.
 
     Parameters
@@ -32,8 +51,30 @@ class Settings:
         Folder of everything that the node writes: images, ledger, logs, passwords.
     http_port, dicom_port
         TCP ports of Orthanc; HTTP answers to this machine only.
+    https
+        ``on``: nginx, started by the node, offers HTTP by TLS to other machines. ``mutual``: only to those that show a
+        certificate of the site's authority (``HILUM_HOME/tls``).
+    https_port
+        Its TCP port.
     ae_title
         Application Entity Title of the node (PS3.5 AE: at most 16 characters).
+    dicom_tls
+        ``off``, ``on`` (the secure transport of PS3.15 B) or ``mutual`` (and only for those that show a certificate of
+        the site's authority). Orthanc has one DICOM port: with TLS nobody reaches it without.
+    modalities
+        Who may speak DICOM with the node, as ``AE@HOST:PORT``; with ``/tls`` behind it where the node calls by TLS.
+        Empty: whoever reaches the port may send images, and nobody may ask for any.
+    check_called_ae
+        Whether an association that calls another AE title than `ae_title` is refused.
+    check_modality_host
+        Whether one of `modalities` is refused when it comes from another address than its host's.
+    proxy_secret
+        What a proxy that logs people in shows in ``X-Hilum-Proxy-Secret``: 32 characters at least. Empty: none is
+        believed.
+    proxy_groups
+        Which groups, as the proxy names them, have which role here: ``GROUP=ROLE``; the first that fits counts.
+    proxy_logout
+        The path at which that proxy logs somebody out, such as ``/oauth2/sign_out``.
     bundles
         The model bundles to run, in this order; folders below ``models/``.
     threads
@@ -64,6 +105,16 @@ class Settings:
     workers
         Studies that are read at the same time, each in a process of its own with its own copy of the models. 0: Orthanc
         starts no worker; those that run elsewhere (``./hilum worker``) read.
+    executor
+        What reads: ``processes`` of this machine, or actors on a ``ray`` cluster.
+    ray_address
+        The cluster: ``host:port`` of its head, or ``auto`` for the Ray node that runs on this machine. None is started.
+    ray_cpus, ray_gpus
+        Processor cores and GPUs that an actor reserves; parts of one are possible, so that actors share it.
+    ray_actors_least, ray_actors_most
+        Actors that hold the models: the least are always there, more come as studies queue, and go when none do.
+    ray_studies
+        Studies that one actor reads at the same time with one copy of the models.
     study_seconds
         How long one attempt to read a study may take before its process is ended.
     memory_mb
@@ -98,16 +149,32 @@ class Settings:
         How long a critical, an urgent and any other study may wait for a person before it rises in the reading order.
     claim_minutes
         How long a study stays in the hands of somebody who does nothing.
+    destinations
+        Who is given results: PACS by C-STORE or STOW-RS, an HL7 v2 receiver. Tables, see ``docs/integration.md``.
+    routes
+        By which models an image is read, by its origin and header: the first rule that fits decides. Tables.
+    labels
+        Which labels a study gets in Orthanc. A table; without it none.
+    retention
+        Which studies are deleted in Orthanc once a destination has committed to them. A table; without it none.
     viewer
         Folder of the prepared OHIF files.
     translated
         Folder of networks in the form of the runtime that runs them; it may be emptied.
     """
 
-    home: Path
     http_port: int = 8042
     dicom_port: int = 4242
+    https: str = "off"
+    https_port: int = 8443
     ae_title: str = "HILUM"
+    dicom_tls: str = "off"
+    modalities: tuple[str, ...] = ()
+    check_called_ae: bool = False
+    check_modality_host: bool = False
+    proxy_secret: str = field(default="", repr=False)
+    proxy_groups: tuple[str, ...] = ()
+    proxy_logout: str = ""
     bundles: tuple[str, ...] = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity", "covid_appearance")
     threads: int = 1
     runtime: str = "auto"
@@ -120,6 +187,13 @@ class Settings:
     index_url: str = field(default="", repr=False)  # it may hold a password
     orthanc_url: str = ""
     workers: int = 1
+    executor: str = "processes"
+    ray_address: str = ""
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
+    ray_actors_least: int = 1
+    ray_actors_most: int = 4
+    ray_studies: int = 1
     study_seconds: float = 120.0
     memory_mb: int = 4096
     quiet_seconds: float = 5.0
@@ -137,13 +211,17 @@ class Settings:
     log_files: int = 5
     waiting_limits_minutes: tuple[float, float, float] = (15.0, 60.0, 240.0)
     claim_minutes: float = 15.0
+    destinations: tuple[Destination, ...] = ()
+    routes: tuple[Route, ...] = ()
+    labels: Labels | None = None
+    retention: Retention | None = None
     viewer: Path = REPOSITORY / ".cache" / "ohif"
     translated: Path = REPOSITORY / ".cache" / "translated"
 
     @property
-    def ledger(self) -> Path:
-        """The SQLite file of tasks and reading marks, where `ledger_url` names no server."""
-        return self.home / "ledger.sqlite"
+    def owed_to(self) -> tuple[Destination, ...]:
+        """All that results are owed to: the destinations, and our own Orthanc where it is to have labels."""
+        return self.destinations if self.labels is None else (*self.destinations, Destination(LABELS, LABELS))
 
     @property
     def ledger_address(self) -> str:
@@ -156,66 +234,6 @@ class Settings:
     def index_address(self) -> str:
         """The URL of Orthanc's index in libpq's form; empty where it lies beside the images. It may hold a password."""
         return self.index_url and "postgresql://" + self.index_url.partition("://")[2]
-
-    @property
-    def archive_id_file(self) -> Path:
-        """The file with the random name of this archive, made at the first start: a ledger belongs to one archive."""
-        return self.home / "archive-id"
-
-    @property
-    def storage(self) -> Path:
-        """Folder of Orthanc's images and index."""
-        return self.home / "orthanc"
-
-    @property
-    def credentials(self) -> Path:
-        """The file of user names and passwords, readable by its owner alone."""
-        return self.home / "credentials.json"
-
-    @property
-    def users(self) -> Path:
-        """The file of people's accounts: names, roles and hashes of passwords."""
-        return self.home / "users.json"
-
-    @property
-    def sessions(self) -> Path:
-        """The SQLite file of who is logged in."""
-        return self.home / "sessions.sqlite"
-
-    @property
-    def audit(self) -> Path:
-        """Folder of the audit log."""
-        return self.home / "audit"
-
-    @property
-    def notifications(self) -> Path:
-        """The file that says whom to tell of critical results (``working.notice_settings``); it may hold passwords."""
-        return self.home / "notifications.toml"
-
-    @property
-    def outbox(self) -> Path:
-        """The SQLite file of who was told of what."""
-        return self.home / "outbox.sqlite"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the log files."""
-        return self.home / "log"
-
-    @property
-    def own_models(self) -> Path:
-        """Folder of the site's own bundles, and of what is known of them (``models.registry``)."""
-        return self.home / "models"
-
-    @property
-    def active_models(self) -> Path:
-        """The file that says which versions are active, where that is not what Hilum ships (``models.activation``)."""
-        return self.own_models / "active.json"
-
-    @property
-    def shadow_records(self) -> Path:
-        """Folder of what bundles said in shadow."""
-        return self.home / "shadow"
 
     @property
     def site_wording(self) -> Path | None:
@@ -234,43 +252,6 @@ class Settings:
         return self.orthanc_url or self.http_url
 
 
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "http_port": (1, 65535),
-    "dicom_port": (1, 65535),
-    "threads": (0, 256),
-    "minimum_age": (0, 120),
-    "intake_seconds": (1, 600),
-    "workers": (0, 64),
-    "study_seconds": (1, 3600),
-    "memory_mb": (512, 1_000_000),
-    "quiet_seconds": (0, 3600),
-    "study_deadline_seconds": (1, 86_400),
-    "reconcile_seconds": (1, 86_400),
-    "lease_seconds": (2, 3600),
-    "attempts": (1, 100),
-    "deadline_hours": (0.01, 8760),
-    "reserve_mb": (0, 10_000_000),
-    "session_hours": (0.01, 168),
-    "session_idle_minutes": (0.1, 10_080),
-    "audit_mb": (1, 10_000),
-    "log_mb": (1, 10_000),
-    "log_files": (2, 1000),
-    "waiting_limits_minutes": (0, 525_600),
-    "claim_minutes": (0.1, 1440),
-}
-_CHOICES = {
-    "children": ("refuse", "caution"),
-    "report_language": ("en", "de"),
-    "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
-}
-_NAMES = {
-    "outputs": ("preliminary_report", "heat_map", "presentation_state", "key_objects"),
-    "expected_views": ("frontal", "lateral"),
-}
-_POSTGRESQL_URL = re.compile(r"postgresql(\+psycopg)?://[^\s]+", re.ASCII)
-_ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
-
-
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings of this site.
 
@@ -280,33 +261,49 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         When a value is unknown, of the wrong type or out of its range.
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
-    given: dict[str, Any] = {}
     file = home / "hilum.toml"
-    if file.exists():
-        try:
-            given = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
+    written, given = _read(file)
+    of_cluster = _read(Places(home).cluster_file)[1]
+    given = {name: value for name, value in of_cluster.items() if name != "cluster"} | given
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for name in known:
-        if (text := _from_environment(name, environment)) is not None:
+        if (text := from_environment(name, environment)) is not None:
             given[name] = text
-    return Settings(home=home, **{name: convert(name, value) for name, value in given.items()})
-
-
-def _from_environment(name: str, environment: Mapping[str, str]) -> str | None:
-    """A setting as the environment gives it, itself or by the name of a file."""
-    variable = f"HILUM_{name.upper()}"
-    if (file := environment.get(f"{variable}_FILE")) is None:
-        return environment.get(variable)
-    if variable in environment:
-        raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: give one of them")
     try:
-        return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(f"{variable}_FILE: {file} cannot be read ({type(error).__name__})") from error
+        values = {name: convert(name, value) for name, value in given.items()}
+        for wrong in wrong_tables(home, values):
+            raise wrong
+        settings = Settings(home=home, **values)
+        if mistake := contradiction(vars(settings)):
+            raise SettingsInvalid(mistake)
+    except SettingsInvalid as error:
+        if error.table and (line := line_of(written, error.table, error.number, error.key)):
+            raise SettingsInvalid(f"{file.name}, line {line}: {error}") from error
+        raise
+    return settings
+
+
+def contradiction(values: Mapping[str, Any]) -> str:
+    """What is wrong with settings that are right each by itself; empty when nothing is."""
+    if values["executor"] == "ray" and not values["ray_address"]:
+        return (
+            'executor = "ray": no cluster is started here. Start one (ray start --head; see docs/ray.md) and set '
+            "ray_address to HOST:PORT of its head, or to auto on a machine that has joined it"
+        )
+    if values["ray_actors_least"] > values["ray_actors_most"]:
+        return f"ray_actors_least = {values['ray_actors_least']}: ray_actors_most = {values['ray_actors_most']} is less"
+    return ""
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """A file of settings, as it is written and what it says; nothing where there is none."""
+    try:
+        written = file.read_text("utf-8") if file.exists() else ""
+        return written, tomllib.loads(written)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
 
 
 def convert(name: str, value: object) -> Any:
@@ -317,74 +314,40 @@ def convert(name: str, value: object) -> Any:
     SettingsInvalid
         With the value and what is allowed.
     """
-    default = next(f.default for f in fields(Settings) if f.name == name)
-    if isinstance(default, Path):
-        return Path(str(value)).expanduser().resolve()
-    if isinstance(default, tuple):
-        return _several(name, value)
-    if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise SettingsInvalid(f"{name} = {value!r}: give one of {', '.join(_CHOICES[name])}")
-        return value
-    if name.endswith("_url"):
-        return _orthanc_url(value) if name == "orthanc_url" else _postgresql_url(name, value)
-    if isinstance(default, str):
-        if not isinstance(value, str) or not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii():
-            raise SettingsInvalid(f"{name} = {value!r}: give 1 to 16 ASCII characters without a backslash")
-        return value.strip()
-    return _number(name, value, type(default))
+    return convert_value(name, value, next(f.default for f in fields(Settings) if f.name == name))
 
 
-def _several(name: str, value: object) -> tuple[Any, ...]:
-    """The value of a setting that holds several."""
-    if name == "waiting_limits_minutes":
-        return _three_limits(name, value)
-    names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of names")
-    if name == "bundles" and not names:
-        raise SettingsInvalid(f"{name} = {value!r}: give a list of bundle names")
-    if name in _NAMES and (unknown := sorted(set(names) - set(_NAMES[name]))):
-        raise SettingsInvalid(f"{name}: unknown name {unknown[0]!r}; known are {', '.join(_NAMES[name])}")
-    return tuple(names)
-
-
-def _three_limits(name: str, value: object) -> tuple[float, ...]:
-    given = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(given, list) or len(given) != 3:
-        raise SettingsInvalid(f"{name} = {value!r}: give three numbers: critical, urgent, routine")
-    limits = tuple(_number(name, one, float) for one in given)
-    if list(limits) != sorted(limits):
-        raise SettingsInvalid(f"{name} = {value!r}: what is more urgent cannot wait longer")
-    return limits
-
-
-def _postgresql_url(name: str, value: object) -> str:
-    url = value.strip() if isinstance(value, str) else None
-    if url is None or (url and not _POSTGRESQL_URL.fullmatch(url)):
-        # the value may hold a password, so it is not repeated
-        raise SettingsInvalid(f"{name}: give postgresql://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")
-    return url
-
-
-def _orthanc_url(value: object) -> str:
-    url = value.strip().rstrip("/") if isinstance(value, str) else None
-    if url is None or (url and not _ORTHANC_URL.fullmatch(url)):
-        # somebody may have put a password into it, so it is not repeated
-        raise SettingsInvalid("orthanc_url: give https://HOST or https://HOST:PORT, or nothing for this machine's")
-    return url
-
-
-def _number(name: str, value: object, kind: type) -> Any:
-    low, high = _BOUNDS[name]
+def wrong_tables(home: Path, values: Mapping[str, Any]) -> Iterator[SettingsInvalid]:
+    """What is wrong with what tables say of each other and of bundles."""
     try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        number = kind(value)
-    except ValueError as error:
-        raise SettingsInvalid(f"{name} = {value!r}: give a number") from error
-    if not low <= number <= high or (not isinstance(value, str) and number != value):
-        raise SettingsInvalid(
-            f"{name} = {value!r}: give {'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
-        )
-    return number
+        check_together(values.get("destinations", ()), values.get("retention"))
+    except TableInvalid as error:
+        yield SettingsInvalid(f"retention: {error}", "retention", error.number, error.key)
+    for number, route in enumerate(values.get("routes", ())):
+        for name in route.bundles:
+            if not has_bundle(home, name):
+                message = f"routes: bundles: there is no bundle {name!r} (./hilum models list)"
+                yield SettingsInvalid(message, "routes", number, "bundles")
+
+
+def has_bundle(home: Path, name: str) -> bool:
+    """Whether a bundle of this name lies here, Hilum's or the site's own."""
+    return (REPOSITORY / "models" / name / "configs").is_dir() or (home / "models" / name).is_dir()
+
+
+def from_environment(name: str, environment: Mapping[str, str]) -> str | None:
+    """A setting as the environment gives it, itself or by the name of a file; None when it does not.
+
+    Raises
+    ------
+    SettingsInvalid
+    """
+    variable = f"HILUM_{name.upper()}"
+    if (file := environment.get(f"{variable}_FILE")) is None:
+        return environment.get(variable)
+    if variable in environment:
+        raise SettingsInvalid(f"{variable} and {variable}_FILE are both set: give one of them")
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{variable}_FILE: {file} cannot be read ({type(error).__name__})") from error

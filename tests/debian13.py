@@ -112,9 +112,11 @@ class Chroot:
         """As the Dockerfile does, into a folder of the image's own."""
         names, lock = DOCKER / image / "requirements.txt", REPOSITORY / "requirements.lock"
         stamp = self.root / f"srv/{image}/stamp"
-        if stamp.exists() and stamp.read_text() == names.read_text() + lock.read_text():
+        files = [names, lock, *([REPOSITORY / "requirements-ray.lock"] if image == "worker" else [])]
+        wanted = "".join(file.read_text() for file in files)
+        if stamp.exists() and stamp.read_text() == wanted:
             return
-        for file in (names, lock):
+        for file in files:
             shutil.copy(file, self.root / "tmp")
         if _AUTHORITIES.exists():  # of this machine's package indexes
             shutil.copy(_AUTHORITIES, self.root / _AUTHORITIES.relative_to("/"))
@@ -127,8 +129,9 @@ class Chroot:
                 self._install(*pip, f"torch=={torch[1]}+cpu")
             except RuntimeError:
                 self._install(*pip, f"torch=={torch[1]}")
-        self._install(*pip, "-c", "/tmp/requirements.lock", "-r", "/tmp/requirements.txt")
-        stamp.write_text(names.read_text() + lock.read_text())
+        ray = ("-r", "/tmp/requirements-ray.lock") if image == "worker" else ()
+        self._install(*pip, "-c", "/tmp/requirements.lock", "-r", "/tmp/requirements.txt", *ray)
+        stamp.write_text(wanted)
 
     def _install(self, *given: str) -> None:
         """Run something in it as root, with the folders of package indexes that lie on this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -25,6 +26,19 @@ def binaries() -> Path | None:
     found = [*Path("/usr/lib/postgresql").glob("*/bin/postgres"), *map(Path, filter(None, [shutil.which("postgres")]))]
     versions = sorted(found, key=lambda path: [int(n) for n in path.parts if n.isdigit()])
     return versions[-1].parent if versions else None
+
+
+def missing_for_cluster() -> str:
+    """What a cluster needs and is not here, a Debian package or Ray; empty when all are."""
+    if importlib.util.find_spec("ray") is None:
+        return "ray"
+    if binaries() is None:
+        return "postgresql"
+    if not list(Path("/usr").glob("*/orthanc/plugins/libOrthancPostgreSQLIndex.so")) and not list(
+        Path("/usr/local").glob("share/orthanc/plugins/libOrthancPostgreSQLIndex.so")
+    ):
+        return "orthanc-postgresql"
+    return "" if shutil.which("haproxy") else "haproxy"
 
 
 class PostgresServer:

@@ -18,15 +18,27 @@ HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
-    "access": {"base"},
+    "access": {"base", "ledger"},
     "ledger": {"base"},
     "archive": {"base", "ledger"},
     "reading": {"base", "ledger", "archive"},
-    "working": {"base", "ledger", "archive", "reading"},
+    "delivery": {"base", "ledger", "archive"},
+    "working": {"base", "ledger", "archive", "reading", "delivery"},
     "worklist": set(),
     "viewer": set(),
     "hosting": {"base", "access", "ledger", "worklist", "viewer"},
-    "commands": {"base", "access", "ledger", "archive", "reading", "working", "worklist", "viewer", "hosting"},
+    "commands": {
+        "base",
+        "access",
+        "ledger",
+        "archive",
+        "reading",
+        "delivery",
+        "working",
+        "worklist",
+        "viewer",
+        "hosting",
+    },
 }
 # They put the packages together: they may import any, and nothing imports them.
 ENTRANCES = {"orthanc_plugin.plugin", "orthanc_plugin.cli"}

@@ -71,8 +71,8 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
     ("page", "section"),
     [
         *((PAGE, name) for name in ("latency", "throughput", "runtimes", "stages", "starting", "ingest", "intake")),
-        *((PAGE, name) for name in ("encode", *(f"growth {part.name}" for part in growth.PARTS))),
-        *((RELIABILITY, name) for name in ("soak", "faults sqlite", "faults postgresql")),
+        *((PAGE, name) for name in ("encode", "ray", "reprocess", *(f"growth {part.name}" for part in growth.PARTS))),
+        *((RELIABILITY, name) for name in ("soak", "faults sqlite", "faults postgresql", "faults cluster")),
         (bundles.REPORT, "models"),
     ],
 )

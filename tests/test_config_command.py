@@ -48,6 +48,14 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(
         load_settings()
 
 
+def test_settings_that_contradict_each_other_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "hilum.toml").write_text('executor = "ray"\n')
+    assert cli.main(["config", "check"]) == 1
+    assert 'hilum: executor: executor = "ray": no cluster is started here' in capsys.readouterr().err
+    (home / "hilum.toml").write_text('executor = "ray"\nray_address = "auto"\n')
+    assert cli.main(["config", "check"]) == 0
+
+
 def test_what_is_no_toml_is_told_with_its_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "hilum.toml").write_text('ae_title = "A"\nhttp_port = = 3\n')
     assert cli.main(["config", "check"]) == 1
@@ -96,6 +104,21 @@ def test_a_password_is_never_shown(home: Path, capsys: pytest.CaptureFixture[str
     (home / "hilum.toml").write_text('ledger_url = "mysql://me:s3cret@db/hilum"\n')
     assert cli.main(["config", "check"]) == 1
     assert "s3cret" not in capsys.readouterr().err
+
+
+def test_what_comes_by_a_file_is_looked_at_and_its_password_is_not_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = home / "secret"
+    secret.write_text("postgresql://me:s3cret@db/index\n")
+    monkeypatch.setenv("HILUM_INDEX_URL_FILE", str(secret))
+    code, found = told(capsys, "show")
+    (index,) = [setting for setting in found["settings"] if setting["name"] == "index_url"]
+    assert (code, index["origin"], found["mistakes"]) == (0, "HILUM_INDEX_URL_FILE", [])
+    assert index["value"] == "postgresql://me:(withheld)@db/index"
+    secret.unlink()
+    assert cli.main(["config", "check"]) == 1
+    assert "HILUM_INDEX_URL_FILE" in capsys.readouterr().err
 
 
 def test_other_files_of_the_site_are_looked_at(home: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from orthanc_plugin.failpoints import POINTS, FailpointUnknown, parse
+from orthanc_plugin.failpoints import DELIVERY_POINTS, POINTS, FailpointUnknown, parse
 from orthanc_plugin.settings import REPOSITORY
 
 PROGRAM = "import sys; from orthanc_plugin.failpoints import reach; reach(sys.argv[1]); print('went on')"
@@ -55,4 +55,4 @@ def test_several_places_may_be_named() -> None:
 def test_each_place_is_reached_in_exactly_one_line_of_the_node() -> None:
     source = "\n".join(path.read_text("utf-8") for path in sorted((REPOSITORY / "orthanc_plugin").rglob("*.py")))
     reached = re.findall(r"\breach\(\"(\w+)\"\)", source)
-    assert sorted(reached) == sorted(POINTS)
+    assert sorted(reached) == sorted(POINTS + DELIVERY_POINTS)

@@ -12,6 +12,7 @@ import pytest
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting.health import ClockWatch, Vitals, problems, state
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable
+from orthanc_plugin.ledger.delivery_views import Undelivered
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.redaction import copy_lines
 
@@ -48,6 +49,8 @@ def test_a_node_that_is_well_has_no_problem() -> None:
         (replace(WELL, oldest_waiting_seconds=601.0), "waiting_long", False),
         (replace(WELL, orphans=2), "orphans", False),
         (replace(WELL, clock_jump_seconds=-3600.0), "clock_jumped", False),
+        (replace(WELL, undelivered=(Undelivered("pacs", 3, 0, "away"),)), "undelivered_pacs", False),
+        (replace(WELL, undelivered=(Undelivered("pacs", 0, 1, "status 0xA900"),)), "refused_pacs", False),
     ],
 )
 def test_each_problem_has_a_code_words_and_something_to_do(vitals: Vitals, code: str, stops: bool) -> None:

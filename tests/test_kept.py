@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from models import kept
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.forward import torch_forward
 from models.kept import answer_kept, keep_answer, key_of
+from models.precisions import Precisions
 from models.runtime import Running, Runtime, engine_of, forwards_of, groups_of, probe, torch_answers
 from orthanc_plugin.settings import REPOSITORY
 
@@ -65,6 +67,22 @@ def bundles() -> list[Bundle]:
     return [load_bundle(REPOSITORY / "models" / name) for name in NAMES]
 
 
+@pytest.fixture(scope="module")
+def in_float32(bundles: list[Bundle]) -> list[Bundle]:
+    """The same, of which no lower precision was measured."""
+    return [replace(bundle, precisions=Precisions()) for bundle in bundles]
+
+
+@pytest.fixture(scope="module")
+def whole(in_float32: list[Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that is kept, where OpenVINO answers."""
+    folder = tmp_path_factory.mktemp("whole")
+    kept.keep(folder / f"{key_of(in_float32[:1])}.runtime", b"openvino")
+    engine_of(in_float32[:1], Running(Runtime.AUTO, 1, folder))
+    groups_of(in_float32, folder)
+    return folder
+
+
 def unbuildable(bundle: Bundle) -> Bundle:
     """The same, but for a network that cannot be built: whoever needs torch fails."""
 
@@ -78,7 +96,7 @@ def test_once_openvino_is_chosen_a_reading_process_has_no_torch_and_writes_the_s
     tmp_path: Path, bundles: list[Bundle]
 ) -> None:
     for group in GROUPS:  # by `auto`, so that no measurement decides the test
-        kept.write(tmp_path / f"{key_of([bundles[n] for n in group])}.runtime", b"openvino\n")
+        kept.keep(tmp_path / f"{key_of([bundles[n] for n in group])}.runtime", b"openvino")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HILUM_HOME": str(tmp_path / "home")}
 
     def start() -> dict[str, object]:
@@ -91,35 +109,18 @@ def test_once_openvino_is_chosen_a_reading_process_has_no_torch_and_writes_the_s
     assert any(second["said"].values())  # type: ignore[attr-defined]
     assert (first["said"], first["digests"]) == (second["said"], second["digests"])
     for choice in tmp_path.glob("*.runtime"):
-        choice.write_text("torch\n")
+        kept.keep(choice, b"torch")
     assert start()["before"] == ["torch", "monai", "models.networks"], "the fork server imports what all need"
 
 
 @pytest.mark.parametrize("runtime", [Runtime.OPENVINO, Runtime.AUTO])
 def test_where_all_is_kept_no_network_is_built(runtime: Runtime, bundles: list[Bundle], tmp_path: Path) -> None:
-    kept.write(tmp_path / f"{key_of(bundles[:1])}.runtime", b"openvino\n")
+    kept.keep(tmp_path / f"{key_of(bundles[:1])}.runtime", b"openvino")
     running, picture = Running(runtime, 1, tmp_path), np.random.default_rng(0).random((1, 1, 160, 160), "f4")
     (first,) = forwards_of(bundles[:1], running)
     (second,) = forwards_of([unbuildable(bundles[0])], running)
     assert np.array_equal(first(picture)["logits"], second(picture)["logits"])
     assert first.precision is second.precision
-
-
-def test_which_networks_begin_alike_is_kept_and_found_out_anew_when_it_is_damaged(
-    bundles: list[Bundle], tmp_path: Path
-) -> None:
-    assert groups_of(bundles, tmp_path) == GROUPS
-    without = [unbuildable(bundle) for bundle in bundles]
-    assert groups_of(without, tmp_path) == GROUPS
-    (file,) = tmp_path.glob("*.groups")
-    for damaged in ("", "[[0], [1], [2]]", "[[0], [1], [2, 2]]", "[[0, 1], [2, 3], 4]", "[[0], [1], [2, 9]]", "null"):
-        file.write_text(damaged)
-        with pytest.raises(BundleInvalid, match="torch was needed"):
-            groups_of(without, tmp_path)
-        assert groups_of(bundles, tmp_path) == GROUPS
-        assert json.loads(file.read_text()) == GROUPS
-    with pytest.raises(BundleInvalid, match="torch was needed"):
-        groups_of(without[1:], tmp_path)
 
 
 def cut(file: Path) -> None:
@@ -132,62 +133,97 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def ask_otherwise(file: Path) -> None:
-    with np.load(file) as arrays:
-        picture, said = arrays["probe"], {name: arrays[name] for name in arrays.files if name != "probe"}
-    keep_answer(file, picture + np.float32(1e-6), said)
+def of_other_networks(file: Path) -> None:
+    """Whole, but moved here."""
+    other = file.with_name(f"other{file.suffix}")
+    kept.keep(other, kept.read(file) or b"")
+    other.replace(file)
 
 
-@pytest.mark.parametrize(
-    "damage", [cut, flip, ask_otherwise, Path.unlink, lambda file: file.write_bytes(b""), lambda f: f.write_text("no")]
-)  # fmt: skip
-def test_what_torch_said_is_asked_again_when_it_is_damaged_or_of_another_picture(
-    damage: Callable[[Path], object], bundles: list[Bundle], tmp_path: Path
-) -> None:
-    running = Running(Runtime.OPENVINO, 1, tmp_path)
-    engine_of(bundles[:1], running)
-    (file,) = tmp_path.glob("*.npz")
-    right = answer_kept(file, probe(bundles[0]))
-    assert right is not None
+def written(text: str) -> Callable[[Path], object]:
+    def write(file: Path) -> None:
+        file.write_text(text)
+
+    return write
+
+
+DAMAGES = [cut, flip, of_other_networks, Path.unlink, written("[[0], [2], [3, 1]]"), written("[" * 99_999)]
+
+
+@pytest.mark.parametrize("suffix", ["network", "answer", "runtime", "groups"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_told_once_and_made_anew(
+    damage: Callable[[Path], object], suffix: str, *, whole: Path, in_float32: list[Bundle], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder, gate = shutil.copytree(whole, tmp_path / "kept"), in_float32[:1]
+    running, picture = Running(Runtime.AUTO, 1, folder), np.random.default_rng(0).random((1, 1, 160, 160), "f4")
+    file = folder / f"{key_of(in_float32 if suffix == 'groups' else gate)}.{suffix}"
     damage(file)
-    assert answer_kept(file, probe(bundles[0])) is None
+    is_there = file.exists()
+    caplog.set_level(logging.WARNING)
+    torch_answers(running)
+    for known in (gate, [unbuildable(gate[0])]):
+        assert groups_of(in_float32, folder) == GROUPS
+        engine = engine_of(known, running)
+        assert engine.runtime is Runtime.OPENVINO
+        assert gate[0].network is not None
+        right = torch_forward(gate[0].network)(picture)["logits"]
+        assert engine.run(picture)["logits"] == pytest.approx(right, abs=1e-3)
+    assert kept.read(file) is not None
+    told = [f"{file.name} is damaged: it is made anew"] if is_there else []
+    assert [record.getMessage() for record in caplog.records] == told
+
+
+def test_which_networks_begin_alike_is_kept(whole: Path, in_float32: list[Bundle]) -> None:
+    without = [unbuildable(bundle) for bundle in in_float32]
+    assert groups_of(without, whole) == GROUPS
     with pytest.raises(BundleInvalid, match="torch was needed"):
-        engine_of([unbuildable(bundles[0])], running)
-    assert engine_of(bundles[:1], running).runtime is Runtime.OPENVINO
-    again = answer_kept(file, probe(bundles[0]))
-    assert again is not None
-    assert np.array_equal(again["logits"], right["logits"])
+        groups_of(without[1:], whole)
 
 
-def test_at_each_start_openvino_is_compared_with_what_torch_said_and_torch_answers_where_they_differ(
-    bundles: list[Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    running, picture = Running(Runtime.OPENVINO, 1, tmp_path), probe(bundles[0])
-    engine_of(bundles[:1], running)
-    (file,) = tmp_path.glob("*.npz")
+def test_what_torch_said_of_another_picture_is_not_used(whole: Path, in_float32: list[Bundle], tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "kept")
+    (file,) = folder.glob("*.answer")
+    picture = probe(in_float32[0])
     said = answer_kept(file, picture)
     assert said is not None
-    keep_answer(file, picture, {name: values + np.float32(0.01) for name, values in said.items()})
-    with pytest.raises(BundleInvalid, match="torch was needed"):
-        engine_of([unbuildable(bundles[0])], running)
-    engine = engine_of(bundles[:1], running)
+    for asked, answers in ((picture + np.float32(1e-6), said), (picture, {})):
+        keep_answer(file, asked, answers)
+        assert answer_kept(file, picture) is None
+        with pytest.raises(BundleInvalid, match="torch was needed"):
+            engine_of([unbuildable(in_float32[0])], Running(Runtime.OPENVINO, 1, folder))
+
+
+@pytest.mark.parametrize("runtime", [Runtime.OPENVINO, Runtime.AUTO])
+@pytest.mark.parametrize("wrong", ["answer", "network"])
+@pytest.mark.parametrize("has_choice", [True, False])
+def test_where_they_differ_torch_answers_and_what_was_kept_is_made_anew_at_the_next_start(
+    runtime: Runtime, wrong: str, *, has_choice: bool, whole: Path, in_float32: list[Bundle], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder, gate = shutil.copytree(whole, tmp_path / "kept"), in_float32[0]
+    running, picture = Running(runtime, 1, folder), probe(gate)
+    if not has_choice:
+        (folder / f"{key_of([gate])}.runtime").unlink()
+    file = folder / f"{key_of([gate])}.{wrong}"
+    arrays = kept.read_arrays(file)
+    assert arrays is not None
+    if wrong == "answer":
+        arrays["logits"] += np.float32(0.01)
+    else:
+        weights = arrays["weights"].view(np.float32)
+        weights[len(weights) // 3 : len(weights) // 2] *= -1.0
+    kept.keep_arrays(file, arrays)
+    engine = engine_of([gate], running)
     assert engine.runtime is Runtime.TORCH
-    assert bundles[0].network is not None
-    assert np.array_equal(engine.run(picture)["logits"], torch_forward(bundles[0].network)(picture)["logits"])
+    assert gate.network is not None
+    assert np.array_equal(engine.run(picture)["logits"], torch_forward(gate.network)(picture)["logits"])
     assert "openvino says something else" in caplog.text
-
-
-def test_a_translation_that_is_damaged_is_given_up_for_torch_also_where_its_answer_is_kept(
-    bundles: list[Bundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    running = Running(Runtime.OPENVINO, 1, tmp_path)
-    engine_of(bundles[:1], running)
-    (weights,) = tmp_path.glob("*.bin")
-    content = np.frombuffer(weights.read_bytes(), np.float32).copy()
-    content[: len(content) // 2] *= -1.0
-    weights.write_bytes(content.tobytes())
-    caplog.set_level(logging.WARNING)
-    assert engine_of(bundles[:1], running).runtime is Runtime.TORCH
+    caplog.clear()
+    assert engine_of([gate], running).runtime is Runtime.OPENVINO
+    assert engine_of([unbuildable(gate)], running).runtime is Runtime.OPENVINO
+    assert "hilum" not in caplog.text
 
 
 def test_other_code_of_a_network_is_another_key(
@@ -208,8 +244,8 @@ def test_torch_is_imported_beforehand_only_where_it_is_going_to_answer(tmp_path:
         return torch_answers(Running(runtime, 1, tmp_path / "kept"))
 
     assert [runtime for runtime in Runtime if wanted(runtime)] == [Runtime.TORCH, Runtime.CUDA]
-    kept.write(tmp_path / "kept" / "a.runtime", b"openvino-int8\n")
+    kept.keep(tmp_path / "kept" / "a.runtime", b"openvino-int8")
     assert not wanted(Runtime.AUTO)
-    kept.write(tmp_path / "kept" / "b.runtime", b"cuda\n")
+    kept.keep(tmp_path / "kept" / "b.runtime", b"cuda")
     assert wanted(Runtime.AUTO)
     assert not wanted(Runtime.OPENVINO)

@@ -22,7 +22,8 @@ from orthanc_plugin.hosting import health, metrics, routes
 from orthanc_plugin.hosting.messages import Request, Response, Visitor
 from orthanc_plugin.hosting.metric_table import METRICS, Kind, in_words
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.ledger import tasks
+from orthanc_plugin.integration import Destination
+from orthanc_plugin.ledger import deliveries, tasks
 from orthanc_plugin.ledger.counters import Count, add
 from orthanc_plugin.ledger.database import Ledger, LedgerUnavailable, migrate, open_ledger
 from orthanc_plugin.ledger.figures import last_answer
@@ -90,6 +91,16 @@ def live_a_little(ledger: Ledger, now: float) -> None:
                 tasks.fail(db, task, Failure("time_limit", MARKER), now=now, retry_at=None, counted=True)
         tasks.report_worker(db, "w", "ready", {"m": "1"}, now=now, busy=1)
         tasks.set_fact(db, LAST_BACKUP, "1700000000.0")
+        pacs = Destination("pacs", "dicom", "h", 104, "PACS")
+        for number in range(2):
+            deliveries.owe(db, f"{UID}.{number}", answers[0], [pacs], now=now - 30.0)  # type: ignore[arg-type]
+        for failed in (False, True):
+            delivery = deliveries.claim(db, "pacs", "w", now=now - 20.0, seconds=60.0)
+            assert delivery is not None
+            if failed:
+                deliveries.put_off(db, delivery, {}, "away", next_at=now + 60.0)
+            else:
+                deliveries.strike_off(db, delivery, {}, now=now - 20.0)
 
 
 def test_the_numbers_are_those_of_the_ledger_and_of_the_process(site: Site, ledger: Ledger) -> None:
@@ -102,6 +113,9 @@ def test_the_numbers_are_those_of_the_ledger_and_of_the_process(site: Site, ledg
         ("hilum_workers", "ready"): 1, ("hilum_workers", "starting"): 0, ("hilum_busy_readers",): 1,
         ("hilum_unread_critical_studies",): 1, ("hilum_problem", "quarantined", "false"): 1,
         ("hilum_attempts_failed_total", "time_limit", "quarantined"): 1,
+        ("hilum_deliveries_owed", "pacs"): 1, ("hilum_deliveries_failing", "pacs"): 1,
+        ("hilum_deliveries_refused", "pacs"): 0, ("hilum_studies_purged_total",): 0,
+        ("hilum_deliveries_total", "pacs", "delivered"): 1, ("hilum_deliveries_total", "pacs", "put_off"): 1,
         ("hilum_images_read_total",): 1, ("hilum_images_refused_total", "view"): 1,
         ("hilum_studies_refused_total", "view"): 1, ("hilum_studies_reported_total", "critical"): 1,
         ("hilum_findings_total", "chest_findings", "pneumothorax", "present", "2.0.0"): 1,
@@ -129,7 +143,7 @@ def test_no_patient_and_no_study_is_in_it(site: Site, ledger: Ledger) -> None:
         assert word not in told
     labels = {label for metric in METRICS for label in metric.labels}
     assert labels == {"version", "code", "stops", "folder", "status", "state", "stage", "reason", "priority", "then",
-                      "bundle", "finding"}  # fmt: skip
+                      "bundle", "finding", "destination", "outcome"}  # fmt: skip
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_there(site: Site, ledger: Ledger) -> None:

@@ -17,6 +17,12 @@ def test_identifying_values_are_withheld_and_uids_stay() -> None:
     )
 
 
+def test_what_was_asked_for_and_is_not_there_is_withheld_unless_it_is_a_uid() -> None:
+    line = "Accessing an inexistent item: Accessing an inexistent study with WADO-RS: "
+    assert redact(f"{line}Quetzalcoatl^A") == f"{line}(withheld)"
+    assert redact(f"{line}1.2.840.99") == f"{line}1.2.840.99"
+
+
 def test_other_lines_are_kept_as_they_are() -> None:
     assert redact("W main.cpp:921] Orthanc has started") == "W main.cpp:921] Orthanc has started"
 

@@ -27,7 +27,7 @@ engine = engine_of([load_bundle(Path("models/pixel_gate"))], Running(Runtime.OPE
 assert engine.runtime is Runtime.OPENVINO
 import training.export.openvino
 time.sleep(1)  # a message would be sent by a process of its own
-assert list(Path(sys.argv[1]).glob("*.xml")), "a network was translated"
+assert list(Path(sys.argv[1]).glob("*.network")), "a network was translated"
 """
 
 

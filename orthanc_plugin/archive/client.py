@@ -62,10 +62,11 @@ class Series:
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """The bytes of an instance and when Orthanc received it (UTC, ``YYYYMMDDTHHMMSS``)."""
+    """The bytes of an instance, when Orthanc received it (UTC, ``YYYYMMDDTHHMMSS``) and, by C-STORE, from which AE."""
 
     content: bytes
     received: str
+    calling_ae_title: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,19 @@ class Changes:
 
 
 class OrthancClient:
-    """A connection to one Orthanc; close it, or use it as a context manager."""
+    """A connection to one Orthanc; close it, or use it as a context manager.
 
-    def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
+    Parameters
+    ----------
+    trust
+        What is asked of who answers (``trust.http_trust``).
+    """
+
+    def __init__(
+        self, url: str, user: str, password: str, *, trust: ssl.SSLContext | bool = True, timeout: float = 30.0
+    ) -> None:
         self._beside = ThreadPoolExecutor(1, "beside")
-        # those that the system trusts; OpenSSL itself reads SSL_CERT_FILE, where a site has an authority of its own
-        trusted = ssl.create_default_context() if url.startswith("https:") else True
-        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False, verify=trusted)
+        self._http = httpx.Client(base_url=url, auth=(user, password), timeout=timeout, trust_env=False, verify=trust)
 
     def __enter__(self) -> OrthancClient:
         return self
@@ -156,7 +163,10 @@ class OrthancClient:
 
     def fetch(self, orthanc_id: str) -> StoredInstance:
         """The file of an instance, as it was received."""
-        return StoredInstance(self.file(orthanc_id), received_of(self.metadata(orthanc_id)))
+        metadata = self.metadata(orthanc_id)
+        return StoredInstance(
+            self.file(orthanc_id), received_of(metadata), str(metadata.get("RemoteAET") or "").strip()
+        )
 
     def file(self, orthanc_id: str) -> bytes:
         """The file alone."""
@@ -261,6 +271,21 @@ class OrthancClient:
             if (answer := self._find(f"/studies/{study}/attachments/{number}/data")) is not None:
                 return answer.content
         return None
+
+    def ask(self, method: str, path: str, content: str | None = None) -> Any:
+        """The JSON that Orthanc answers; None where it answers nothing, or there is no such thing (404).
+
+        Raises
+        ------
+        OrthancUnavailable
+        """
+        try:
+            answer = self._request(method, path, content=content)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 404:
+                return None
+            raise
+        return answer.json() if answer.content else None
 
     # --- whole archives: backup and restore --------------------------------------------------------------------------
     def instance_ids(self) -> list[str]:

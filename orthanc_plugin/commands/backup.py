@@ -4,7 +4,7 @@ The rule: the ledger is copied before the images, so that whatever it names as a
 later is found by reconciliation. A copy is compared with its source before it is called one, both ways.
 
 Passwords, and the accounts of people, are left out unless they are asked for, also the password that the address of a
-PostgreSQL ledger may hold. The audit log goes along, so that its chain goes on where it was.
+PostgreSQL database may hold. The audit log goes along, so that its chain goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from orthanc_plugin.archive.client import (
     received_of,
 )
 from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder, Kept, Manifest, Resource, line_of
+from orthanc_plugin.commands.cluster.control import databases
 from orthanc_plugin.commands.node import UNFINISHED, running_pid
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
@@ -47,7 +48,9 @@ from orthanc_plugin.settings import Settings, load_settings
 
 _FIRST_OF_USERS = 1024  # Orthanc's numbers of metadata and attachments below are its own
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LEDGER_URL_LINE = re.compile(r"^\s*ledger_url\s*=.*\n?", re.MULTILINE)
+# what may be, or hold, a password
+_SECRET_SETTINGS = ("ledger_url", "index_url", "proxy_secret")
+_SECRET_LINE = re.compile(rf"^\s*(?:{'|'.join(_SECRET_SETTINGS)})\s*=.*\n?", re.MULTILINE)
 _MEBIBYTE = 1 << 20
 log = logging.getLogger("hilum.backup")
 
@@ -93,13 +96,17 @@ def _note(settings: Settings) -> None:
         ledger.close()
 
 
-def restore(settings: Settings, folder: Path, console: Console, *, check: bool = False) -> int:
+def restore(
+    settings: Settings, folder: Path, console: Console, *, check: bool = False, as_cluster: bool = False
+) -> int:
     """Make a node from a backup, in an empty folder; nothing is left there when it fails.
 
     Parameters
     ----------
     check
         Only tell whether the backup is whole.
+    as_cluster
+        Make a cluster of this machine: its index and its ledger are in a PostgreSQL of its own.
 
     Raises
     ------
@@ -112,8 +119,6 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
         if check:
             console.print(f"{source.path} is whole: {manifest.instances} instances, made {manifest.made_at}")
             return 0
-        if settings.index_url:
-            raise BackupFailed("index_url is set: a node is restored into an index of its own, so restore without it")
         home = settings.home
         unfinished = home / UNFINISHED
         if running_pid(settings) is None and unfinished.exists():
@@ -126,7 +131,7 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
         unfinished.touch(mode=0o600)
         try:
             with _ended_in_order():
-                rows = _fill(home, source, manifest, console)
+                rows = _fill(home, source, manifest, console, as_cluster=as_cluster)
         except BaseException:
             _empty(home)
             raise
@@ -212,7 +217,7 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
     for file in sorted([*home.glob("hilum.toml"), *home.glob("report.*.toml"), settings.archive_id_file]):
         content = file.read_bytes()
         if file.name == "hilum.toml" and not with_credentials:
-            content = _without_ledger_url(content)
+            content = _without_secrets(content)
         yield file.name, content
     for file in sorted(settings.own_models.rglob("*")):
         path = file.relative_to(home)
@@ -220,8 +225,9 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
             yield path.as_posix(), file.read_bytes()
     yield from _audit_files(settings)
     if with_credentials:
-        for file in filter(Path.exists, (settings.credentials, settings.users)):
-            yield file.name, file.read_bytes()
+        certificates = (file for file in sorted(settings.tls.rglob("*")) if file.is_file())
+        for file in (*filter(Path.exists, (settings.credentials, settings.users)), *certificates):
+            yield file.relative_to(home).as_posix(), file.read_bytes()
 
 
 def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
@@ -233,15 +239,16 @@ def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(settings.home).as_posix(), content
 
 
-def _without_ledger_url(content: bytes) -> bytes:
-    """The settings without the address of a database, which may hold a password and is another node's."""
-    text = _LEDGER_URL_LINE.sub("", content.decode("utf-8"))
+def _without_secrets(content: bytes) -> bytes:
+    """The settings without passwords, and the addresses of databases, which hold some and are another node's."""
+    given = content.decode("utf-8")
+    text = _SECRET_LINE.sub("", given)
     try:
-        kept = tomllib.loads(text)
+        kept = [name for name in _SECRET_SETTINGS if name in tomllib.loads(text)]
     except tomllib.TOMLDecodeError:
-        kept = {"ledger_url": ""}
-    if "ledger_url" in kept:
-        raise BackupFailed("write ledger_url in one line of hilum.toml: it is left out of a backup, for its password")
+        kept = [name for name in _SECRET_SETTINGS if name in given]
+    if kept:
+        raise BackupFailed(f"write {kept[0]} in one line of hilum.toml: it is left out of a backup, for it is secret")
     return text.encode("utf-8")
 
 
@@ -257,7 +264,7 @@ def _verified(source: BackupFolder, console: Console) -> Manifest:
     return manifest
 
 
-def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console) -> int:
+def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console, *, as_cluster: bool) -> int:
     """Restore everything into a home; returns the number of studies in the ledger."""
     for kept in manifest.files:
         path = Path(kept.path).relative_to(manifest.made_at)
@@ -266,12 +273,20 @@ def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(source.path / kept.path, target)
             target.chmod(0o600)
-    settings = load_settings({**os.environ, "HILUM_HOME": str(home)})
+    at_home = {**os.environ, "HILUM_HOME": str(home)}
+    with databases(load_settings(at_home)) if as_cluster else nullcontext():
+        return _fill_databases(load_settings(at_home), source, manifest, console)
+
+
+def _fill_databases(settings: Settings, source: BackupFolder, manifest: Manifest, console: Console) -> int:
+    """Restore images and results into Orthanc, and then the ledger."""
     ledger = open_ledger(settings.ledger_address)
     require_empty(ledger)
     with plain_orthanc(settings) as orthanc:
         if orthanc.instance_ids():
-            raise BackupFailed(f"the Orthanc of {home} is not empty")
+            raise BackupFailed(
+                "Orthanc is not empty: give it an index of its own (index_url: drop what a restore left in it)"
+            )
         resources = list(source.resources(manifest))
         with _progress(console) as progress:
             studies: frozenset[str] = frozenset()

@@ -63,5 +63,9 @@ def _tell(found: Survey) -> None:
 
 def _in_words(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(str(one["name"]) if isinstance(one, dict) else str(one) for one in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {given}" for name, given in value.items() if given != "")
+    if value is None:
+        return "none"
     return str(value) if value != "" else "(empty)"

@@ -49,7 +49,11 @@ def run_demo(settings: Settings, console: Console, *, limit: int) -> int:
         studies = [*phantom_studies(stamp), *real_studies(stamp, limit)]
     for study in studies:
         with console.status(f"Sending: {study.title}"):
-            outcomes = list(modality.send(study.instances, "127.0.0.1", settings.dicom_port, settings.ae_title))
+            outcomes = list(
+                modality.send(
+                    study.instances, "127.0.0.1", settings.dicom_port, settings.ae_title, modality.caller_of(settings)
+                )
+            )
             if failed := [outcome.error for outcome in outcomes if not outcome.accepted]:
                 raise node.NodeFailed(f"{study.title}: {failed[0]}")
             # one after the other, as a modality would: so that the time shown is that of a lone study

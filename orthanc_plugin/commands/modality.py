@@ -6,6 +6,7 @@ The rule: an instance is sent as it is, whatever is wrong with it, and each one'
 from __future__ import annotations
 
 import hashlib
+import ssl
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,11 +41,13 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from models.decoding import decode
+from orthanc_plugin.commands.doors import ANYBODYS_AE_TITLE, own_ae_title
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.trust import dicom_trust
 
 CR_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1")
 DX_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.1.1")
 MOST_CONTEXTS = 128  # of one association (PS3.8 9.3.2.2)
-CALLING_AE_TITLE = "HILUM_MODALITY"
 
 _VIEWS = {
     "PA": ("272479007", "postero-anterior"),
@@ -238,7 +241,40 @@ class SendOutcome:
     answered_at: float = 0.0
 
 
-def send_files(paths: Sequence[Path], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+@dataclass(frozen=True)
+class Caller:
+    """As whom to call, and how.
+
+    Parameters
+    ----------
+    tls
+        What is asked of who answers, and shown to them; None: without TLS.
+    """
+
+    ae_title: str
+    tls: ssl.SSLContext | None = None
+
+    def entity(self) -> AE:
+        """An application entity that calls so."""
+        return AE(ae_title=self.ae_title)
+
+    @property
+    def tls_args(self) -> tuple[ssl.SSLContext, str] | None:
+        """As pynetdicom takes it."""
+        return None if self.tls is None else (self.tls, "localhost")
+
+
+ANYBODY = Caller(ANYBODYS_AE_TITLE)
+
+
+def caller_of(settings: Settings) -> Caller:
+    """How a program of the node calls the node."""
+    return Caller(own_ae_title(settings), dicom_trust(settings))
+
+
+def send_files(
+    paths: Sequence[Path], host: str, port: int, ae_title: str, caller: Caller = ANYBODY
+) -> Iterator[SendOutcome]:
     """Send DICOM files and folders of them; what cannot be read is reported, not skipped in silence."""
     readable: list[tuple[str, Dataset]] = []
     for path in paths:
@@ -253,24 +289,28 @@ def send_files(paths: Sequence[Path], host: str, port: int, ae_title: str) -> It
                     str(file), "", "", False, f"not a DICOM file that can be sent ({type(error).__name__})"
                 )
             if len(readable) >= 64:
-                yield from _send(readable, host, port, ae_title)
+                yield from _send(readable, host, port, ae_title, caller)
                 readable = []
-    yield from _send(readable, host, port, ae_title)
+    yield from _send(readable, host, port, ae_title, caller)
 
 
-def send(datasets: Iterable[Dataset], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+def send(
+    datasets: Iterable[Dataset], host: str, port: int, ae_title: str, caller: Caller = ANYBODY
+) -> Iterator[SendOutcome]:
     """Send instances from memory over one association, each in the transfer syntax that it has."""
-    yield from _send([(str(ds.SOPInstanceUID), ds) for ds in datasets], host, port, ae_title)
+    yield from _send([(str(ds.SOPInstanceUID), ds) for ds in datasets], host, port, ae_title, caller)
 
 
-def _send(instances: list[tuple[str, Dataset]], host: str, port: int, ae_title: str) -> Iterator[SendOutcome]:
+def _send(
+    instances: list[tuple[str, Dataset]], host: str, port: int, ae_title: str, caller: Caller
+) -> Iterator[SendOutcome]:
     if not instances:
         return
-    ae = AE(ae_title=CALLING_AE_TITLE)
+    ae = caller.entity()
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
     pairs = list(dict.fromkeys((str(ds.SOPClassUID), str(ds.file_meta.TransferSyntaxUID)) for _, ds in instances))
     contexts = [build_context(sop_class, [syntax]) for sop_class, syntax in pairs[:MOST_CONTEXTS]]
-    association = ae.associate(host, port, contexts=contexts, ae_title=ae_title)
+    association = ae.associate(host, port, contexts=contexts, ae_title=ae_title, tls_args=caller.tls_args)
     if not association.is_established:
         why = f"no association with {ae_title} on port {port}: is the node up, and does it take such objects?"
         for name, ds in instances:

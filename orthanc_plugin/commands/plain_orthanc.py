@@ -13,10 +13,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
-from orthanc_plugin.commands.node import NodeFailed, orthanc_configuration, password_check, running_pid
+from orthanc_plugin.commands.node import (
+    INDEX_PLUGIN,
+    NodeFailed,
+    orthanc_configuration,
+    password_check,
+    plugin_file,
+    running_pid,
+)
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
 
@@ -40,8 +48,10 @@ def plain_orthanc(settings: Settings) -> Iterator[OrthancClient]:
     for private in (settings.home, settings.logs, settings.storage):
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
     configuration = settings.home / "plain-orthanc.json"
-    given = orthanc_configuration(settings) | password_check(settings)
-    given |= {"Plugins": [], "DicomServerEnabled": False}
+    # a backup may have come without certificates
+    given = orthanc_configuration(replace(settings, dicom_tls="off", modalities=())) | password_check(settings)
+    index = [str(plugin_file(INDEX_PLUGIN))] if settings.index_url else []
+    given |= {"Plugins": index, "DicomServerEnabled": False}
     given.pop("PythonScript", None)
     descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -22,7 +22,8 @@ from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.passwords import PasswordRefused, make_password
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands.node import NodeFailed
-from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger.shared_files import USERS, changing
 from orthanc_plugin.settings import Settings
 
 _AUDIT_SECONDS = 5.0
@@ -51,6 +52,11 @@ def _run(settings: Settings, options: argparse.Namespace, console: Console) -> i
     if options.do == "list":
         _list(settings, own.user, console, as_json=options.json)
         return 0
+    with changing(settings, USERS):
+        return _change(settings, options, own, console)
+
+
+def _change(settings: Settings, options: argparse.Namespace, own: Credentials, console: Console) -> int:
     name, taken = options.name.strip().lower(), frozenset((own.user, own.worker_user))
     if options.do == "password" and name == own.user:
         # a command line and programs use it: it is always made, and never short

@@ -7,7 +7,6 @@ is told as unknown.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +21,18 @@ from orthanc_plugin.hosting.messages import HTML, PAGE_HEADERS, Request, Respons
 from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.telling import told
+from orthanc_plugin.ledger.counters import counted
+from orthanc_plugin.ledger.database import LedgerError
+from orthanc_plugin.ledger.deliveries import DELIVERY, TAKEN
+from orthanc_plugin.ledger.delivery_views import standings, troubled
 from orthanc_plugin.ledger.figures import last_day, quarantined, refused_by_reason
 from orthanc_plugin.ledger.notes import LAST_BACKUP, get_fact, workers_seen
-from orthanc_plugin.outbox import Notice, Outbox
+from orthanc_plugin.ledger.outbox import Notice, Outbox
 from orthanc_plugin.worklist import admin_view
-from orthanc_plugin.worklist.admin_view import AdminPage, Model, User
+from orthanc_plugin.worklist.admin_view import AdminPage, Model, Neighbour, User
 
 _MOST_QUARANTINED = 50
+_MOST_UNDELIVERED = 20
 _AUDIT_LINES = 20
 # A card brings its own style and plots, and may run nothing.
 _CARD_HEADERS = PAGE_HEADERS | {
@@ -74,16 +78,42 @@ def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) 
         log_ins_since=since,
         audit=tuple(reversed(latest(site.settings.audit, most=_AUDIT_LINES))),
         untold=tuple(_untold(site)),
+        destinations=tuple(_destinations(site, db)),
+        undelivered=tuple(troubled(db, _MOST_UNDELIVERED)),
         elsewhere=asked_for(request, db, now),
         reserve_mb=site.free_space.reserve_mb,
     )
 
 
 def _untold(site: Site) -> list[Notice]:
+    outbox = Outbox(site.ledger, site.settings.outbox)
     try:
-        return Outbox(site.settings.outbox).troubled()
-    except sqlite3.Error:
+        return outbox.troubled()
+    except LedgerError:
         return []
+    finally:
+        outbox.close_file()
+
+
+def _destinations(site: Site, db: Connection) -> list[Neighbour]:
+    """Those that are set, and those that something is owed to all the same."""
+    stand = {one.destination: one for one in standings(db)}
+    done = {
+        count.labels[0]: count.number for count in counted(db) if count.name == DELIVERY and count.labels[1] == TAKEN
+    }
+    protocols = {one.name: one.protocol for one in site.settings.owed_to}
+    return [
+        Neighbour(
+            name,
+            protocols.get(name, ""),
+            done.get(name, 0),
+            stand[name].owed if name in stand else 0,
+            stand[name].refused if name in stand else 0,
+            stand[name].oldest if name in stand else None,
+            stand[name].error if name in stand else "",
+        )
+        for name in dict.fromkeys([*protocols, *stand])
+    ]
 
 
 def _models(site: Site, status: dict[str, Any]) -> list[Model]:

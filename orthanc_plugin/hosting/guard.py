@@ -35,6 +35,7 @@ from orthanc_plugin.access.logins import Logins, Refused
 from orthanc_plugin.access.roles import Action, Role, may
 from orthanc_plugin.hosting.addresses import address_of
 from orthanc_plugin.hosting.messages import Request, Visitor, cookie_of, is_ours
+from orthanc_plugin.hosting.proxied import HEADERS, NO_PROXY, Proxied, Proxy, Unbelieved
 
 _STUDIES = re.compile(r"/dicom-web/(studies|series|instances)(/.*)?", re.DOTALL)
 _REFRESHED = "/hilum/rows"  # by the page itself: nobody need be there
@@ -51,6 +52,7 @@ class Refusal(StrEnum):
     TOO_MANY = "too_many"
     FORBIDDEN = "forbidden"
     OTHER_SITE = "other_site"
+    NOT_THE_PROXY = "not_the_proxy"
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,14 @@ class Guard:
     ----------
     cookie
         Name of the session's cookie; nodes of one machine share a jar, so it has the port in it.
+    proxy
+        Who may say that somebody is logged in.
     """
 
-    def __init__(self, logins: Logins, *, cookie: str, clock: Callable[[], float] = time.time) -> None:
-        self._logins, self.cookie, self._clock = logins, cookie, clock
+    def __init__(
+        self, logins: Logins, *, cookie: str, proxy: Proxy = NO_PROXY, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._logins, self.cookie, self._proxy, self._clock = logins, cookie, proxy, clock
         self._decided: dict[int, tuple[tuple[str | None, ...], Visit]] = {}
 
     def decide(self, request: Request) -> Visit:
@@ -131,6 +137,12 @@ class Guard:
         headers, action = request.headers, action_of(request.method, request.path)
         who = Who(address=_address(request))
         nobody = Visit(Visitor(who=who), action)
+        proxied = self._by_proxy(headers)
+        if isinstance(proxied, Unbelieved):
+            return replace(nobody, refusal=Refusal.NOT_THE_PROXY)
+        if proxied is not None:
+            who = replace(who, name=proxied.name, role=str(proxied.role or ""))
+            return self._allowed(request, Visit(Visitor(proxied.role, who), action))
         if "authorization" in headers:
             found = self._by_basic(headers["authorization"], who.address)
             if isinstance(found, Refused):
@@ -143,14 +155,23 @@ class Guard:
             account = self._logins.by_session(token, self._clock(), used=used) if token else None
         if account is not None:
             who = replace(who, name=account.name, role=str(account.role))
-        visit = Visit(Visitor(account.role if account else None, who), action)
+        return self._allowed(request, Visit(Visitor(account.role if account else None, who), action))
+
+    def _allowed(self, request: Request, visit: Visit) -> Visit:
+        """Whether this person may do it, from where it is asked."""
         if _is_from_elsewhere(request):
             return replace(visit, refusal=Refusal.OTHER_SITE)
-        if action is None:
+        if visit.action is None:
             return visit
-        if account is None:
+        if not visit.visitor.who.name:
             return replace(visit, refusal=Refusal.LOG_IN)
-        return visit if may(account.role, action) else replace(visit, refusal=Refusal.FORBIDDEN)
+        return visit if may(visit.visitor.role, visit.action) else replace(visit, refusal=Refusal.FORBIDDEN)
+
+    def _by_proxy(self, headers: Mapping[str, str]) -> Proxied | Unbelieved | None:
+        found = self._proxy.who(headers)
+        # the node's own two accounts are nobody else's
+        is_taken = isinstance(found, Proxied) and self._logins.is_own(found.name)
+        return Unbelieved.UNUSABLE if is_taken else found
 
     def _by_basic(self, header: str, address: str) -> Account | Refused:
         scheme, _, value = header.partition(" ")
@@ -168,7 +189,7 @@ def _credentials(request: Request) -> tuple[str | None, ...]:
     """All that a decision follows from."""
     given = ("authorization", "cookie", "origin", "host", "x-requested-with", "x-http-method-override")
     fetched = ("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
-    return request.method, request.path, *(request.headers.get(name) for name in given + fetched)
+    return request.method, request.path, *(request.headers.get(name) for name in given + fetched + HEADERS)
 
 
 def _is_from_elsewhere(request: Request) -> bool:

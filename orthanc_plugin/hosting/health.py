@@ -6,16 +6,19 @@ The rule: whatever keeps a study from being read is named here, by a code, and s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orthanc_plugin.ledger.database import LedgerError, LedgerUnusable
+from orthanc_plugin.ledger.delivery_views import Undelivered
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
+from orthanc_plugin.trust import EXPIRES_SOON_SECONDS
 
 WORKER_SILENT_SECONDS = 15.0  # it reports every five
 _START_SECONDS = 30.0  # in which a worker is expected to speak up for the first time
 _WAITING_LIMIT_SECONDS = 600.0
+UNDELIVERED_SECONDS = 120.0  # before a destination that is down is spoken of
 _JUMP_SECONDS = 60.0  # more than any time service corrects at once without being asked
 _JUMP_SHOWN_SECONDS = 3600.0
 
@@ -68,6 +71,12 @@ class Vitals:
         Why the audit log cannot be written; empty when it can.
     audit_waiting
         Entries that wait for it in memory.
+    undelivered
+        The destinations that did not take what they were given.
+    entrance_error
+        Why HTTPS is not offered; empty when it is, or is not wanted.
+    certificate_seconds
+        Until the node's certificate expires; None where there is none that is used.
     """
 
     ledger_error: LedgerError | None
@@ -85,6 +94,9 @@ class Vitals:
     read_only: bool = False
     audit_waiting: int = 0
     audit_error: str = ""
+    undelivered: tuple[Undelivered, ...] = ()
+    entrance_error: str = ""
+    certificate_seconds: float | None = None
 
 
 _WORKER_PROBLEMS = {
@@ -95,6 +107,15 @@ _WORKER_PROBLEMS = {
     "reader_dies": (
         "The process that reads studies cannot be started, or dies before it is ready, so nothing is read.",
         "See worker.log for why; the machine may be out of memory (setting memory_mb), of processes or of open files.",
+    ),
+    "ray_unavailable": (
+        "The Ray cluster does not answer, so nothing is read.",
+        "Nothing, if its head is starting: it goes on by itself. Otherwise see the setting ray_address, worker.log, "
+        "and ray status on the head.",
+    ),
+    "ray_no_room": (
+        "The Ray cluster has no place for a reading actor, so nothing is read.",
+        "ray status on its head tells what is free: see the settings ray_cpus and ray_gpus, or add a machine.",
     ),
     "orthanc_unavailable": (
         "The worker cannot reach Orthanc, so nothing is read.",
@@ -117,7 +138,7 @@ _WORKER_PROBLEMS = {
 
 def problems(vitals: Vitals) -> list[Problem]:
     """What is wrong, what stops work first."""
-    found = [*_of_ledger(vitals), *_of_storage(vitals), *_of_worker(vitals), *_of_studies(vitals)]
+    found = [*_of_ledger(vitals), *_of_storage(vitals), *_of_worker(vitals), *_of_studies(vitals), *_of_tls(vitals)]
     if vitals.clock_jump_seconds:
         found.append(
             Problem(
@@ -136,6 +157,7 @@ def problems(vitals: Vitals) -> list[Problem]:
                 stops=False,
             )
         )
+    found.extend(problem for one in vitals.undelivered for problem in _of_destination(one))
     return sorted(found, key=lambda problem: not problem.stops)
 
 
@@ -144,6 +166,27 @@ def state(found: Sequence[Problem], models: dict[str, str] | None) -> str:
     if any(problem.stops for problem in found):
         return "impaired"
     return "starting" if models is None else "ready"
+
+
+def _of_destination(it: Undelivered) -> Iterator[Problem]:
+    if it.waiting:
+        yield Problem(
+            f"undelivered_{it.destination}",
+            f"{it.destination} has not taken {_studies(it.waiting)}: {it.error}.",
+            "Nothing if it is down: they go out by themselves. ./hilum doctor tries whether it answers.",
+            stops=False,
+        )
+    if it.refused:
+        yield Problem(
+            f"refused_{it.destination}",
+            f"{it.destination} refused {_studies(it.refused)}" + (f": {it.error}." if not it.waiting else "."),
+            f"Mend what it says, then ./hilum deliveries retry {it.destination}.",
+            stops=False,
+        )
+
+
+def _studies(number: int) -> str:
+    return f"{number} {'study' if number == 1 else 'studies'}"
 
 
 def _of_ledger(vitals: Vitals) -> list[Problem]:
@@ -248,6 +291,19 @@ def _of_studies(vitals: Vitals) -> list[Problem]:
                 stops=False,
             )
         )
+    return found
+
+
+def _of_tls(vitals: Vitals) -> list[Problem]:
+    found = []
+    if vitals.entrance_error:
+        text = f"HTTPS is not offered: {vitals.entrance_error}."
+        found.append(Problem("https_down", text, "See orthanc.log; ./hilum doctor tells more.", stops=False))
+    left = vitals.certificate_seconds
+    if left is not None and left < EXPIRES_SOON_SECONDS:
+        when = "has expired" if left <= 0 else f"expires in {left / 86_400:.0f} days"
+        advice = "./hilum tls renew; for DICOM the node is started anew then. A site's own authority renews its own."
+        found.append(Problem("certificate_expires", f"The node's certificate {when}.", advice, stops=False))
     return found
 
 

@@ -17,6 +17,7 @@ from orthanc_plugin.access.logins import Logins, Refused
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.hosting.guard import Guard, Refusal, Visit, is_encrypted
 from orthanc_plugin.hosting.messages import HTML, NOT_STORED, PAGE_HEADERS, TEXT, Request, Response, is_browser
+from orthanc_plugin.hosting.proxied import USER
 from orthanc_plugin.worklist.page import render_login
 
 HOME, LOGIN, LOGOUT = "/hilum/", "/hilum/login", "/hilum/logout"
@@ -35,6 +36,7 @@ _SAID = {
     Refusal.OTHER_SITE: "Another site asked for this, or a program without the header X-Requested-With.",
     Refusal.WRONG_PASSWORD: "The name or the password is wrong.",
     Refusal.LOG_IN: "Log in first.",
+    Refusal.NOT_THE_PROXY: "What this request says of itself is not believed: its proxy does not know the secret.",
 }
 
 
@@ -46,6 +48,7 @@ class LoginPage:
     guard: Guard
     audit: Audit
     clock: Callable[[], float] = time.time
+    proxy_logout: str = ""
 
     def respond(self, request: Request) -> Response:
         """Answer ``/hilum/login`` and ``/hilum/logout``."""
@@ -93,7 +96,9 @@ class LoginPage:
             self.audit.record("log_out", request.visitor.who)
         # what the browser kept of patients goes as well
         gone = {"Clear-Site-Data": '"cache", "storage"'} | self._cookie(request.headers, "")
-        return _redirect(f"{LOGIN}?left=yes", gone)
+        # whom a proxy logs in would be back with the next request
+        way = self.proxy_logout if USER in request.headers else ""
+        return _redirect(way or f"{LOGIN}?left=yes", gone)
 
     def _cookie(self, headers: Mapping[str, str], token: str) -> dict[str, str]:
         # Lax: a link to a study, in a mail or another system, finds whoever is logged in
@@ -107,7 +112,7 @@ def refuse(request: Request, visit: Visit) -> Response:
         seconds = _seconds(visit.wait_seconds)
         said = f"Too many wrong passwords. Try again in {seconds} s."
         return _said(request, _TOO_MANY, said, {"Retry-After": seconds})
-    if visit.refusal in (Refusal.FORBIDDEN, Refusal.OTHER_SITE):
+    if visit.refusal in (Refusal.FORBIDDEN, Refusal.OTHER_SITE, Refusal.NOT_THE_PROXY):
         return _said(request, 403, _SAID[visit.refusal])
     navigates = request.headers.get("sec-fetch-mode", "navigate") == "navigate"
     if request.method == "GET" and navigates and "text/html" in request.headers.get("accept", ""):

@@ -53,6 +53,10 @@ METRICS = (
     Metric("hilum_problem", _GAUGE, ("code", "stops"), _PROCESS, "1 for each problem that the status names"),
     Metric("hilum_instances_received_total", _COUNTER, (), _PROCESS, "images stored since the plugin started"),
     Metric("hilum_instances_refused_total", _COUNTER, (), _PROCESS, "uploads refused for want of disk space"),
+    Metric(
+        "hilum_associations_refused_total", _COUNTER, ("reason",), _PROCESS,
+        "DICOM associations that Orthanc refused: unknown_ae, called_ae, tls, other",
+    ),
     Metric("hilum_unrecorded_studies", _GAUGE, (), _PROCESS, "studies that wait in memory for the ledger"),
     Metric("hilum_unwritten_audit_entries", _GAUGE, (), _PROCESS, "entries that wait in memory for the audit log"),
     Metric("hilum_disk_free_bytes", _GAUGE, ("folder",), _PROCESS, "free for the images (storage) and the node (home)"),
@@ -65,6 +69,7 @@ METRICS = (
     Metric("hilum_workers", _GAUGE, ("state",), _LEDGER, "workers heard of within 15 s: ready, or starting"),
     Metric("hilum_busy_readers", _GAUGE, (), _LEDGER, "studies that workers have in hand now"),
     Metric("hilum_worker_starts_total", _COUNTER, (), _LEDGER, "starts of a worker; beyond the node's own: restarts"),
+    Metric("hilum_ray_losses_total", _COUNTER, (), _LEDGER, "times that a worker's Ray cluster went away"),
     Metric("hilum_leases_lost_total", _COUNTER, (), _LEDGER, "studies on which a worker fell silent"),
     Metric(
         "hilum_latency_seconds", _HISTOGRAM, ("stage",), _LEDGER,
@@ -86,6 +91,15 @@ METRICS = (
         "hilum_finding_probability", _HISTOGRAM, ("bundle", "version", "finding"), _LEDGER,
         "probabilities that they gave, 0 to 1",
     ),
+    Metric("hilum_deliveries_owed", _GAUGE, ("destination",), _LEDGER, "studies that a destination is to be given"),
+    Metric("hilum_deliveries_failing", _GAUGE, ("destination",), _LEDGER, "of these, the ones that were tried in vain"),
+    Metric("hilum_deliveries_refused", _GAUGE, ("destination",), _LEDGER, "studies that a destination will not have"),
+    Metric("hilum_delivery_oldest_seconds", _GAUGE, ("destination",), _LEDGER, "how long the oldest has been owed"),
+    Metric(
+        "hilum_deliveries_total", _COUNTER, ("destination", "outcome"), _LEDGER,
+        "tries to deliver: delivered, put_off (tried again), refused",
+    ),
+    Metric("hilum_studies_purged_total", _COUNTER, (), _LEDGER, "studies deleted by the rule of retention"),
     Metric("hilum_ledger_bytes", _GAUGE, (), _LEDGER, "size of the ledger: its files, or its tables in PostgreSQL"),
     Metric("hilum_last_backup_timestamp_seconds", _GAUGE, (), _LEDGER, "when ./hilum backup ended last"),
     Metric(

@@ -23,10 +23,12 @@ from orthanc_plugin.hosting.health import WORKER_SILENT_SECONDS
 from orthanc_plugin.hosting.messages import NOT_STORED, Response
 from orthanc_plugin.hosting.metric_table import METRICS, Kind
 from orthanc_plugin.hosting.site import Site
-from orthanc_plugin.ledger import counting, views
+from orthanc_plugin.ledger import counting, deliveries, views
 from orthanc_plugin.ledger.counters import Count, counted
+from orthanc_plugin.ledger.delivery_views import standings
 from orthanc_plugin.ledger.figures import count_unfinished, ledger_bytes
 from orthanc_plugin.ledger.notes import LAST_BACKUP, LAST_RECONCILIATION, get_fact, workers_seen
+from orthanc_plugin.refused_calls import read_refused_calls
 
 _MEBIBYTE = 2**20
 Labels = tuple[str, ...]
@@ -48,7 +50,7 @@ def respond(site: Site, db: Connection | None, status: Mapping[str, Any], now: f
     counts: list[Count] = []
     if db is not None:
         counts = [*_NOTHING_YET, *counted(db)]
-        told |= _of_ledger(db, now)
+        told |= _of_ledger(db, now) | _of_deliveries(site, db, now)
     told["hilum_scrape_seconds"] = {(): time.perf_counter() - began}
     registry = CollectorRegistry()
     registry.register(_Families(told, counts))
@@ -92,7 +94,14 @@ def _counters(counts: Sequence[Count]) -> dict[str, dict[Labels, float]]:
 
 # What has no label is told from the beginning, so that its first time is seen as a rise.
 _NOTHING_YET = tuple(
-    Count(name, number=0) for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED)
+    Count(name, number=0)
+    for name in (
+        counting.IMAGES_READ,
+        counting.LEASE_LOST,
+        counting.WORKER_STARTED,
+        counting.CLUSTER_LOST,
+        deliveries.PURGED,
+    )
 )
 _COUNTERS = {
     counting.IMAGES_READ: "hilum_images_read_total",
@@ -102,6 +111,9 @@ _COUNTERS = {
     counting.ATTEMPT_FAILED: "hilum_attempts_failed_total",
     counting.LEASE_LOST: "hilum_leases_lost_total",
     counting.WORKER_STARTED: "hilum_worker_starts_total",
+    deliveries.DELIVERY: "hilum_deliveries_total",
+    deliveries.PURGED: "hilum_studies_purged_total",
+    counting.CLUSTER_LOST: "hilum_ray_losses_total",
 }
 
 
@@ -129,6 +141,9 @@ def _of_process(site: Site, status: Mapping[str, Any], now: float) -> dict[str, 
         "hilum_problem": {(p["code"], str(p["stops"]).lower()): 1.0 for p in status["problems"]},
         "hilum_instances_received_total": {(): float(site.received())},
         "hilum_instances_refused_total": {(): float(site.free_space.refused)},
+        "hilum_associations_refused_total": {
+            (reason,): float(number) for reason, number in read_refused_calls(settings.refused_calls).items()
+        },
         "hilum_unrecorded_studies": {(): float(site.intake()[1])},
         "hilum_unwritten_audit_entries": {(): float((site.audit.problem or ("", 0))[1])},
         "hilum_disk_reserve_bytes": {(): float(site.free_space.reserve_mb * _MEBIBYTE)},
@@ -167,6 +182,19 @@ def _of_ledger(db: Connection, now: float) -> dict[str, Numbers]:
         "hilum_workers": {(state,): float(number) for state, number in states.items()},
         "hilum_busy_readers": {(): float(sum(w["busy"] for w in workers))},
         "hilum_ledger_bytes": {(): float(ledger_bytes(db))},
+    }
+
+
+def _of_deliveries(site: Site, db: Connection, now: float) -> dict[str, Numbers]:
+    """Of each destination that is set, and of each that something is still owed to."""
+    stand = {(one.destination,): one for one in standings(db)}
+    named = {(one.name,) for one in site.settings.owed_to} | set(stand)
+    oldest = {key: one.oldest for key, one in stand.items() if one.oldest is not None}
+    return {
+        "hilum_deliveries_owed": {key: float(stand[key].owed) if key in stand else 0.0 for key in named},
+        "hilum_deliveries_failing": {key: float(stand[key].failing) if key in stand else 0.0 for key in named},
+        "hilum_deliveries_refused": {key: float(stand[key].refused) if key in stand else 0.0 for key in named},
+        "hilum_delivery_oldest_seconds": {key: max(0.0, now - oldest[key]) if key in oldest else 0.0 for key in named},
     }
 
 

@@ -37,12 +37,14 @@ from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger import tasks, views
 from orthanc_plugin.ledger.database import LedgerError
+from orthanc_plugin.ledger.delivery_views import Undelivered, undelivered
 from orthanc_plugin.ledger.filters import FilterInvalid
 from orthanc_plugin.ledger.notes import ALL_COMPARED, LAST_RECONCILIATION, ORPHANS, workers_seen
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
 from orthanc_plugin.ledger.pages import MOST_ROWS
 from orthanc_plugin.ledger.pages import page as ledger_page
 from orthanc_plugin.ledger.tasks import TaskStatus
+from orthanc_plugin.trust import seconds_left
 from orthanc_plugin.worklist import page, rows
 
 _STATIC = Path(page.__file__).with_name("static")
@@ -255,6 +257,9 @@ def _status(
             clock_jump_seconds=site.clock.jump_seconds(),
             audit_error=(site.audit.problem or ("", 0))[0],
             audit_waiting=(site.audit.problem or ("", 0))[1],
+            undelivered=_undelivered(site, db, now) if db else (),
+            entrance_error=site.entrance(),
+            certificate_seconds=seconds_left(site.settings, time.time()),
         )
     )
     reconciled = tasks.get_fact(db, LAST_RECONCILIATION) if db else None
@@ -271,6 +276,11 @@ def _status(
         "ae_title": site.settings.ae_title,
         "dicom_port": site.settings.dicom_port,
     }
+
+
+def _undelivered(site: Site, db: Connection, now: float) -> tuple[Undelivered, ...]:
+    names = [one.name for one in site.settings.owed_to]
+    return tuple(undelivered(db, names, before=now - health.UNDELIVERED_SECONDS))
 
 
 def _record_view_of_list(name: str, request: Request, site: Site) -> None:

@@ -34,6 +34,8 @@ class Site:
         What Orthanc holds of a study: documents, pictures.
     received
         How many images came since the plugin started.
+    entrance
+        Why HTTPS is not offered; empty when it is, or is not wanted.
     """
 
     settings: Settings
@@ -48,6 +50,7 @@ class Site:
     audit: Audit
     held: Held
     received: Callable[[], int] = lambda: 0
+    entrance: Callable[[], str] = lambda: ""
 
     def users(self) -> dict[str, Account]:
         """The people who may log in, by name; nobody where the list cannot be read."""

@@ -27,6 +27,8 @@ _TABLES = {
     "saved_filters": ("owner, name", 4),
     "mark_acts": ("person", 5),
     "counters": ("name, labels", 7),
+    "deliveries": ("destination, study_instance_uid", 8),
+    "archive_runs": ("number", 9),
 }
 _DERIVED_AT_ONCE = 5000
 _ROWS_AT_ONCE = 500

@@ -153,5 +153,74 @@ _COUNTING = Migration(
     down=("DROP INDEX tasks_running",),
 )
 
-MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING)
+# Going back, what is owed waits as well.
+_DELIVERING = Migration(
+    8,
+    up=(
+        """
+        CREATE TABLE IF NOT EXISTS deliveries (                  -- see ledger/deliveries.py
+            destination         TEXT NOT NULL,
+            study_instance_uid  TEXT NOT NULL,
+            state               TEXT NOT NULL,
+            owed                INTEGER NOT NULL,                -- answers so far
+            claimed             INTEGER NOT NULL DEFAULT 0,      -- what the current claim has seen
+            fence               INTEGER NOT NULL DEFAULT 0,      -- grows with each claim: an old writer's write misses
+            holder              TEXT NOT NULL DEFAULT '',
+            owed_since          DOUBLE PRECISION NOT NULL,
+            due_at              DOUBLE PRECISION,                -- tried next, or the end of the claim; NULL: never
+            failures            INTEGER NOT NULL DEFAULT 0,      -- in a row
+            error               TEXT NOT NULL DEFAULT '',        -- of the last try, without patient data
+            taken               TEXT NOT NULL DEFAULT '{}',      -- JSON: what the receiver has
+            delivered_at        DOUBLE PRECISION,
+            PRIMARY KEY (destination, study_instance_uid)
+        )
+        """,
+        "CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (destination, due_at) WHERE state = 'owed'",
+        "CREATE INDEX IF NOT EXISTS deliveries_owed ON deliveries (destination, owed_since) WHERE state = 'owed'",
+        "CREATE INDEX IF NOT EXISTS deliveries_refused ON deliveries (destination, owed_since) WHERE state = 'refused'",
+        "CREATE INDEX IF NOT EXISTS deliveries_done ON deliveries (destination, delivered_at, study_instance_uid) "
+        "WHERE state = 'delivered'",
+        "CREATE INDEX IF NOT EXISTS deliveries_of_study ON deliveries (study_instance_uid)",
+    ),
+    down=(
+        "DROP INDEX deliveries_of_study",
+        "DROP INDEX deliveries_done",
+        "DROP INDEX deliveries_refused",
+        "DROP INDEX deliveries_owed",
+        "DROP INDEX deliveries_due",
+    ),
+)
+
+# Going back, what waits for its turn in a run waits behind live studies, as an earlier Hilum knows it; the runs wait in
+# a table that it ignores.
+_REPROCESSING = Migration(
+    9,
+    up=(
+        """
+        CREATE TABLE IF NOT EXISTS archive_runs (                -- see ledger/reprocessing.py
+            number              INTEGER PRIMARY KEY,
+            first_date          TEXT NOT NULL,                   -- of studies, YYYYMMDD
+            last_date           TEXT NOT NULL,
+            model               TEXT NOT NULL,                   -- NAME@VERSION; empty: whatever is active
+            most                BIGINT,                          -- studies to read; NULL: all
+            state               TEXT NOT NULL,                   -- running, stopped or done
+            study_date          TEXT NOT NULL DEFAULT '',        -- the last study that it came to
+            study_time          TEXT NOT NULL DEFAULT '',
+            study_instance_uid  TEXT NOT NULL DEFAULT '',
+            total               BIGINT NOT NULL,                 -- studies of these dates when it began
+            passed              BIGINT NOT NULL DEFAULT 0,       -- of them it came to so many
+            taken               BIGINT NOT NULL DEFAULT 0,       -- and had so many read again
+            started_at          DOUBLE PRECISION NOT NULL,
+            changed_at          DOUBLE PRECISION NOT NULL
+        )
+        """,
+        "CREATE INDEX tasks_archive ON tasks (due_order) WHERE urgency = 3 AND due_order IS NOT NULL",
+    ),
+    down=(
+        "DROP INDEX tasks_archive",
+        "UPDATE tasks SET urgency = 2 WHERE urgency = 3",
+    ),
+)
+
+MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING, _DELIVERING, _REPROCESSING)
 SCHEMA_VERSION = MIGRATIONS[-1].version

@@ -30,8 +30,13 @@ def prepare(settings: Settings) -> None:
         from models import networks  # noqa: F401  (all that bundles name)
 
 
-def load_active(settings: Settings) -> Models:
+def load_active(settings: Settings, studies: int = 1) -> Models:
     """Verify and load what is active.
+
+    Parameters
+    ----------
+    studies
+        How many threads will ask the models at the same time.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def load_active(settings: Settings) -> Models:
         When one of them is not here, or is not as it was recorded.
     """
     chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
-    running = _running(settings)
+    running = _running(settings, studies)
     return assemble([bundle.load() for bundle in chosen], threads=running.threads, running=running)
 
 
@@ -54,8 +59,8 @@ def load_shadows(settings: Settings) -> Shadows:
     return Shadows(loaded, settings.shadow_records)
 
 
-def _running(settings: Settings) -> Running:
-    return Running(Runtime(settings.runtime), threads_of(settings), settings.translated)
+def _running(settings: Settings, studies: int = 1) -> Running:
+    return Running(Runtime(settings.runtime), threads_of(settings), settings.translated, studies)
 
 
 def threads_of(settings: Settings) -> int:

@@ -20,7 +20,9 @@ from orthanc_plugin.settings import Settings
 _HISTORY = 20  # earlier answers that are remembered
 
 
-def read_entry(reading: Reading, published: Published, instance: str, received: str) -> dict[str, Any]:
+def read_entry(
+    reading: Reading, published: Published, instance: str, received: str, calling_ae_title: str = ""
+) -> dict[str, Any]:
     """The entry of an image that has its results; `instance` is Orthanc's name for it."""
     findings, gate = reading.findings, reading.gate
     return {
@@ -29,6 +31,7 @@ def read_entry(reading: Reading, published: Published, instance: str, received: 
         "reason": None,
         "instance": instance,
         "received": received,
+        "calling_ae_title": calling_ae_title,
         "evidence": _evidence_json(reading.evidence),
         "pixel_gate": None if gate is None else {"shows": gate.shows, "score": round(gate.score, 4)},
         "segmentation": published.segmentation,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +50,7 @@ from orthanc_plugin.reading.outcome import (
 )
 from orthanc_plugin.reading.publishing import ResultWorse, StudyResults
 from orthanc_plugin.reading.recent_reports import RecentReports
+from orthanc_plugin.reading.routing import RULE, models_for, route_of
 from orthanc_plugin.reading.shadow import Shadows
 from orthanc_plugin.settings import Settings
 
@@ -81,8 +82,10 @@ class _Candidate:
 
     instance: str
     received: str
+    calling_ae_title: str
     taken: Intake
     in_memory: bool
+    models: Models
 
     def turn(self, read_before: set[str]) -> tuple[bool, bool, float, int, str]:
         """What was read stays read; then originals before what was derived from them, in the order of exposure."""
@@ -317,9 +320,20 @@ def _take_in(instance: str, reader: Reader, *, in_memory: bool) -> _Candidate:
     stored = _fetch(instance, reader)
     reach("fetched")
     taken = reader.intake.take_in(stored.content, policy_of(reader.settings))
+    models = _models_of(taken, stored.calling_ae_title, reader)
     if not in_memory:
         taken = taken.without_pixels()
-    return _Candidate(instance, stored.received, taken, in_memory)
+    return _Candidate(instance, stored.received, stored.calling_ae_title, taken, in_memory, models)
+
+
+def _models_of(taken: Intake, calling_ae_title: str, reader: Reader) -> Models:
+    """Those that the site's rules have read an image."""
+    route = route_of(reader.settings.routes, taken.header, calling_ae_title)
+    try:
+        return models_for(route, reader.models, taken.selection.evidence)
+    except NotTakenIn as refusal:
+        refusal.sop_instance_uid = str(taken.header.SOPInstanceUID)
+        raise
 
 
 def _fetch(instance: str, reader: Reader) -> StoredInstance:
@@ -342,7 +356,10 @@ def _read(candidate: _Candidate, reader: Reader) -> tuple[Intake, Reading]:
     taken, policy = candidate.taken, policy_of(reader.settings)
     if not candidate.in_memory:
         taken = reader.intake.take_in(reader.orthanc.file(candidate.instance), policy)
-    return taken, read_intake(taken, reader.models, policy)
+    reading = read_intake(taken, candidate.models, policy)
+    if reading.findings.route:
+        reading = replace(reading, evidence=(*reading.evidence, Evidence(RULE, reading.findings.route)))
+    return taken, reading
 
 
 def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: StudyResults) -> dict[str, Any]:
@@ -355,4 +372,4 @@ def _publish(candidate: _Candidate, taken: Intake, reading: Reading, results: St
             raise ResultWorse(f"image {candidate.uid}: its results cannot be made anew") from error
         message = "no results can be made of this header, perhaps for an invalid identifier; see the worker's log"
         raise ImageRefused(Refusal.UNREADABLE_HEADER, message, reading.evidence) from error
-    return read_entry(reading, published, candidate.instance, candidate.received)
+    return read_entry(reading, published, candidate.instance, candidate.received, candidate.calling_ae_title)

@@ -16,6 +16,7 @@ from orthanc_plugin.ledger.database import Ledger, LedgerError
 from orthanc_plugin.ledger.derived import derive_missing
 from orthanc_plugin.ledger.ownership import require_archive
 from orthanc_plugin.settings import Settings
+from orthanc_plugin.trust import TlsUnusable, http_trust
 from orthanc_plugin.working.lost_files import LostFiles
 from orthanc_plugin.working.reconciliation import reconcile
 
@@ -41,14 +42,15 @@ def keep_reconciled(settings: Settings, ledger: Ledger, found_work: Callable[[],
             require_archive(ledger, settings.archive_id_file)
             _derive(ledger, stop)
             own = load_worker_account(settings.credentials)
-            with OrthancClient(settings.orthanc_address, own.user, own.password) as orthanc:
+            trust = http_trust(settings, settings.orthanc_address)
+            with OrthancClient(settings.orthanc_address, own.user, own.password, trust=trust) as orthanc:
                 report = reconcile(ledger, orthanc, now=time.time(), stop=stop)
                 lost_files.take_back(ledger, orthanc, now=time.time(), elapsed=time.monotonic())
             if report.missed or report.changed or report.results_gone:
                 found_work()
             if report.behind:
                 pause = max(_SHORTEST_SECONDS, time.monotonic() - started)
-        except (LedgerError, OrthancUnavailable) as error:
+        except (LedgerError, OrthancUnavailable, TlsUnusable) as error:
             log.warning("not compared: %s", error)
             pause = min(pause, _AWAY_SECONDS)
         except Exception:  # it must be tried again whatever one study holds

@@ -60,6 +60,27 @@ class User:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """Somebody who is given results; `protocol` is empty when the settings do not have it any more.
+
+    Parameters
+    ----------
+    delivered
+        Studies that it took so far.
+    oldest
+        Since when the oldest is owed; None when none is.
+    """
+
+    name: str
+    protocol: str
+    delivered: int
+    owed: int
+    refused: int
+    oldest: float | None
+    error: str
+
+
+@dataclass(frozen=True)
 class AdminPage:
     """Everything on the admin page.
 
@@ -72,7 +93,11 @@ class AdminPage:
     audit
         The latest entries, the latest first.
     untold
-        Notices that were not taken (``outbox.Notice``).
+        Notices that were not taken (``ledger.outbox.Notice``).
+    destinations
+        Who is given results.
+    undelivered
+        Studies that were not taken, the longest owed first (``ledger.delivery_views.troubled``).
     elsewhere
         What can be marked as read elsewhere, and was (``hosting.elsewhere.Elsewhere``).
     """
@@ -89,6 +114,8 @@ class AdminPage:
     last_backup: float | None
     audit: tuple[dict[str, Any], ...]
     untold: tuple[Any, ...]
+    destinations: tuple[Neighbour, ...]
+    undelivered: tuple[dict[str, Any], ...]
     elsewhere: Any
     reserve_mb: int
 

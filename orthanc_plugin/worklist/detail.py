@@ -22,6 +22,7 @@ _REASONS = {
     "model_failed": "the model failed",
     "view": "not in this view",
     "no_model": "no active model looks for it",
+    "routing": "a rule of the site left its model out",
     "refused": "the image is no longer read",
 }
 _WHY = {

@@ -21,6 +21,8 @@ _BENCHES = {
     "ingest": ("C-STORE with and without the plugin", _PERFORMANCE),
     "intake": ("from a file to gray values; each decoder", _PERFORMANCE),
     "encode": ("from findings to results", _PERFORMANCE),
+    "ray": ("studies a second with one actor and with two, beside processes", _PERFORMANCE),
+    "reprocess": ("live studies alone, and beside a run through the archive", _PERFORMANCE),
     "models": ("the figures of each committed bundle, and its time an image", "docs/bundles.md"),
     "faults": ("kill everything at random, then count what Orthanc holds", "docs/reliability.md"),
     "soak": ("memory and ledger over many studies", "docs/reliability.md"),
@@ -28,7 +30,15 @@ _BENCHES = {
     "triage": ("simulated waiting: the reading order against others", "docs/triage.md, with its plot"),
 }
 _ROUNDS = {"ingest": 5, "intake": 5, "encode": 5, "starting": 5, "runtimes": 40}
-_STUDIES = {"latency": 50, "throughput": 500, "stages": 30, "soak": 1000, "worklist": 1_000_000}
+_STUDIES = {
+    "latency": 50,
+    "throughput": 500,
+    "stages": 30,
+    "ray": 200,
+    "reprocess": 30,
+    "soak": 1000,
+    "worklist": 1_000_000,
+}
 
 
 def main() -> int:
@@ -65,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parts["faults"].add_argument(
         "--disk-mb", type=int, default=2048, help="size of the disk that is filled; 0: it never is"
     )
+    parts["faults"].add_argument("--cluster", action="store_true", help="of ./hilum up --cluster: its members die")
     parts["triage"].add_argument("--replications", type=int, default=100)
     parts["triage"].add_argument("--days", type=int, default=30)
     return parser
@@ -78,7 +89,8 @@ def _run(options: argparse.Namespace) -> int:
     if name == "faults":
         from tests.faults.run import Plan
 
-        plan = Plan(options.kills, options.seed, options.ledger, options.disk_mb)
+        ledger = "cluster" if options.cluster else options.ledger
+        plan = Plan(options.kills, options.seed, ledger, options.disk_mb)
         return int(bench.compare(plan, **told))
     if name == "worklist":
         return int(bench.compare(options.studies, postgresql=options.ledger == "postgresql", **told))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.bench.machine import describe
 from tests.bench.sheets import RELIABILITY, Sheet, keep, tell
+from tests.faults import cluster_run
 from tests.faults.counting import Fate
 from tests.faults.run import Plan, run
 from tests.faults.score import Score, summary
@@ -35,7 +36,7 @@ def compare(plan: Plan, *, json_file: Path | None = None, write: bool = False) -
             if not console.is_terminal and so_far.all_kills % _TELL == 0:  # a bar is not seen in a file
                 console.print(f"{so_far.all_kills} of {plan.kills} kills, {plan.ledger}")
 
-        score = run(plan, show)
+        score = (cluster_run.run if plan.ledger == "cluster" else run)(plan, show)
     tell(f"faults {plan.ledger}", sheets(score), machine, write=write, page=RELIABILITY)
     keep(score.to_json(), json_file)
     return 1 if score.broken() or score.never_acknowledged else 0

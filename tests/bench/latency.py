@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from orthanc_plugin.commands import node
-from orthanc_plugin.commands.modality import send
+from orthanc_plugin.commands.modality import caller_of, send
 from orthanc_plugin.settings import Settings
 from tests.bench.bare_orthanc import bare_orthanc
 from tests.bench.baseline import BUNDLES, cold_plain_way, warm_plain_way, write_study
@@ -143,7 +143,7 @@ def one_alone(ds: Dataset, settings: Settings, watch: Watch) -> None:
 
 
 def _send(ds: Dataset, settings: Settings, watch: Watch) -> None:
-    (outcome,) = send([ds], "127.0.0.1", settings.dicom_port, settings.ae_title)
+    (outcome,) = send([ds], "127.0.0.1", settings.dicom_port, settings.ae_title, caller_of(settings))
     if not outcome.accepted:
         raise SystemExit(f"an image was not taken: {outcome.error}")
     watch.follow(outcome.study_instance_uid, outcome.answered_at)
@@ -155,7 +155,7 @@ def _send_steadily(studies: Sequence[Dataset], settings: Settings, watch: Watch)
 
     def send_at(number: int) -> None:
         time.sleep(max(0.0, started + number / RATE - time.monotonic()))
-        (outcome,) = send([studies[number]], "127.0.0.1", settings.dicom_port, settings.ae_title)
+        (outcome,) = send([studies[number]], "127.0.0.1", settings.dicom_port, settings.ae_title, caller_of(settings))
         if not outcome.accepted:
             raise SystemExit(f"an image was not taken: {outcome.error}")
         with lock:

@@ -22,6 +22,7 @@ from scipy import stats
 from sqlalchemy import Connection
 
 from orthanc_plugin.commands import node
+from orthanc_plugin.commands.modality import caller_of
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, open_ledger
@@ -111,7 +112,7 @@ def _watch(
 ) -> tuple[dict[str, _Course], int, int, float]:
     """What was seen, how many processes were replaced, how many studies were read, and in how many seconds."""
     wanted = 0
-    modality = Modality("soak", settings.dicom_port, settings.ae_title, lambda: wanted > 0)
+    modality = Modality("soak", settings.dicom_port, settings.ae_title, lambda: wanted > 0, caller_of(settings))
     courses: dict[str, _Course] = {}
     seen: dict[str, set[int]] = {role: set() for role in victims.ROLES}
     replaced = 0

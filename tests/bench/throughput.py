@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from orthanc_plugin.commands import node
-from orthanc_plugin.commands.modality import send
+from orthanc_plugin.commands.modality import caller_of, send
 from orthanc_plugin.settings import Settings
 from tests.bench.bare_orthanc import bare_orthanc
 from tests.bench.baseline import BUNDLES, cold_plain_way, warm_plain_way, write_study
@@ -162,7 +162,7 @@ def _send(pictures: Pictures, run: str, studies: int, settings: Settings, watch:
     associations = range(0, studies, _TOGETHER)
     for first in track(associations, run, console=Console(stderr=True), transient=True):
         some = [pictures.study(run, number) for number in range(first, min(first + _TOGETHER, studies))]
-        for outcome in send(some, "127.0.0.1", settings.dicom_port, settings.ae_title):
+        for outcome in send(some, "127.0.0.1", settings.dicom_port, settings.ae_title, caller_of(settings)):
             if not outcome.accepted:
                 raise SystemExit(f"an image was not taken: {outcome.error}")
             watch.follow(outcome.study_instance_uid, outcome.answered_at)

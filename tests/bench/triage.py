@@ -12,8 +12,9 @@ The limit for routine studies is chosen by a rule (`chosen_limit`) from a sweep 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,8 @@ def compare(replications: int, number: int, *, json_file: Path | None = None, wr
     tried = [swept(figures, f"{limit}", limit) for limit in SWEPT]
     table, sweep = _markdown([f for f in figures if f.order in ORDERS]), _sweep_table(first, alone, tried)
     print(table, sweep, sep="\n\n")  # noqa: T201
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n", "utf-8")
     if write:
         REPORT.write_text(_report(room, table, sweep, replications, number), "utf-8")
         _plot(figures, (first, alone, tried), PLOT)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from orthanc_plugin.commands.modality import send
+from orthanc_plugin.commands.modality import ANYBODY, Caller, send
 from tests.faults.studies import Study, make_study
 
 _PAUSE_SECONDS = 0.5  # before what was not acknowledged is sent again
@@ -39,7 +39,10 @@ class Modality:
         Whether another study shall be sent now.
     """
 
-    def __init__(self, run: str, port: int, ae_title: str, wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: str, port: int, ae_title: str, wanted: Callable[[], bool], caller: Caller = ANYBODY
+    ) -> None:
+        self._caller = caller
         self._run, self._port, self._ae_title, self._wanted = run, port, ae_title, wanted
         self._rng = random.Random(f"{run}/modality")  # noqa: S311
         self._all: list[Sent] = []
@@ -85,7 +88,7 @@ class Modality:
         batch = sent.left if not sent.pause else sent.left[:1]
         accepted = {
             outcome.sop_instance_uid
-            for outcome in send(batch, "127.0.0.1", self._port, self._ae_title)
+            for outcome in send(batch, "127.0.0.1", self._port, self._ae_title, self._caller)
             if outcome.accepted
         }
         self.refusals += len(batch) - len(accepted)

@@ -275,13 +275,17 @@ def test_a_damaged_backup_is_refused_before_anything_is_restored(
 def test_passwords_are_copied_only_when_that_is_asked_for(
     settings: Settings, running: OrthancClient, tmp_path: Path
 ) -> None:
-    (settings.home / "hilum.toml").write_text('minimum_age = 21\nledger_url = "postgresql://u:secret@host/db"\n')
+    secrets = 'ledger_url = "postgresql://u:secret@host/db"\nindex_url = "postgresql://u:indexed@host/i"\n'
+    secrets += f'proxy_secret = "{"x1" * 16}"\n'
+    (settings.home / "hilum.toml").write_text(f"minimum_age = 21\n{secrets}")
+    settings.tls.mkdir()
+    (settings.tls / "server.key").write_text("the key")
     take(settings, tmp_path / "without")
     take(settings, tmp_path / "with", with_credentials=True)
     accounts = load_credentials(settings.credentials)
-    for secret in ("secret", accounts.password, accounts.worker_password):
+    for secret in ("secret", "indexed", "x1" * 16, "the key", accounts.password, accounts.worker_password):
         for folder, found in (("without", False), ("with", True)):
-            texts = [file.read_bytes() for file in (tmp_path / folder).glob("*Z/*")]
+            texts = [file.read_bytes() for file in (tmp_path / folder).glob("*Z/**/*") if file.is_file()]
             assert any(secret.encode() in text for text in texts) is found
     (settings.home / "hilum.toml").write_text('ledger_url = """\npostgresql://u:secret@host/db"""\n')
     with pytest.raises(BackupFailed, match="ledger_url in one line"):
@@ -407,6 +411,8 @@ def test_a_dump_is_one_moment_of_the_ledger_and_fills_only_an_empty_one(tmp_path
         "saved_filters": 0,
         "mark_acts": 0,
         "counters": 0,
+        "deliveries": 0,
+        "archive_runs": 0,
     }
     assert rows(new) == [row for row in rows(old) if row["study_instance_uid"] != "2.25.999999"]
     with pytest.raises(LedgerUnusable, match="has tasks already"):
@@ -424,7 +430,16 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
         marks.mark_read(db, "2.25.7", "ada", now=1e9 + 2 / 3)
         judging.add_note(db, "2.25.7", "ben", "a note\nwith Ü", now=1e9 + 700)
         filters.save_filter(db, "ada", filters.NamedFilter("night", filters.Filter(read=False)))
-    loaded = {"tasks": 600, "facts": 1, "reading_marks": 2, "saved_filters": 1, "mark_acts": 0, "counters": 0}
+    loaded = {
+        "tasks": 600,
+        "facts": 1,
+        "reading_marks": 2,
+        "saved_filters": 1,
+        "mark_acts": 0,
+        "counters": 0,
+        "deliveries": 0,
+        "archive_runs": 0,
+    }
     with postgres_server() as server:
         server_ledger = open_ledger(server.new_database())
         assert load(server_ledger, dump(here)) == loaded

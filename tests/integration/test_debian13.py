@@ -79,6 +79,7 @@ def single(chroot: Chroot, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         stack = Stack(chroot, services("single")["services"], made, addresses, folder)
         ends.callback(stack.stop)
         try:
+            (stack.volume("home") / "hilum.toml").write_text("[labels]\n")  # server and worker share it
             for name in ("server", "proxy", "worker"):
                 stack.start(name, HILUM_QUIET_SECONDS="0.5")
                 wait(lambda name=name: stack.is_healthy(name), f"the {name}")  # type: ignore[misc]
@@ -106,6 +107,31 @@ def test_a_study_sent_by_c_store_gets_a_report_and_a_segmentation(single: tuple[
     assert results(running, study) == (1, 1, 1)
     (image,) = row["images"]
     assert running.http.get(image["thumbnail"]).headers["content-type"] == "image/jpeg"
+
+
+def labels_of(at: Node, study: str) -> set[str]:
+    (found,) = at.http.post("/tools/lookup", content=study).json()
+    return set(at.http.get(f"/studies/{found['ID']}/labels").raise_for_status().json())
+
+
+def test_studies_get_labels_and_keep_those_of_others(single: tuple[Stack, Node, str]) -> None:
+    _, running, address = single
+    study = send(address)
+    running.wait_for(study, 120)
+    running.wait(lambda: "ai-read" in labels_of(running, study), "its labels", 30)
+    (found,) = running.http.post("/tools/lookup", content=study).json()
+    for label in ("teaching", "ai-refused"):  # somebody else's; and one of ours that does not hold
+        running.http.put(f"/studies/{found['ID']}/labels/{label}").raise_for_status()
+    running.http.post(
+        "/hilum/api/reread", data={"study_instance_uid": study}, headers={"X-Requested-With": "test"}
+    ).raise_for_status()
+    running.wait(lambda: labels_of(running, study) == {"ai-read", "teaching"}, "its labels once more", 60)
+    refused = modality.radiograph(chest(2).pixels, Exposure(seed=uuid.uuid4().hex, view="LL"))
+    (sent,) = modality.send([refused], address, 4242, "HILUM")
+    assert sent.accepted
+    uid = str(refused.StudyInstanceUID)
+    running.wait_for(uid, 120)
+    running.wait(lambda: labels_of(running, uid) == {"ai-refused"}, "the label of a refused study", 30)
 
 
 def test_orthanc_answers_its_pod_alone_and_people_by_tls(single: tuple[Stack, Node, str]) -> None:

@@ -23,7 +23,8 @@ from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.settings import REPOSITORY
+from orthanc_plugin.settings import REPOSITORY, Settings
+from orthanc_plugin.trust import TlsFiles, http_trust
 
 pytestmark = pytest.mark.node
 
@@ -160,10 +161,20 @@ def test_a_worker_apart_speaks_tls_to_whom_its_site_trusts_and_to_nobody_else(
     subprocess.run([tmp_path / "make-secrets"], check=True)
     account = running.credentials.worker_user, running.credentials.worker_password
     with tls_before(running.settings.http_port, tmp_path / "secrets") as port:
-        with OrthancClient(f"https://localhost:{port}", *account) as stranger, pytest.raises(OrthancUnavailable):
-            stranger.last_change()
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "secrets/ca.crt"))
-        with OrthancClient(f"https://localhost:{port}", *account) as trusting:
-            assert trusting.last_change() >= 0
-        with OrthancClient(f"https://127.0.0.2:{port}", *account) as misnamed, pytest.raises(OrthancUnavailable):
-            misnamed.last_change()
+        apart_from_it = Settings(home=tmp_path / "home")
+
+        def asked(host: str) -> int:
+            url = f"https://{host}:{port}"
+            with OrthancClient(url, *account, trust=http_trust(apart_from_it, url)) as orthanc:
+                return orthanc.last_change()
+
+        with pytest.raises(OrthancUnavailable):
+            asked("localhost")
+        with monkeypatch.context() as site:
+            site.setenv("SSL_CERT_FILE", str(tmp_path / "secrets/ca.crt"))
+            assert asked("localhost") >= 0
+        TlsFiles(apart_from_it.tls).folder.mkdir(parents=True)
+        shutil.copy(tmp_path / "secrets/ca.crt", TlsFiles(apart_from_it.tls).authority)
+        assert asked("localhost") >= 0, "an authority that lies in its own folder"
+        with pytest.raises(OrthancUnavailable):
+            asked("127.0.0.2")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orthanc_plugin.commands.checks.check import Check, unknown, warning, well, wrong
+from orthanc_plugin.commands.cluster.control import members
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.settings import Settings
 
@@ -25,8 +26,11 @@ _PRIVATE_FILES = (
     "notifications.toml",
     "ledger.sqlite",
     "outbox.sqlite",
+    "tls/ca.key",
+    "tls/server.key",
 )
-_PRIVATE_FOLDERS = ("", "orthanc", "log", "audit", "shadow")
+_SECRETS = ("credentials.json", "users.json", "notifications.toml", "ca.key", "server.key")
+_PRIVATE_FOLDERS = ("", "orthanc", "log", "audit", "shadow", "tls", "tls/clients", "entrance")
 
 
 def check_ground(settings: Settings) -> Iterator[Check]:
@@ -91,9 +95,10 @@ def _permissions(settings: Settings) -> Check:
         return wrong(
             "permissions", f"{others[0]} cannot be written by this user", "chown -R it, or run Hilum as its owner"
         )
-    secrets = [file for file in open_files if file.name in ("credentials.json", "users.json", "notifications.toml")]
+    secrets = [file for file in open_files if file.name in _SECRETS]
     if secrets:
-        advice = f"chmod 600 {secrets[0]}, and change the passwords in it"
+        anew = "have it made anew" if secrets[0].suffix == ".key" else "change the passwords in it"
+        advice = f"chmod 600 {secrets[0]}, and {anew}"
         return wrong("permissions", f"{secrets[0].name} can be read by others of this machine", advice)
     if open_folders and open_folders[0] == home and (len(open_folders) > 1 or open_files):
         advice = f"chmod 700 {home} {' '.join(str(folder) for folder in open_folders[1:])}".strip()
@@ -118,10 +123,11 @@ def _clock() -> Check:
 def _logs(settings: Settings) -> Check:
     files = [f for f in settings.logs.glob("*") if f.is_file()] if settings.logs.exists() else []
     size = sum(file.stat().st_size for file in files) / 1e6
-    most = 2.0 * settings.log_mb * settings.log_files
+    kinds = 2 + 2 * len(members(settings, ask=False))  # of a cluster each member has one more, and Orthanc two
+    most = float(kinds * settings.log_mb * settings.log_files)
     told = f"{len(files)} files, {size:.1f} MB; at most {most:.0f} MB are kept"
     if size > 1.5 * most + 1:
-        advice = "what is not named worker.log or orthanc.log there is not rotated: remove it"
+        advice = "what is named neither worker, orthanc nor cluster there is not rotated: remove it"
         return warning("logs", told, advice)
     return well("logs", told)
 

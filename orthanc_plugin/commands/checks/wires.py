@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
-from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
+from orthanc_plugin.commands.modality import caller_of
 from orthanc_plugin.settings import Settings
 
 _SECONDS = 5.0
@@ -26,9 +26,6 @@ def check_wires(settings: Settings) -> Iterator[Check]:
     yield well("node", f"it runs, process {pid}")
     yield _http(settings)
     yield _dicom(settings)
-    yield well(
-        "tls", "none is set: HTTP answers to this machine alone; DICOM is not encrypted, close its port by a firewall"
-    )
     yield from _told(settings)
 
 
@@ -53,10 +50,13 @@ def _http(settings: Settings) -> Check:
 
 def _dicom(settings: Settings) -> Check:
     """A C-ECHO (PS3.4 annex A) to the node's own AE title."""
-    entity = AE(ae_title="HILUM_DOCTOR")
+    caller = caller_of(settings)
+    entity = caller.entity()
     entity.add_requested_context(Verification)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _SECONDS
-    association = entity.associate("127.0.0.1", settings.dicom_port, ae_title=settings.ae_title)
+    association = entity.associate(
+        "127.0.0.1", settings.dicom_port, ae_title=settings.ae_title, tls_args=caller.tls_args
+    )
     try:
         status = association.send_c_echo() if association.is_established else None
     finally:
