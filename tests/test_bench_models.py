@@ -87,7 +87,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_figures_are_those_of_the_held_out_patients_alone(bundle: Path, data: Path, tmp_path: Path) -> None:
-    (found,) = bundles.compare(tmp_path / "figures.json", bundles=bundle.parent, data=data)
+    (found,) = bundles.compare(json_file=tmp_path / "figures.json", bundles=bundle.parent, data=data)
     assert found.evidence == bundles.HELD_OUT
     network = load_bundle(bundle).network
     assert network is not None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +25,24 @@ from models.inference import ImageIdentity, assemble
 from models.phantom import chest
 from models.rendering import RenderedImage
 from models.runtime import Runtime
-from orthanc_plugin.settings import REPOSITORY
-from tests.bench import growth, latency, limits, machine, node_growth, plain_way, runtimes, stages, throughput
+from orthanc_plugin.settings import REPOSITORY, Settings
+from tests.bench import (
+    __main__,
+    bundles,
+    growth,
+    latency,
+    limits,
+    machine,
+    node_growth,
+    plain_way,
+    runtimes,
+    stages,
+    throughput,
+)
+from tests.bench.folders import working_folder
+from tests.bench.latency import Latency
 from tests.bench.sampling import sampled
-from tests.bench.sheets import PAGE, Sheet, Spread, tell, with_section
+from tests.bench.sheets import PAGE, RELIABILITY, Aim, Sheet, Spread, tell, with_section
 from tests.bench.sources import Pictures
 from tests.bench.starting import Memory, Starting, memory_of
 from tests.bench.starting import sheets as starting_sheets
@@ -48,20 +68,16 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "section",
+    ("page", "section"),
     [
-        "latency",
-        "throughput",
-        "runtimes",
-        "stages",
-        "starting",
-        "ray",
-        "reprocess",
-        *(f"growth {p.name}" for p in growth.PARTS),
+        *((PAGE, name) for name in ("latency", "throughput", "runtimes", "stages", "starting", "ingest", "intake")),
+        *((PAGE, name) for name in ("encode", "ray", "reprocess", *(f"growth {part.name}" for part in growth.PARTS))),
+        *((RELIABILITY, name) for name in ("soak", "faults sqlite", "faults postgresql", "faults cluster")),
+        (bundles.REPORT, "models"),
     ],
 )
-def test_the_page_has_a_section_for_each_bench(section: str) -> None:
-    assert "anew" in with_section(PAGE.read_text("utf-8"), section, "anew")
+def test_the_page_has_a_section_for_each_bench(page: Path, section: str) -> None:
+    assert "anew" in with_section(page.read_text("utf-8"), section, "anew")
 
 
 def test_what_is_printed_stands_on_the_page_as_well(
@@ -113,7 +129,94 @@ def test_throughput_is_compared_by_studies_a_second() -> None:
     node = Drained(1, answered=4.0, drained=5.0, passes=(2.0,), processor=cost, memory=800.0)
     drain = Drain(HERE, 10, (node,), warm=two, cold=two, plain_processor={"plain way": 0.5})
     assert drain.ratio(node) == pytest.approx(4.0)
-    assert throughput.sheets(drain)[-1].rows[0][-2:] == ("200", "10.0")
+    speed, _, bounds = throughput.sheets(drain)
+    assert bounds.rows[0][-2:] == ("200", "10.0")
+    assert speed.note.startswith("Aim 5 times the plain way, warm: missed (4.00). 10 studies waited.")
+
+
+def test_a_pass_that_began_before_the_queue_was_let_go_is_no_pass_of_the_queue(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    settings.logs.mkdir()
+    lines = [
+        {"time": "2026-01-02T03:04:50.000Z", "event": "study processed", "seconds": 40.0},
+        {"time": "2026-01-02T03:04:51.000Z", "event": "study processed", "seconds": 0.5},
+        {"time": "2026-01-02T03:04:51.000Z", "event": "models loaded", "seconds": 0.5},
+    ]
+    (settings.logs / "worker.log").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    began = datetime(2026, 1, 2, 3, 4, 49, tzinfo=UTC).timestamp()
+    assert throughput._passes(settings, began) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("at_least", "told"), [(False, ("held", "held", "missed")), (True, ("missed", "held", "held"))]
+)
+def test_an_aim_is_held_or_missed(at_least: bool, told: tuple[str, ...]) -> None:
+    aim = Aim(1.2, "s", at_least)
+    assert [aim.told(value) for value in (1.1, 1.2, 1.3)] == [f"aim 1.2 s: {each}" for each in told]
+    assert aim.told(math.nan) == "aim 1.2 s: missed"
+
+
+@pytest.mark.parametrize(("read", "told"), [(4.6, "the longer it goes on"), (7.9, "as many are read as come")])
+def test_latency_tells_each_aim_and_whether_what_comes_is_read(read: float, told: str) -> None:
+    spread = Spread(10, 0.3, 0.5, 1.3, 1.4, 1.5, 0.6)
+    moments = dict.fromkeys(latency.MOMENTS, spread)
+    sheet = latency.sheets(Latency(HERE, 3000, 2500, moments, moments, 8.0, read, spread, spread))[0]
+    aims = ["p50: aim 0.4 s: missed", "p50: aim 0.8 s: held; p95: aim 1.2 s: missed", ""]
+    assert [row[-1] for row in sheet.rows[:3]] == aims
+    assert f"8.0 were taken and {read} read a second" in sheet.note
+    assert told in sheet.note
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_bench_that_is_ended_leaves_no_folder(ending: signal.Signals, code: int, tmp_path: Path) -> None:
+    program = """
+import sys, time
+from tests.bench.folders import working_folder
+with working_folder("test") as folder:
+    (folder / "file").write_text("something")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    folder = Path(process.stdout.readline().strip())
+    assert folder.parent == tmp_path
+    assert (folder / "file").exists()
+    process.send_signal(ending)
+    assert process.wait(20) == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_goes_and_signals_are_as_before_when_a_bench_fails() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="odd"), working_folder("test") as folder:
+        raise ValueError("odd")
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", __main__._BENCHES)
+def test_every_bench_takes_json_and_write(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def compare(*_given: object, **told: object) -> int:
+        asked.append(told)
+        return 0
+
+    module = importlib.import_module(f"tests.bench.{'bundles' if name == 'models' else name}")
+    assert {"json_file", "write"} <= set(inspect.signature(module.compare).parameters)
+    monkeypatch.setattr(module, "compare", compare)
+    monkeypatch.setattr(sys, "argv", ["bench", name, "--json", str(tmp_path / "f.json"), "--write"])
+    assert __main__.main() == 0
+    assert (asked[0]["json_file"], asked[0]["write"]) == (tmp_path / "f.json", True)
+
+
+def test_growth_names_its_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "growth", "--help"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert ", ".join((*growth.NAMES, "all")) in capsys.readouterr().out
 
 
 def test_the_memory_of_the_plugin_is_what_orthanc_holds_more_with_it() -> None:
@@ -252,4 +355,6 @@ def test_each_runtime_is_timed_in_one_run_and_the_one_that_answered_is_named(tmp
     sizes = (1, 2, 4, 8)
     assert {(one.names, one.runtime, one.size) for one in found.batches} == {(*a, n) for a in asked for n in sizes}
     assert {runtime for _, runtime in asked} >= {Runtime.TORCH, Runtime.OPENVINO}
-    assert runtimes.sheets(found)[-1].headings[1:] == ("1", "2", "4", "8")
+    several = runtimes.sheets(found)[-1]
+    assert several.headings[1:] == ("1", "2", "4", "8")
+    assert "aim 5 ms: held" in several.note

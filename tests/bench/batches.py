@@ -13,14 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.batching import SIZES
+from models.batching import SIZES, Gathering
 from models.bundle import Bundle
-from models.forward import FloatArray, torch_forward
+from models.findings import Precision
+from models.forward import FloatArray, Runner, torch_forward
 from models.runtime import Runtime, network_of, probe
 from models.translation import compiled, translate
-from tests.bench.sheets import Sheet, Spread
+from tests.bench.sheets import Aim, Sheet, Spread
 
+DELAY_AIM = Aim(5.0, "ms")
 _WARMING = 2
+_ALONE = 1000  # questions of a lone study
 _OPENVINO = {Runtime.OPENVINO: "f32", Runtime.OPENVINO_BF16: "bf16"}
 
 
@@ -79,7 +82,18 @@ def _asking(group: Sequence[Bundle], pictures: FloatArray) -> dict[Runtime, Call
     return found
 
 
-def sheet(batches: Sequence[Batch]) -> Sheet:
+def time_delay() -> Spread:
+    """Seconds that a lone study waits for company: what gathering takes where the network takes no time."""
+    gathering = Gathering(Runner(lambda asked: {"logits": asked}, Precision.FLOAT32), max(SIZES))
+    picture, seconds = np.zeros((1, 1, 1, 1), np.float32), []
+    for _ in range(_ALONE):
+        started = time.perf_counter()
+        gathering(picture)
+        seconds.append(time.perf_counter() - started)
+    return Spread.of(seconds)
+
+
+def sheet(batches: Sequence[Batch], delay: Spread) -> Sheet:
     """A row for each group and runtime, a column for each size."""
     by = {(one.names, one.runtime, one.size): one.seconds.p50 for one in batches}
     rows = [
@@ -89,6 +103,7 @@ def sheet(batches: Sequence[Batch]) -> Sheet:
     note = (
         "Milliseconds of one picture, medians, where so many are asked about at once; one thread. A processor gains "
         "nothing, so there studies that share a network are answered one by one; on a GPU in batches of a size that is "
-        "measured as the models are loaded."
+        "measured as the models are loaded. A lone study waits for nobody: gathering delays it by "
+        f"{1000 * delay.p50:.3f} ms (p99 {1000 * delay.p99:.3f}), {DELAY_AIM.told(1000 * delay.p99)}."
     )
     return Sheet("Several pictures at once", ("network, runtime", *map(str, SIZES)), tuple(rows), note)

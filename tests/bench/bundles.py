@@ -10,12 +10,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from models.appearance import derive
@@ -28,8 +26,11 @@ from models.rendering import RenderedImage
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench import held_out
 from tests.bench.held_out import NotHeldOut, Row
+from tests.bench.machine import describe
+from tests.bench.sheets import Sheet, keep, tell
 
 DATA = REPOSITORY.parent / "shared" / "data"
+REPORT = REPOSITORY / "docs" / "bundles.md"
 HELD_OUT = "held out: measured now, on pictures that the shipped weights never saw"
 MEASURES: Mapping[str, Callable[[Bundle, Mapping[str, Any], Path], list[Row]]] = {
     "lung_fields": held_out.lung_fields,
@@ -79,16 +80,18 @@ class Measured:
 
 
 def compare(
-    json_file: Path | None = None, *, bundles: Path = REPOSITORY / "models", data: Path = DATA
+    *,
+    json_file: Path | None = None,
+    write: bool = False,
+    bundles: Path = REPOSITORY / "models",
+    data: Path = DATA,
 ) -> list[Measured]:
-    """Measure every bundle; prints a table for each, and writes all of it as JSON if a file is named."""
+    """Measure every bundle; prints a table for each."""
+    machine = describe()
     folders = sorted(path.parent.parent for path in bundles.glob("*/configs/metadata.json"))
     found = [measure(folder, data) for folder in tqdm(folders, desc="bundles", unit="bundle")]
-    console = Console(width=None if Console().is_terminal else 200, highlight=False)
-    for one in found:
-        _print(console, one)
-    if json_file is not None:
-        json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", "utf-8")
+    tell("models", list(map(sheet, found)), machine, write=write, page=REPORT)
+    keep(found, json_file)
     return found
 
 
@@ -162,20 +165,22 @@ def seconds(folder: Path, bundle: Bundle) -> float:
     return statistics.median(times)
 
 
-def _print(console: Console, one: Measured) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("figure", "group", "images", "value", "95 % interval", "floor", "shortcut", "card"):
-        table.add_column(column, justify="left" if column in ("figure", "group") else "right")
-    for row in one.rows:
-        interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
-        table.add_row(
-            row.figure.replace("_", " "), row.group, "" if row.images is None else str(row.images),
-            _number(row.value) or row.why, interval, _number(row.floor), _number(row.shortcut), _number(row.card),
-        )  # fmt: skip
-    console.print(f"\n[bold]{one.name} {one.version}[/bold]  {1000 * one.seconds:.0f} ms an image, one thread")
-    console.print(f"  {one.evidence}", markup=False)
-    console.print(f"  made by {one.again}", markup=False)
-    console.print(table)
+def sheet(one: Measured) -> Sheet:
+    """What is known about one bundle, as a table."""
+    rows = tuple(
+        (
+            row.figure.replace("_", " "),
+            row.group,
+            "" if row.images is None else str(row.images),
+            _number(row.value) or row.why,
+            "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}",
+            *(_number(value) for value in (row.floor, row.shortcut, row.card)),
+        )
+        for row in one.rows
+    )
+    headings = ("figure", "group", "images", "value", "95 % interval", "floor", "shortcut", "card")
+    title = f"{one.name} {one.version}, {1000 * one.seconds:.0f} ms an image on one thread"
+    return Sheet(title, headings, rows, f"{one.evidence[0].upper()}{one.evidence[1:]}. Made by `{one.again}`.")
 
 
 def _number(value: float | None) -> str:

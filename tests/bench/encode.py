@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench.machine import describe
 from tests.bench.plain_results import encode_with_highdicom, to_bytes
-from tests.bench.sheets import SPREAD, Sheet, Spread, tell
+from tests.bench.sheets import SPREAD, Sheet, Spread, keep, tell
 
 ROWS, COLUMNS = 3000, 2500
 BASELINE = "highdicom as it is: SEG and SR to bytes, no text"
@@ -97,9 +97,7 @@ def compare(rounds: int = 5, *, json_file: Path | None = None, write: bool = Fal
     base = next(step.seconds.p50 for step in steps if step.name == BASELINE)
     steps.append(Step(FIRST, Spread.of([encoding]), encoding / base))
     tell("encode", [sheet(steps, len(findings.segments), importing)], machine, write=write)
-    if json_file is not None:
-        measured = {"machine": asdict(machine), "steps": [asdict(step) for step in steps], "importing": importing}
-        json_file.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+    keep({"machine": machine, "steps": steps, "importing": importing}, json_file)
     return steps
 
 

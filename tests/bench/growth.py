@@ -6,8 +6,6 @@ exponent that was fitted: cost = size ** exponent, 0 where it does not grow and 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.bench import ledger_growth, node_growth
+from tests.bench.folders import working_folder
 from tests.bench.machine import describe, keep_to_cores
-from tests.bench.sheets import PAGE, Sheet, Spread, tell
+from tests.bench.sheets import PAGE, Sheet, Spread, keep, tell
 
 LINEAR = 1.1  # an exponent up to which cost counts as growing no faster than the size
 STEEP = 1.5  # the same between two sizes alone, of which chance moves both
@@ -96,20 +95,19 @@ def compare(
         sizes = tuple(size for size in part.sizes if size <= most)
         if not sizes:
             raise SystemExit(f"no size of {part.name} is at most {most:g}: the least is {min(part.sizes):g}")
-        with tempfile.TemporaryDirectory(prefix=f"hilum-growth-{part.name}-") as folder:
-            costs = _MEASURES[part.name](sizes, rounds, Path(folder))
+        with working_folder(f"growth-{part.name}") as folder:
+            costs = _MEASURES[part.name](sizes, rounds, folder)
         courses = [Course(cost, sizes, tuple(map(Spread.of, values))) for cost, values in costs.items()]
         found[part.name] = courses
         picture = f"growth-{part.name}.png"
         if write:
             draw(part, courses, PAGE.with_name(picture))
         tell(f"growth {part.name}", [sheet(part, courses)], machine, write=write, picture=picture)
-    if json_file is not None:
-        told = {
-            name: [{**asdict(c), "exponent": c.exponent, "last_exponent": c.last_exponent} for c in courses]
-            for name, courses in found.items()
-        }
-        json_file.write_text(json.dumps({"machine": asdict(machine), **told}, indent=1) + "\n", "utf-8")
+    told = {
+        name: [{**asdict(c), "exponent": c.exponent, "last_exponent": c.last_exponent} for c in courses]
+        for name, courses in found.items()
+    }
+    keep({"machine": machine, **told}, json_file)
     return found
 
 

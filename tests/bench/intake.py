@@ -5,11 +5,10 @@ The rule: all steps are timed on the same bytes, in turns and in one run; the ra
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from orthanc_plugin.reading.intake_process import IntakeProcess
 from tests.bench import decoders
 from tests.bench.decoders import noisy_radiograph
 from tests.bench.machine import describe
-from tests.bench.sheets import SPREAD, Sheet, Spread, tell
+from tests.bench.sheets import SPREAD, Sheet, Spread, keep, tell
 
 BASELINE = "plain way: dcmread, pixel_array, VOI LUT in double precision"
 WHOLE = "select + decode + render (take_in)"
@@ -71,9 +70,7 @@ def compare(rounds: int = 5, *, json_file: Path | None = None, write: bool = Fal
         steps += found
     timings = decoders.compare(rounds, picture)
     tell("intake", [*sheets, decoders.sheet(timings)], machine, write=write)
-    if json_file is not None:
-        measured = {"machine": machine, "steps": steps, "decoders": timings}
-        json_file.write_text(json.dumps(measured, indent=1, default=asdict) + "\n", "utf-8")
+    keep({"machine": machine, "steps": steps, "decoders": timings}, json_file)
     return steps
 
 

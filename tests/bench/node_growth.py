@@ -18,6 +18,7 @@ from orthanc_plugin.commands import node
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 from tests.bench.baseline import BUNDLES
 from tests.bench.latency import MOMENTS, QUIET_SECONDS, one_alone
+from tests.bench.sheets import MB
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 from tests.bench.watching import Watch, seconds_of
 from tests.faults import victims
@@ -97,7 +98,7 @@ def peak_mb(pid: int) -> float:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024 / 1e6
+                return float(line.split()[1]) * 1024 / MB
     return 0.0
 
 

@@ -6,12 +6,10 @@ reread` does, so that nothing but reading is timed. What is the same as before i
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -23,8 +21,9 @@ from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, open_ledger
 from orthanc_plugin.settings import Settings
 from tests.bench.baseline import BUNDLES
+from tests.bench.folders import working_folder
 from tests.bench.machine import Machine, describe, keep_to_cores
-from tests.bench.sheets import Sheet, tell
+from tests.bench.sheets import Sheet, keep, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 from tests.bench.watching import Watch
 from tests.ray_cluster import ray_cluster
@@ -72,7 +71,7 @@ def compare(
     machine, pictures = describe(), Pictures.of_size(rows, columns)
     drained = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-ray-")))
+        folder = stack.enter_context(working_folder("ray"))
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         bar = progress.add_task("drain", total=2 * len(_READERS))
         usual = {"bundles": ",".join(bundles), "quiet_seconds": "0.1", "study_seconds": "3600"}
@@ -88,8 +87,7 @@ def compare(
             progress.advance(bar)
     scaling = Scaling(machine, studies, tuple(drained))
     tell("ray", [sheet(scaling)], machine, write=write)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(scaling), indent=1) + "\n", "utf-8")
+    keep(scaling, json_file)
     return scaling
 
 

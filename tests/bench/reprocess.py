@@ -6,13 +6,11 @@ report. With one reader a live study may find it busy with one study of the run;
 
 from __future__ import annotations
 
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from orthanc_plugin.commands import node
@@ -21,10 +19,11 @@ from orthanc_plugin.ledger.database import open_ledger
 from orthanc_plugin.ledger.reprocessing import Wanted
 from orthanc_plugin.settings import Settings
 from tests.bench.baseline import BUNDLES
+from tests.bench.folders import working_folder
 from tests.bench.latency import MOMENTS, QUIET_SECONDS, one_alone
 from tests.bench.machine import Machine, describe, keep_to_cores
 from tests.bench.ray import fill
-from tests.bench.sheets import SPREAD, Sheet, Spread, tell
+from tests.bench.sheets import SPREAD, Sheet, Spread, keep, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 from tests.bench.watching import Watch, seconds_of
 from tests.running_node import start_node
@@ -74,12 +73,11 @@ def compare(
     """Measure and print."""
     keep_to_cores()
     machine, pictures = describe(), Pictures.of_size(rows, columns)
-    with tempfile.TemporaryDirectory(prefix="hilum-reprocess-") as folder:
-        measured = tuple(_measure(Path(folder) / str(n), pictures, studies, n, bundles) for n in _READERS)
+    with working_folder("reprocess") as folder:
+        measured = tuple(_measure(folder / str(n), pictures, studies, n, bundles) for n in _READERS)
     found = Reprocessing(machine, studies, measured)
     tell("reprocess", [sheet(found)], machine, write=write)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
+    keep(found, json_file)
     return found
 
 

@@ -6,11 +6,9 @@ them; and each says the same as torch, or it has no figure.
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,11 +19,12 @@ from models.runtime import Engine, Running, Runtime, engine_of, groups_of, probe
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench import batches
 from tests.bench.baseline import BUNDLES
+from tests.bench.folders import working_folder
 from tests.bench.machine import Machine, describe, keep_to_cores
-from tests.bench.sheets import Sheet, Spread, tell
+from tests.bench.sheets import Aim, Sheet, Spread, keep, tell
 
 THREADS = (1, 2)
-AIM = 4.0  # times as fast as torch, eagerly in float32
+AIM = Aim(4.0, "times as fast as torch", at_least=True)  # eagerly in float32
 ASKED = (Runtime.TORCH, Runtime.OPENVINO, Runtime.OPENVINO_BF16, Runtime.OPENVINO_INT8, Runtime.AUTO)
 _TITLES = {
     Runtime.TORCH: "torch, eager, float32",
@@ -58,11 +57,18 @@ class Timed:
 
 @dataclass(frozen=True)
 class Runtimes:
-    """What was measured."""
+    """What was measured.
+
+    Parameters
+    ----------
+    delay
+        Seconds by which a lone study is answered later where studies are gathered than where they are not.
+    """
 
     machine: Machine
     timed: tuple[Timed, ...]
     batches: tuple[batches.Batch, ...] = ()
+    delay: Spread | None = None
 
     def sum(self, threads: int, asked: Runtime) -> float | None:
         """Seconds of all networks for one picture, the medians added; None where one has no figure."""
@@ -86,13 +92,12 @@ def compare(
     machine, loaded = describe(), [load_bundle(REPOSITORY / "models" / name) for name in bundles]
     with_network = [bundle for bundle in loaded if bundle.build is not None]
     groups = [[with_network[number] for number in group] for group in groups_of(with_network)]
-    with tempfile.TemporaryDirectory(prefix="hilum-runtimes-") as kept:
-        timed = [one for group in track(groups, "networks") for one in _time(group, rounds, Path(kept))]
+    with working_folder("runtimes") as kept:
+        timed = [one for group in track(groups, "networks") for one in _time(group, rounds, kept)]
     together = [one for group in track(groups, "batches") for one in batches.time_batches(group, max(3, rounds // 4))]
-    found = Runtimes(machine, tuple(timed), tuple(together))
+    found = Runtimes(machine, tuple(timed), tuple(together), batches.time_delay())
     tell("runtimes", sheets(found), machine, write=write)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
+    keep(found, json_file)
     return found
 
 
@@ -130,13 +135,10 @@ def sheets(found: Runtimes) -> list[Sheet]:
         rows.append(("times as fast as torch", *("-" if one is None else f"{base / one:.1f}" for one in sums)))
         auto = found.sum(threads, Runtime.AUTO)
         ratio = base / auto if auto else 0.0
-        note = (
-            f"Milliseconds of one picture, medians. Aim: {AIM:g} times as fast as torch, "
-            f"{'held' if ratio >= AIM else 'missed'} by `auto` ({ratio:.1f})."
-        )
+        note = f"Milliseconds of one picture, medians. `auto`, {AIM.told(ratio)} ({ratio:.2f})."
         title = f"Networks of the default bundles on {threads} {'thread' if threads == 1 else 'threads'}"
         told.append(Sheet(title, ("network", *(_TITLES[asked] for asked in ASKED)), tuple(rows), note))
-    return [*told, batches.sheet(found.batches)] if found.batches else told
+    return [*told, batches.sheet(found.batches, found.delay)] if found.batches and found.delay else told
 
 
 def _answers(one: Timed) -> bool:

@@ -6,11 +6,9 @@ from those by a simulation (``queueing``) that is held against measurements, or 
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +16,11 @@ import numpy as np
 from orthanc_plugin.commands import node
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench.baseline import BUNDLES
+from tests.bench.folders import working_folder
 from tests.bench.latency import QUIET_SECONDS, one_alone
 from tests.bench.machine import CORES, Machine, describe, keep_to_cores
 from tests.bench.queueing import Day, Served, Waited, Work, busiest_hour, studies_a_second, workers_for
-from tests.bench.sheets import Sheet, Spread, tell
+from tests.bench.sheets import Sheet, Spread, keep, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 from tests.bench.study_costs import Statements, Sustained, Wire, of_databases, of_disk, on_the_wire, sustained
 from tests.bench.throughput import WORKERS, Drained, drain
@@ -140,20 +139,14 @@ def compare(
     if write:
         draw(resources(measured), day, PAGE.with_name(PLOT))
     tell("scaling", sheets(measured, plans, day), measured.machine, write=write, picture=PLOT, page=PAGE)
-    if json_file is not None:
-        told = {"measured": asdict(measured), "day": asdict(day), "plans": [asdict(each) for each in plans]}
-        json_file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    keep({"measured": measured, "day": day, "plans": plans}, json_file)
     return measured, plans
 
 
 def measure(studies: int, pictures: Pictures, bundles: Sequence[str]) -> Measured:
     """Count and time what a study costs, on real nodes with a real PostgreSQL."""
     machine, counted = describe(), max(_FEWEST, min(_GENTLE, studies))
-    with (
-        tempfile.TemporaryDirectory(prefix="hilum-scaling-") as name,
-        postgres_server(durable=True) as server,
-    ):
-        folder = Path(name)
+    with working_folder("scaling") as folder, postgres_server(durable=True) as server:
         wire, outcome = on_the_wire(pictures, counted, folder, bundles)
         flags = _flags(pictures, max(_FEWEST, studies // 2), folder / "alone", bundles, server.new_database())
         nodes = tuple(

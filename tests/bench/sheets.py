@@ -6,8 +6,9 @@ rest of the page was written by people, and no bench touches it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from orthanc_plugin.settings import REPOSITORY
 from tests.bench.machine import Machine
 
 PAGE = REPOSITORY / "docs" / "performance.md"
+RELIABILITY = PAGE.with_name("reliability.md")
+MB = 1e6  # bytes: of files as of memory
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ class Spread:
         """Median, percentiles, and lowest to highest, as `SPREAD` names them."""
         middle = (f"{value:.{digits}f}" for value in (self.p50, self.p95, self.p99))
         return (str(self.number), *middle, f"{self.lowest:.{digits}f} to {self.highest:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a figure ought to be at most; or, of `at_least`, no less than."""
+
+    value: float
+    unit: str
+    at_least: bool = False
+
+    def told(self, measured: float) -> str:
+        """The aim, and whether it is held."""
+        held = measured >= self.value if self.at_least else measured <= self.value
+        return f"aim {self.value:g} {self.unit}: {'held' if held else 'missed'}"
 
 
 SPREAD = ("n", "p50", "p95", "p99", "lowest to highest")
@@ -83,14 +100,16 @@ def tell(
     machine: Machine,
     *,
     write: bool,
+    page: Path | None = None,
     picture: str = "",
     text: str = "",
-    page: Path | None = None,
 ) -> None:
-    """Print tables with their machine, and with `write` put them into their section of the page.
+    """Print tables with their machine, and with `write` put them into their section of a page.
 
     Parameters
     ----------
+    page
+        `PAGE` unless it is named.
     picture
         File beside the page that shows the section, if there is one.
     text
@@ -110,6 +129,12 @@ def tell(
         parts += [f"```\n{text}\n```"] if text else []
         page = page or PAGE
         page.write_text(with_section(page.read_text("utf-8"), section, "\n\n".join(parts)), "utf-8")
+
+
+def keep(measured: object, json_file: Path | None) -> None:
+    """Write what was measured for programs, where a file is named; dataclasses as their fields."""
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured, indent=1, default=asdict) + "\n", "utf-8")
 
 
 def with_section(page: str, section: str, content: str) -> str:

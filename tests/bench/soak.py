@@ -6,21 +6,18 @@ replaced is counted, for its memory began anew. SIGINT or SIGTERM ends the run e
 
 from __future__ import annotations
 
-import json
 import signal
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from scipy import stats
 from sqlalchemy import Connection
 
@@ -32,6 +29,9 @@ from orthanc_plugin.ledger.database import Ledger, open_ledger
 from orthanc_plugin.ledger.pages import page
 from orthanc_plugin.ledger.views import count_by_status, oldest_waiting
 from orthanc_plugin.settings import Settings
+from tests.bench.folders import working_folder
+from tests.bench.machine import describe
+from tests.bench.sheets import RELIABILITY, Sheet, keep, tell
 from tests.faults import victims
 from tests.faults.modality import Modality
 from tests.running_node import start_node
@@ -72,13 +72,13 @@ class _RolledBack(Exception):
     """Undoes a transaction that was only timed."""
 
 
-def compare(studies: int, *, json_file: Path | None = None) -> list[Slope]:
+def compare(studies: int = 1000, *, json_file: Path | None = None, write: bool = False) -> list[Slope]:
     """Send so many studies, wait until all are read, and print what grew."""
-    enough = threading.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, lambda *_: enough.set())
-    with tempfile.TemporaryDirectory(prefix="hilum-soak-") as folder:
-        settings, _process = start_node(Path(folder) / "home", bundles="lung_fields", quiet_seconds="0.5")
+    machine, enough = describe(), threading.Event()
+    with working_folder("soak") as folder:
+        settings, _process = start_node(folder / "home", bundles="lung_fields", quiet_seconds="0.5")
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, lambda *_: enough.set())
         ledger = open_ledger(settings.ledger_address)
         try:
             courses, replaced, studies, seconds = _watch(studies, settings, ledger, enough)
@@ -86,10 +86,9 @@ def compare(studies: int, *, json_file: Path | None = None) -> list[Slope]:
             ledger.close()
             node.stop(settings)
     slopes = [slope for name, course in courses.items() if (slope := fit(name, course.studies, course.values))]
-    Console().print(_table(slopes, studies, seconds, replaced))
-    if json_file is not None:
-        told = {"studies": studies, "seconds": seconds, "replaced": replaced, "slopes": [asdict(one) for one in slopes]}
-        json_file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    tell("soak", [sheet(slopes, studies, seconds, replaced)], machine, write=write, page=RELIABILITY)
+    measured = {"studies": studies, "seconds": seconds, "replaced": replaced, "slopes": slopes}
+    keep({"machine": machine, **measured}, json_file)
     return slopes
 
 
@@ -195,16 +194,18 @@ def _median_seconds(question: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def _table(slopes: list[Slope], studies: int, seconds: float, replaced: int) -> Table:
-    table = Table(title=f"{studies} studies in {seconds / 60:.0f} min, {replaced} processes replaced on the way")
-    for heading in ("", "first", "last", "for each 1000 studies", "95 % interval"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for slope in slopes:
-        table.add_row(
+def sheet(slopes: list[Slope], studies: int, seconds: float, replaced: int) -> Sheet:
+    """The slopes as a table."""
+    rows = tuple(
+        (
             slope.name,
             f"{slope.first:.2f}",
             f"{slope.last:.2f}",
             f"{slope.per_thousand:+.3f}",
             f"{slope.low:+.3f} to {slope.high:+.3f}",
         )
-    return table
+        for slope in slopes
+    )
+    title = f"{studies} studies in {seconds / 60:.0f} min, {replaced} processes replaced on the way"
+    note = "First and last are means over a twentieth of the run, of which the first tenth is left out."
+    return Sheet(title, ("what", "first", "last", "for each 1000 studies", "95 % interval"), rows, note)

@@ -6,14 +6,12 @@ they begin and end. What is none of theirs is *interpret and encode*. The plain 
 
 from __future__ import annotations
 
-import json
-import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,11 +35,12 @@ from orthanc_plugin.reading.study import Reader, process_study
 from orthanc_plugin.settings import REPOSITORY, Settings
 from tests.bench.bare_orthanc import bare_orthanc
 from tests.bench.baseline import warm_plain_way, write_study
+from tests.bench.folders import working_folder
 from tests.bench.limits import Limits, limits_of
 from tests.bench.machine import Machine, describe, keep_to_cores
 from tests.bench.plain_results import to_bytes
 from tests.bench.sampling import sampled
-from tests.bench.sheets import Sheet, Spread, tell
+from tests.bench.sheets import Sheet, Spread, keep, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 
 T = TypeVar("T")
@@ -177,7 +176,7 @@ def compare(
     keep_to_cores()
     machine, pictures = describe(), Pictures.of_size(rows, columns)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hilum-stages-")))
+        folder = stack.enter_context(working_folder("stages"))
         settings = stack.enter_context(bare_orthanc(folder / "orthanc"))
         settings = replace(settings, bundles=tuple(bundles) or settings.bundles)
         plain = stack.enter_context(warm_plain_way(settings, settings.bundles))
@@ -214,8 +213,7 @@ def compare(
         profile,
     )
     tell("stages", sheets(measured), machine, write=write, text=profile)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(measured), indent=1) + "\n", "utf-8")
+    keep(measured, json_file)
     return measured
 
 

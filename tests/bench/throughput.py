@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -24,10 +24,11 @@ from orthanc_plugin.commands.modality import caller_of, send
 from orthanc_plugin.settings import Settings
 from tests.bench.bare_orthanc import bare_orthanc
 from tests.bench.baseline import BUNDLES, cold_plain_way, warm_plain_way, write_study
+from tests.bench.folders import working_folder
 from tests.bench.ingest import let_work
 from tests.bench.latency import QUIET_SECONDS
 from tests.bench.machine import CORES, Machine, describe, keep_to_cores
-from tests.bench.sheets import SPREAD, Sheet, Spread, tell
+from tests.bench.sheets import SPREAD, Aim, Sheet, Spread, keep, tell
 from tests.bench.sources import COLUMNS, ROWS, Pictures
 from tests.bench.starting import WORKER, memory_of
 from tests.bench.watching import Watch, seconds_of
@@ -36,7 +37,7 @@ from tests.running_node import start_node
 
 WORKERS = (1, 2)  # studies that the node reads at the same time; 1 by default
 _STEP_SECONDS = 0.2  # between two looks: watching costs the cores that are measured
-AIM = 5.0  # times the studies a second of the plain way as one warm process
+AIM = Aim(5.0, "times the plain way, warm", at_least=True)  # studies a second, of its one warm process
 _WARMING = 2
 _PLAIN = 50  # the most that the plain way reads: each takes as long as the one before
 _COLD = 5
@@ -55,7 +56,8 @@ class Drained:
     answered, drained
         Seconds until every study had SR and SEG, and until every one had its report.
     passes
-        Seconds of each pass over a study, as the worker's log tells them; a study that waited has one.
+        Seconds of one pass over a study, as the worker's log tells them; a study that waited has one. Those in hand
+        while the queue was filled were held meanwhile, and are left out.
     processor
         Seconds of processor time for each study, by kind of process; ``bench`` is who watches.
     memory
@@ -106,16 +108,12 @@ def compare(
     """Measure and print."""
     keep_to_cores()
     machine, pictures = describe(), Pictures.of_size(rows, columns)
-    with tempfile.TemporaryDirectory(prefix="hilum-throughput-") as name:
-        folder = Path(name)
+    with working_folder("throughput") as folder:
         nodes = tuple(drain(studies, pictures, folder / f"node {n}", bundles, n) for n in WORKERS)
         warm, cold, processor = _plain(studies, pictures, folder, bundles)
     found = Drain(machine, studies, nodes, Spread.of(warm), Spread.of(cold), processor)
     tell("throughput", sheets(found), machine, write=write)
-    if json_file is not None:
-        json_file.write_text(
-            json.dumps({**asdict(found), "ratios": [found.ratio(n) for n in found.nodes]}, indent=1) + "\n", "utf-8"
-        )
+    keep({**asdict(found), "ratios": [found.ratio(n) for n in found.nodes]}, json_file)
     return found
 
 
@@ -146,7 +144,6 @@ def drain(
         with Watch(settings) as warming:
             _send(pictures, "warming", _WARMING * workers, settings, warming)
             warming.wait(_PATIENCE * _WARMING)
-        known = len(_passes(settings))
         let_work(home, False)  # held, it takes the first study and keeps it
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         with Watch(settings, step=_STEP_SECONDS) as watch:
@@ -163,7 +160,7 @@ def drain(
             memory = sum(memory_of(pids).share for role, pids in victims.processes(home).items() if role in WORKER)
         taken = zip(watch.courses, seconds_of(watch.courses, "objects"), strict=True)
         answered = max(course.answered_at + seconds for course, seconds in taken)
-        passes = tuple(_passes(settings)[known + workers :])  # the first were held as the queue came
+        passes = tuple(_passes(settings, started))
         return Drained(workers, answered - started, drained, passes, processor, memory)
 
 
@@ -199,11 +196,12 @@ def _send(pictures: Pictures, run: str, studies: int, settings: Settings, watch:
             watch.follow(outcome.study_instance_uid, outcome.answered_at)
 
 
-def _passes(settings: Settings) -> list[float]:
-    """Seconds of each pass over a study so far."""
+def _passes(settings: Settings, since: float) -> list[float]:
+    """Seconds of each pass over a study that began since then, in seconds since 1970."""
     told = (settings.logs / "worker.log").read_text("utf-8").splitlines()
     lines = (json.loads(line) for line in told if line.startswith("{"))
-    return [float(line["seconds"]) for line in lines if line.get("event") == "study processed"]
+    passes = ((line["time"], float(line["seconds"])) for line in lines if line.get("event") == "study processed")
+    return [seconds for ended, seconds in passes if datetime.fromisoformat(ended).timestamp() - seconds >= since]
 
 
 def _plain(
@@ -240,8 +238,8 @@ def sheets(drain: Drain) -> list[Sheet]:
         rates.append((f"{_told(each)}: all, with reports", drain.studies / each.drained, f"{each.memory:.0f}"))
     best = max(map(drain.ratio, drain.nodes))
     note = (
-        f"Aim: {AIM:g} times the plain way, warm; {best:.2f}: {'held' if best >= AIM else 'missed'}. {drain.studies} "
-        "studies waited. Memory: that of all processes of the worker, what they share counted once."
+        f"{AIM.told(best).capitalize()} ({best:.2f}). {drain.studies} studies waited. Memory: all processes of the "
+        "worker, after all of them; what they share is counted once, 1 MB is 10^6 bytes."
     )
     speed = Sheet(
         "How fast a queue is drained",

@@ -25,6 +25,7 @@ from scipy import stats
 
 from orthanc_plugin.ledger.reading_order import WaitingLimits, place_of
 from orthanc_plugin.settings import REPOSITORY
+from tests.bench.sheets import keep
 
 REPORT = REPOSITORY / "docs" / "triage.md"
 PLOT = REPOSITORY / "docs" / "triage.png"
@@ -241,6 +242,7 @@ def compare(replications: int, number: int, *, json_file: Path | None = None, wr
     if write:
         REPORT.write_text(_report(room, table, sweep, replications, number), "utf-8")
         _plot(figures, (first, alone, tried), PLOT)
+    keep({"room": room, "figures": figures, "swept": [first, *tried, alone]}, json_file)
     return figures
 
 
