@@ -23,6 +23,7 @@ from orthanc_plugin import __version__
 from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
 from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.audit_sending import AuditSending
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
@@ -64,6 +65,7 @@ ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
 IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
+AUDIT_SENDING = AuditSending(SETTINGS.audit, SETTINGS.collector)
 LOGINS = Logins(
     Accounts(SETTINGS.credentials, SETTINGS.users),
     Sessions(
@@ -112,6 +114,7 @@ def on_change(change: int, _level: int, _resource: str) -> None:
         ARRIVALS.stop()
         IN_HAND.stop()
         AUDIT.stop()
+        AUDIT_SENDING.stop()
 
 
 def status_of_incoming(_dicom: Any) -> int:
@@ -292,8 +295,10 @@ SITE = Site(
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
     received=lambda: ARRIVALS.received,
     entrance=lambda: ENTRANCE.problem,
+    collected=lambda: AUDIT_SENDING.standing,
 )
 AUDIT.start()
+AUDIT_SENDING.start()
 IN_HAND.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)

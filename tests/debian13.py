@@ -110,25 +110,24 @@ class Chroot:
 
     def _install_python_packages(self, image: str) -> None:
         """As the Dockerfile does, into a folder of the image's own."""
-        names, lock = DOCKER / image / "requirements.txt", REPOSITORY / "requirements.lock"
-        stamp = self.root / f"srv/{image}/stamp"
-        if stamp.exists() and stamp.read_text() == names.read_text() + lock.read_text():
+        names, locks = DOCKER / image / "requirements.txt", sorted(REPOSITORY.glob("requirements*.lock"))
+        stamp, wanted = self.root / f"srv/{image}/stamp", "".join(file.read_text() for file in (names, *locks))
+        if stamp.exists() and stamp.read_text() == wanted:
             return
-        for file in (names, lock):
+        for file in (names, *locks):
             shutil.copy(file, self.root / "tmp")
         if _AUTHORITIES.exists():  # of this machine's package indexes
             shutil.copy(_AUTHORITIES, self.root / _AUTHORITIES.relative_to("/"))
-        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q")
+        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q", "--require-hashes")
         self._install("python3", "-m", "venv", f"/srv/{image}")
         if image == "worker":
-            torch = re.search(r"^torch==(.+)$", lock.read_text(), re.MULTILINE)
-            assert torch is not None
             try:  # as the launcher does: the build for processors where an index has it
-                self._install(*pip, f"torch=={torch[1]}+cpu")
+                self._install(*pip, "--no-deps", "-r", "/tmp/requirements-cpu.lock")
             except RuntimeError:
-                self._install(*pip, f"torch=={torch[1]}")
-        self._install(*pip, "-c", "/tmp/requirements.lock", "-r", "/tmp/requirements.txt")
-        stamp.write_text(names.read_text() + lock.read_text())
+                self._install(*pip, "--no-deps", "-r", "/tmp/requirements-cuda.lock")
+        constraints = ("-c", "/tmp/requirements.lock", "-c", "/tmp/requirements-cuda.lock")
+        self._install(*pip, *constraints, "-r", "/tmp/requirements.txt")
+        stamp.write_text(wanted)
 
     def _install(self, *given: str) -> None:
         """Run something in it as root, with the folders of package indexes that lie on this machine."""

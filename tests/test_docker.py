@@ -116,7 +116,7 @@ def test_an_image_is_made_of_files_that_are_there_and_are_sent_to_the_engine(ima
 def test_an_image_installs_what_it_imports_in_the_versions_that_are_tested(image: str) -> None:
     lines = (DOCKER / image / "requirements.txt").read_text().splitlines()
     names = {line.partition("[")[0].lower() for line in lines if not line.startswith("#")}
-    locked = {line.partition("==")[0].lower() for line in (REPOSITORY / "requirements.lock").read_text().splitlines()}
+    locked = {package.name.lower() for package in read_lock(REPOSITORY / "requirements.lock")}
     assert names <= locked
     if image == "server":
         loaded = {name for module in (*INSIDE_ORTHANC, *OF_THE_SERVER) for name in reached_from(module, set())}

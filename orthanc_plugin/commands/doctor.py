@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from orthanc_plugin.commands.checks.audit import check_audit
 from orthanc_plugin.commands.checks.certificates import check_certificates
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
 from orthanc_plugin.commands.checks.ground import check_ground
@@ -71,6 +72,7 @@ def examine() -> Iterator[Check]:
         ("node", check_wires),
         ("tls", check_certificates),
         ("ledger", check_records),
+        ("audit", check_audit),
         ("models", check_reading),
         ("destinations", check_neighbours),
     )

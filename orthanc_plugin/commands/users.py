@@ -74,7 +74,7 @@ def _run(settings: Settings, options: argparse.Namespace, console: Console) -> i
     else:
         accounts.set_role(settings.users, name, Role(options.role))
         console.print(f"{name} is {options.role} now; their sessions have ended.")
-    _record(settings, f"users {options.do}", name)
+    record(settings, f"users {options.do}", name)
     return 0
 
 
@@ -107,14 +107,16 @@ def _new_password(options: argparse.Namespace) -> str:
     return password
 
 
-def _record(settings: Settings, action: str, name: str) -> None:
+def record(settings: Settings, action: str, detail: str) -> bool:
+    """Write into the audit log what whoever runs this command did; False when the disk did not take it."""
     audit = Audit(settings.audit, longest=settings.audit_mb * 1_000_000)
     audit.start()
     who = Who(_user_of_machine(), "", "command line")
-    written = audit.record(action, who, detail=name, wait_seconds=_AUDIT_SECONDS)
+    written = audit.record(action, who, detail=detail, wait_seconds=_AUDIT_SECONDS)
     audit.stop()
     if not written:
-        print("hilum: this is done, but could not be written to the audit log", file=sys.stderr)
+        print("hilum: this could not be written to the audit log", file=sys.stderr)
+    return written
 
 
 def _user_of_machine() -> str:
