@@ -42,38 +42,52 @@ class Gathering:
 
     def __init__(self, run: Runner, most: int) -> None:
         self._run, self._most = run, most
-        self._lock, self._busy = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._asker: _Asked | None = None  # who asks now, or is the one to
         self._waiting: deque[_Asked] = deque()
 
     def __call__(self, picture: FloatArray) -> dict[str, FloatArray]:
         """The answer about one picture of shape (1, channels, size, size); an error reaches all of its batch."""
         mine = _Asked(picture)
-        with self._lock:
-            self._waiting.append(mine)
-            waits, self._busy = self._busy, True
-        if waits:
+        try:
+            with self._lock:
+                self._waiting.append(mine)
+                if self._asker is None:
+                    self._asker = mine
+                    mine.turn.set()
             mine.turn.wait()
-        if mine.answer is None and mine.error is None:
-            self._ask_for_all()
+            if mine.answer is None and mine.error is None:
+                self._ask_for_all()
+        finally:  # whoever goes, interrupted or not, leaves nobody waiting
+            self._leave(mine)
         if mine.error is not None:
             raise mine.error
         return mine.answer or {}
 
     def _ask_for_all(self) -> None:
-        """Ask about what waits, the caller's own first; then whoever came meanwhile goes on."""
-        with self._lock:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        """Ask about what waits, the caller's own first."""
+        batch: list[_Asked] = []
         try:
+            with self._lock:
+                batch += [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             for each, answer in zip(batch, self._answers(batch), strict=True):
                 each.answer = answer
         except BaseException as error:  # noqa: BLE001  whatever it is, those who wait must hear of it
             for each in batch:
                 each.error = error
+        finally:
+            for each in batch:
+                each.turn.set()
+
+    def _leave(self, mine: _Asked) -> None:
+        """Wait no more; the next one asks now, where this one was to."""
         with self._lock:
-            self._busy = bool(self._waiting)
-            following = [self._waiting[0]] if self._waiting else []
-        for each in (*batch, *following):
-            each.turn.set()
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            if self._asker is mine:
+                self._asker = self._waiting[0] if self._waiting else None
+                if self._asker is not None:
+                    self._asker.turn.set()
 
     def _answers(self, batch: list[_Asked]) -> list[dict[str, FloatArray]]:
         if len(batch) == 1 or self._run.ask_many is None:

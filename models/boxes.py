@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from models.bundle import FindingContract
 from models.calls import calibrate, called, sigmoid
 from models.contracts import BoxContract
 from models.findings import MIDLINE, Finding, FindingState, SegmentMask
-from models.networks import decode
 from models.places import midline, region_of, together
 from models.rendering import Frame
 
@@ -57,6 +55,16 @@ class Boxes:
     def of(self, kind: int) -> Boxes:
         """Those of one output."""
         return self.only(self.kinds == kind)
+
+
+def prepare(threads: int) -> None:
+    """Import what tells boxes from outputs, before there is a patient who waits for it."""
+    import torch
+    from monai.data import box_utils  # noqa: F401
+
+    from models import networks  # noqa: F401
+
+    torch.set_num_threads(threads)
 
 
 def interpret(
@@ -119,6 +127,10 @@ def image_logit(scores: npt.NDArray[np.floating[Any]], none_score: float) -> flo
 
 def _peaks(output: Outputs, reading: BoxContract) -> Boxes:
     """Of ``models.networks.HeatDetector``."""
+    import torch
+
+    from models.networks import decode
+
     maps = {name: torch.from_numpy(np.ascontiguousarray(values))[None] for name, values in output.items()}
     (found,) = decode(maps, threshold=reading.least_score, limit=reading.limit)
     corners = torch.cat((found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]), 1).numpy()

@@ -17,15 +17,14 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from pydoc import locate
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from models.appearance import CriteriaContract
 from models.contracts import SECTIONS, BoxContract, ClassContract, MaskContract, read_section
@@ -35,6 +34,9 @@ from models.pixel_gate import CLASSES, GateContract
 from models.plausibility import FEATURES, Plausibility
 from models.precisions import BESIDE, Precisions, read_precisions
 from models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # `network_def` comes from a file: it may name a class of these modules and nothing else.
 _ALLOWED_TARGETS = ("monai.networks.nets.", "monai.apps.detection.networks.", "models.networks.")
@@ -121,10 +123,12 @@ class Contract:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified model, ready to run: float32, in evaluation mode; a bundle of criteria has no network.
+    """A verified model, ready to run; a bundle of criteria has no network.
 
     Parameters
     ----------
+    build
+        Gives the network, made anew; None where there is none.
     precisions
         In which lower ones it may answer.
     beside
@@ -133,18 +137,29 @@ class Bundle:
 
     identity: ModelIdentity
     contract: Contract
-    network: nn.Module | None
+    build: Callable[[], nn.Module] | None
     precisions: Precisions = field(default=Precisions(), repr=False)
     beside: tuple[str, ...] = ()
+
+    @cached_property
+    def network(self) -> nn.Module | None:
+        """The network in float32, in evaluation mode; built when it is first asked for, which imports torch and MONAI.
+
+        Raises
+        ------
+        BundleInvalid
+            When its definition and its weights do not make one, or its weights changed since it was loaded.
+        """
+        return None if self.build is None else self.build()
 
     @property
     def decisive(self) -> tuple[str, ...]:
         """The files that decide on its answers."""
-        return (*DECISIVE, *self.beside) if self.network is not None else DECISIVE_OF_CRITERIA
+        return (*DECISIVE, *self.beside) if self.build is not None else DECISIVE_OF_CRITERIA
 
 
 def load_bundle(path: Path, name: str = "") -> Bundle:
-    """Load a bundle and verify its weights, if it has any.
+    """Load a bundle and verify its weights, if it has any; its network is built when it is needed.
 
     Parameters
     ----------
@@ -157,8 +172,6 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         When a file is missing or malformed, the weights are not those that the metadata names, or the network is not
         of the modules that bundles may use.
     """
-    from monai.bundle import ConfigParser
-
     name = name or path.name
     try:
         metadata = json.loads((path / "configs" / "metadata.json").read_text("utf-8"))
@@ -167,28 +180,53 @@ def load_bundle(path: Path, name: str = "") -> Bundle:
         if lacking := [file for file in DECISIVE if not (path / file).is_file()]:
             raise BundleInvalid(f"bundle {name}: {' and '.join(lacking)} missing; restore its folder")
         inference = json.loads((path / "configs" / "inference.json").read_text("utf-8"))
-        content = (path / "models" / "model.pt").read_bytes()
         section, network_def = metadata["hilum"], inference["network_def"]
         expected, version = section["weights_sha256"], metadata["version"]
         contract = _contract(section)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleInvalid(f"bundle {name}: {type(error).__name__}: {error}; restore its folder") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != expected:
-        raise BundleInvalid(
-            f"bundle {name}: model.pt has SHA-256 {digest}, metadata.json names {expected}; restore the file"
-        )
-    _check_network_def(name, network_def)
+    identity = ModelIdentity(name, version, expected, config_digest(section, inference))
+    _weights(path, identity)
+    _check_network_def(name, network_def, lambda target: target.startswith(_ALLOWED_TARGETS))
+    beside = tuple(file for file in BESIDE if (path / file).is_file())
+    build = partial(_network, path, identity, network_def)
+    return Bundle(identity, contract, build, read_precisions(path, identity), beside)
+
+
+def _weights(path: Path, identity: ModelIdentity) -> bytes:
+    """The file of the weights, which must be the one that the metadata names."""
     try:
-        network = ConfigParser({"network_def": network_def}).get_parsed_content("network_def", instantiate=True)
+        content = (path / "models" / "model.pt").read_bytes()
+    except OSError as error:
+        raise BundleInvalid(f"bundle {identity.name}: {type(error).__name__}: {error}; restore its folder") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != identity.weights_digest:
+        raise BundleInvalid(
+            f"bundle {identity.name}: model.pt has SHA-256 {digest}, metadata.json names {identity.weights_digest}; "
+            "restore the file"
+        )
+    return content
+
+
+def _network(path: Path, identity: ModelIdentity, network_def: Any) -> nn.Module:
+    """The network of a bundle. Its weights are read, and looked at, once more: nobody keeps them until then."""
+    import torch
+    from monai.bundle import ConfigParser
+
+    content = _weights(path, identity)
+    _check_network_def(identity.name, network_def, _is_network)
+    try:
+        network: nn.Module = ConfigParser({"network_def": network_def}).get_parsed_content(
+            "network_def", instantiate=True
+        )
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except (RuntimeError, TypeError, ValueError, AttributeError, UnpicklingError) as error:
         why = " ".join(str(error).split())[:_TOLD]
-        raise BundleInvalid(f"bundle {name}: the weights do not fit network_def ({why}); restore its folder") from error
-    identity = ModelIdentity(name, version, digest, config_digest(section, inference))
-    beside = tuple(file for file in BESIDE if (path / file).is_file())
-    return Bundle(identity, contract, network.eval(), read_precisions(path, identity), beside)
+        raise BundleInvalid(
+            f"bundle {identity.name}: the weights do not fit network_def ({why}); restore its folder"
+        ) from error
+    return network.eval()
 
 
 def write_bundle(
@@ -204,6 +242,8 @@ def write_bundle(
     half
         Whether to write them in half precision.
     """
+    import torch
+
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True, exist_ok=True)
     for file in BESIDE:
@@ -310,22 +350,24 @@ def _plausibility(section: dict[str, Any]) -> Plausibility | None:
     return Plausibility(mean, precision, float(entry["limit"]))
 
 
-def _check_network_def(name: str, part: Any) -> None:
+def _check_network_def(name: str, part: Any, allowed: Callable[[str], bool]) -> None:
     """Refuse what ConfigParser would evaluate or import beyond the allowed classes, at any depth."""
     if isinstance(part, str) and part[:1] in ("$", "@", "%"):
         raise BundleInvalid(f"bundle {name}: network_def may hold no expression or reference: {part}")
     if isinstance(part, dict):
-        if "_target_" in part and not _is_network(str(part["_target_"])):
+        if "_target_" in part and not allowed(str(part["_target_"])):
             raise BundleInvalid(f"bundle {name}: network_def may not name {part['_target_']}")
         for value in part.values():
-            _check_network_def(name, value)
+            _check_network_def(name, value, allowed)
     if isinstance(part, list):
         for value in part:
-            _check_network_def(name, value)
+            _check_network_def(name, value, allowed)
 
 
 def _is_network(target: str) -> bool:
     """Whether a name is that of a network defined there; ``models.networks.torch.load`` has the prefix as well."""
+    from torch import nn
+
     found = locate(target) if target.startswith(_ALLOWED_TARGETS) else None
     defined_in = f"{getattr(found, '__module__', '')}."
     return isinstance(found, type) and issubclass(found, nn.Module) and defined_in.startswith(_ALLOWED_TARGETS)

@@ -1,16 +1,22 @@
-"""What a network is to the rest of Hilum: a function from a picture to named outputs."""
+"""What a network is to the rest of Hilum: a function from a picture to named outputs.
+
+The rule: here and in all that a reading process imports, torch and MONAI are imported by the functions that need them.
+They take seconds and 400 MB, and where OpenVINO answers nobody needs them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from models.findings import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FloatArray = npt.NDArray[np.float32]
 # A picture of shape (1, channels, size, size) to named outputs without the batch axis.
@@ -40,11 +46,13 @@ class Runner:
 
 def named(output: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Outputs by name; a tensor alone is named ``logits``."""
-    return {"logits": output} if isinstance(output, Tensor) else dict(output)
+    return dict(output) if isinstance(output, Mapping) else {"logits": output}
 
 
 def torch_forward(network: nn.Module, device: str = "cpu") -> Runner:
     """Run a network by torch, eagerly: in float32 on a processor, in bfloat16 on a GPU."""
+    import torch
+
     half = device != "cpu"
 
     def answers(pictures: FloatArray) -> list[dict[str, FloatArray]]:

@@ -199,8 +199,10 @@ def assemble(loaded: Iterable[Bundle], *, threads: int, running: Running | None 
         When two of them are pixel gates, or criteria of the appearance.
     """
     bundles = sorted(loaded, key=lambda bundle: bundle.contract.interpreter != "structures")
-    with_network = [bundle for bundle in bundles if bundle.network is not None]
+    with_network = [bundle for bundle in bundles if bundle.build is not None]
     asked = list(zip(with_network, forwards_of(with_network, running, threads=threads), strict=True))
+    if any(isinstance(bundle.contract.reading, BoxContract) for bundle in with_network):
+        boxes.prepare(threads)
     gates = [(b, forward) for b, forward in asked if b.contract.interpreter == "gate"]
     criteria = [bundle for bundle in bundles if bundle.contract.interpreter == CRITERIA]
     for what, found in (("pixel gates", gates), ("bundles of criteria", criteria)):

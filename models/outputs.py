@@ -6,15 +6,16 @@ The rule: what a bundle says of its outputs is read off the network itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FloatArray = npt.NDArray[np.float32]
 ONLY_OUTPUT = "logits"  # of a network that returns one tensor
@@ -26,6 +27,8 @@ def ask(network: nn.Module, size: int, channels: int = 1) -> dict[str, FloatArra
 
     A network that cannot take a picture of this size raises whatever it raises.
     """
+    import torch
+
     picture, _ = network_input(RenderedImage(chest(1).pixels), size)
     device, learning = next((p.device for p in network.parameters()), None), network.training
     pictures = torch.from_numpy(np.repeat(picture[None, None].astype(np.float32), channels, axis=1))

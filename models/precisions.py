@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,9 @@ class Measured:
     ----------
     accepted
         Whether real pictures showed that nothing is lost, so that it may be taken without being asked for.
-    tolerance
-        How far the answer about the probe (``models.runtime``) may lie from that in float32: half as far again as where
-        it was measured. Beyond it the machine computes otherwise than that one, as some integers without VNNI.
+    tolerances
+        How far each output about the probe (``models.runtime``) may lie from that in float32: half as far again as
+        where it was measured. Beyond it the machine computes otherwise than that one, as some integers without VNNI.
     quantised
         Description (XML) and weights of a network of its own, where the precision needs one and it lies here.
     parts
@@ -48,7 +49,7 @@ class Measured:
     """
 
     accepted: bool
-    tolerance: float
+    tolerances: Mapping[str, float]
     quantised: tuple[bytes, bytes] | None = None
     parts: tuple[str, ...] = ()
 
@@ -84,11 +85,13 @@ def read_precisions(folder: Path, model: ModelIdentity) -> Precisions:
 
 def _precision(folder: Path, entry: Mapping[str, object]) -> Measured | None:
     """One of them; None where its files are other ones."""
-    accepted, tolerance, files = entry["accepted"], entry["tolerance"], entry.get("files")
-    if not isinstance(accepted, bool) or not isinstance(tolerance, float) or not tolerance > 0.0:
-        raise ValueError(f"accepted {accepted!r}, tolerance {tolerance!r}")
+    accepted, tolerances, files = entry["accepted"], entry["tolerances"], entry.get("files")
+    if not isinstance(accepted, bool) or not isinstance(tolerances, Mapping) or not tolerances:
+        raise ValueError(f"accepted {accepted!r}, tolerances {tolerances!r}")
+    if not all(isinstance(most, float) and 0.0 < most < math.inf for most in tolerances.values()):
+        raise ValueError(f"tolerances {tolerances!r}")
     if files is None:
-        return Measured(accepted, tolerance)
+        return Measured(accepted, tolerances)
     if not isinstance(files, Mapping) or set(files) != set(QUANTISED):
         raise ValueError(f"files {files!r}")
     try:
@@ -101,4 +104,4 @@ def _precision(folder: Path, entry: Mapping[str, object]) -> Measured | None:
     parts = entry["parts"]
     if not isinstance(parts, list):
         raise ValueError(f"parts {parts!r}")
-    return Measured(accepted, tolerance, (description, weights), tuple(map(str, parts)))
+    return Measured(accepted, tolerances, (description, weights), tuple(map(str, parts)))

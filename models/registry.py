@@ -204,12 +204,15 @@ class Registry:
         Raises
         ------
         BundleInvalid
-            When one cannot be loaded; nothing is recorded then.
+            When one cannot be loaded or built; nothing is recorded then.
         """
         found = []
         for configs in sorted(self._shipped.glob("*/configs")):
             folder = configs.parent
-            digests = {file: _digest(folder / file) for file in load_bundle(folder).decisive}
+            bundle = load_bundle(folder)
+            if bundle.build is not None:
+                bundle.build()
+            digests = {file: _digest(folder / file) for file in bundle.decisive}
             found.append(Packaged(folder.name, _version_of(folder), folder, digests, shipped=True))
         _write_records(self._shipped, found, shipped=True)
         return found

@@ -1,62 +1,55 @@
 """Networks in OpenVINO's form: translated once, kept by digest, and run.
 
-The rule: what is kept is a convenience. A file that is damaged or of another version is made anew, one that cannot be
-written is done without, and nothing that comes from one is believed until it said the same as torch
-(``models.runtime``).
+The rule: what is kept is a convenience (``models.kept``), and nothing that comes from it is believed until it said the
+same as torch (``models.runtime``).
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+import numpy.typing as npt
 
 from models.findings import Precision
 from models.forward import FloatArray, Forward, Runner, named
+from models.kept import keep_arrays, read_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 log = logging.getLogger("hilum.translation")
 
 _GRANTED = {"f32": Precision.FLOAT32, "bf16": Precision.BFLOAT16}
 
 
-class _Flat(nn.Module):
-    """A network whose outputs stand in a tuple, in the order of `names`."""
-
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        found = named(self.network(image))
-        return tuple(found[name] for name in self.names)
-
-
 def openvino_forward(
-    network: nn.Module, picture: FloatArray, *, precision: str, threads: int, kept: Path | None
+    network: Callable[[], nn.Module], picture: FloatArray, *, precision: str, threads: int, kept: Path | None
 ) -> Runner:
     """A network as OpenVINO runs it on the processor.
 
     Parameters
     ----------
+    network
+        Gives it; asked where there is no translation yet.
     picture
         Shape (1, channels, size, size): what it will be asked about is of this shape.
     precision
         ``f32`` or ``bf16``: of the computation. A processor that does not compute in bfloat16 answers in float32.
     kept
-        File (.xml) of the translated network; it is written when it is not there and can be. None: nowhere.
+        File of the translated network; it is written when it is not there and can be. None: nowhere.
     """
     import openvino as ov
 
     core = ov.Core()
-    if kept is not None and kept.exists():
-        model = core.read_model(kept)
+    if kept is not None and (files := read_arrays(kept)) is not None:
+        model = _read(core, files["description"].tobytes(), files["weights"])
     else:
-        model = translate(network, picture)
+        model = translate(network(), picture)
         if kept is not None:
             _keep(model, kept)
     made = compiled(core, model, precision, threads)
@@ -75,9 +68,15 @@ def quantised_forward(description: bytes, weights: bytes, *, threads: int) -> Ru
     import openvino as ov
 
     core = ov.Core()
-    weighed = ov.Tensor(np.frombuffer(weights, np.uint8))
-    made = compiled(core, core.read_model(description, weighed), "f32", threads)
+    made = compiled(core, _read(core, description, np.frombuffer(weights, np.uint8)), "f32", threads)
     return Runner(_asking(made), Precision.INT8)
+
+
+def _read(core: Any, description: bytes, weights: npt.NDArray[np.uint8]) -> Any:
+    """A model from memory."""
+    import openvino as ov
+
+    return core.read_model(description, ov.Tensor(weights))
 
 
 def compiled(core: Any, model: Any, precision: str, threads: int) -> Any:
@@ -100,26 +99,43 @@ def _asking(made: Any) -> Forward:
 def translate(network: nn.Module, picture: FloatArray) -> Any:
     """A network as OpenVINO's model, its outputs named."""
     import openvino as ov
+    import torch
+
+    class Flat(torch.nn.Module):
+        """The network, with its outputs in a tuple, in the order of `names`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            found = named(self.network(image))
+            return tuple(found[name] for name in names)
 
     with torch.inference_mode():
         names = tuple(named(network(torch.from_numpy(picture))))
-    program = torch.export.export(_Flat(network, names), (torch.from_numpy(picture),))
+    program = torch.export.export(Flat(), (torch.from_numpy(picture),))
     model = ov.convert_model(program)
     for name, output in zip(names, model.outputs, strict=True):
         output.get_tensor().set_names({name})
     return model
 
 
-def _keep(model: Any, kept: Path) -> None:
-    """Write a model, both files or none; where that cannot be, it is translated anew each time."""
+def written(model: Any) -> tuple[bytes, bytes]:
+    """Description (XML) and weights of a model, as `quantised_forward` takes them."""
     import openvino as ov
 
+    with tempfile.TemporaryDirectory() as folder:  # it is written to files alone
+        file = Path(folder) / "network.xml"
+        ov.save_model(model, file, compress_to_fp16=False)
+        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+
+
+def _keep(model: Any, kept: Path) -> None:
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as draft:
-            ov.save_model(model, Path(draft) / kept.name, compress_to_fp16=False)
-            # the weights first: where the description lies, both are whole
-            for suffix in (".bin", ".xml"):
-                (Path(draft) / kept.name).with_suffix(suffix).replace(kept.with_suffix(suffix))
-    except OSError as error:
-        log.warning("a translated network cannot be kept (%s): it is made at each start", error.strerror)
+        files = written(model)
+    except (OSError, RuntimeError) as error:  # the latter is OpenVINO's
+        log.warning("%s cannot be kept (%s): it is made at each start", kept.name, type(error).__name__)
+        return
+    arrays = (np.frombuffer(content, np.uint8) for content in files)
+    keep_arrays(kept, dict(zip(("description", "weights"), arrays, strict=True)))

@@ -37,12 +37,13 @@ def require_answer(bundle: Bundle) -> None:
     BundleInvalid
         When it cannot answer, lacks an output, or one has not the numbers that the contract speaks of.
     """
-    if bundle.network is None:
+    network = bundle.network  # what cannot be built says so itself
+    if network is None:
         return
     contract, preprocessing = bundle.contract, bundle.contract.preprocessing
     title = f"bundle {bundle.identity.name}"
     try:
-        answer = ask(bundle.network, contract.input_size, preprocessing.channels if preprocessing else 1)
+        answer = ask(network, contract.input_size, preprocessing.channels if preprocessing else 1)
     except Exception as error:  # a network of anybody's making may raise anything
         why = " ".join(str(error).split())
         raise BundleInvalid(f"{title}: its network cannot take a picture of {contract.input_size} pixels: {why}"

@@ -6,7 +6,6 @@ The rule: a mistake ends with one sentence that says what to do, and a non-zero 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -18,16 +17,22 @@ from rich.console import Console
 
 from orthanc_plugin.access.roles import ROLES_OF_PEOPLE
 from orthanc_plugin.commands import node
+from orthanc_plugin.commands import status as telling
+from orthanc_plugin.commands.cluster import control as cluster
+from orthanc_plugin.commands.cluster.plan import is_cluster
 from orthanc_plugin.commands.deliveries import add_arguments as add_deliveries
-from orthanc_plugin.commands.subcommands import add_audit_commands, add_model_commands, add_tls_commands
-from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.ledger import tasks
-from orthanc_plugin.ledger.database import LedgerError, open_ledger
+from orthanc_plugin.commands.subcommands import (
+    add_audit_commands,
+    add_model_commands,
+    add_reprocess_arguments,
+    add_tls_commands,
+)
+from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 from orthanc_plugin.trust import TlsUnusable
 
 console = Console(highlight=False, stderr=False)
-_START_SECONDS = 120.0
+_START_SECONDS, _START_SECONDS_OF_CLUSTER = 120.0, 240.0
 _IMPAIRED_SECONDS = 10.0
 
 
@@ -54,20 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(settings: Settings, options: argparse.Namespace) -> int:
     """Start the node; in the foreground until Ctrl-C, or detached once it is ready."""
-    process = node.start(settings)
-    impaired_at: float | None = None
+    several = options.cluster or is_cluster(settings)
+    if not several and not (options.workers is None is options.ray):
+        raise node.NodeFailed("--workers and --ray are for --cluster; a node of one Orthanc has settings for them")
+    process = cluster.start(settings, options.workers, options.ray) if several else node.start(settings)
+    settings, impaired_at = load_settings(), None  # a cluster's says where its databases are
+    starting = (
+        cluster.wait_until_ready(settings, process, seconds=_START_SECONDS_OF_CLUSTER)
+        if several
+        else node.wait_until_ready(settings, process, seconds=_START_SECONDS)
+    )
     try:
         with Console(stderr=True).status("Starting Orthanc ...") as spinner:
-            for state in node.wait_until_ready(settings, process, seconds=_START_SECONDS):
+            for state in starting:
                 spinner.update("Loading the models ...")
                 impaired_at = (impaired_at or time.monotonic()) if state == "impaired" else None
                 if impaired_at and time.monotonic() - impaired_at > _IMPAIRED_SECONDS:
                     break  # images are taken all the same
     except (node.NodeFailed, KeyboardInterrupt):
-        node.stop(settings)
+        _stop(settings)
         raise
-    _print_addresses(settings)
-    _print_problems(status_now := node.status(settings))
+    telling.print_addresses(settings)
+    telling.print_problems(status_now := _status(settings))
     if options.detach:
         return 0 if status_now.state == "ready" or not (settings.workers or status_now.problems) else 1
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -75,7 +88,7 @@ def up(settings: Settings, options: argparse.Namespace) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        node.stop(settings)
+        _stop(settings)
         return 0
 
 
@@ -88,48 +101,13 @@ def worker(settings: Settings, options: argparse.Namespace) -> int:
 
 def down(settings: Settings, _options: argparse.Namespace) -> int:
     """Stop the node."""
-    print("The node has stopped." if node.stop(settings) else "The node was not running.")
+    print("The node has stopped." if _stop(settings) else "The node was not running.")
     return 0
 
 
 def status(settings: Settings, options: argparse.Namespace) -> int:
     """Tell how the node is; exit code 0 only when it is ready."""
-    found = node.status(settings)
-    credentials = load_credentials(settings.credentials) if settings.credentials.exists() else None
-    if options.json:
-        described = {
-            "state": found.state,
-            "http_url": settings.http_url,
-            "dicom_port": settings.dicom_port,
-            "ae_title": settings.ae_title,
-            "user": credentials.user if credentials else None,
-            "password": credentials.password if credentials else None,
-            "home": str(settings.home),
-            "models": found.details.get("models", {}),
-            "studies": found.details.get("studies", {}),
-            "problems": found.problems,
-            "oldest_waiting_seconds": found.details.get("oldest_waiting_seconds"),
-            "disk_free_mb": found.details.get("disk_free_mb"),
-            "last_reconciliation": found.details.get("last_reconciliation"),
-        }
-        print(json.dumps(described))
-    else:
-        print(f"State      {found.state}")
-        if found.state != "stopped":
-            _print_addresses(settings)
-        for name, version in found.details.get("models", {}).items():
-            print(f"Model      {name} {version}")
-        for name, count in found.details.get("studies", {}).items():
-            if count:
-                print(f"Studies    {count} {name.replace('_', ' ')}")
-        if (oldest := found.details.get("oldest_waiting_seconds")) is not None:
-            print(f"Waiting    {oldest:.0f} s, the oldest study")
-        if (free := found.details.get("disk_free_mb")) is not None:
-            print(f"Disk       {free} MB free, {settings.reserve_mb} MB kept for results")
-        if (compared := found.details.get("last_reconciliation")) is not None:
-            print(f"Compared   with Orthanc {max(0.0, time.time() - compared):.0f} s ago")
-        _print_problems(found)
-    return 0 if found.state == "ready" else 1
+    return telling.tell(settings, _status(settings), as_json=options.json)
 
 
 def send(settings: Settings, options: argparse.Namespace) -> int:
@@ -168,30 +146,23 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
 
 def reread(settings: Settings, options: argparse.Namespace) -> int:
     """Read studies once more with the models that are active now; what differs supersedes the earlier result."""
-    unknown = 0
-    with open_ledger(settings.ledger_address).write() as db:
-        for uid in options.studies:
-            if not tasks.request_again(db, uid, now=time.time()):
-                print(f"hilum: {uid}: the ledger knows no such study", file=sys.stderr)
-                unknown += 1
-    print(f"{len(options.studies) - unknown} of {len(options.studies)} studies queued.")
-    return 1 if unknown else 0
+    from orthanc_plugin.commands import again
+
+    return again.reread(settings, options.studies)
 
 
 def retry(settings: Settings, options: argparse.Namespace) -> int:
     """Have quarantined studies tried again."""
-    if bool(options.studies) == options.all:
-        raise node.NodeFailed("give Study Instance UIDs, or --all")
-    now = time.time()
-    with open_ledger(settings.ledger_address).write() as db:
-        if options.all:
-            print(f"{tasks.retry(db, None, now=now)} studies queued.")
-            return 0
-        refused = [uid for uid in options.studies if not tasks.retry(db, uid, now=now)]
-    for uid in refused:
-        print(f"hilum: {uid}: no such study is in quarantine", file=sys.stderr)
-    print(f"{len(options.studies) - len(refused)} of {len(options.studies)} studies queued.")
-    return 1 if refused else 0
+    from orthanc_plugin.commands import again
+
+    return again.retry(settings, options.studies, everything=options.all)
+
+
+def reprocess(settings: Settings, options: argparse.Namespace) -> int:
+    """Have the archive read again, behind everything live; the same command goes on with a run that was stopped."""
+    from orthanc_plugin.commands.reprocess import reprocess as run
+
+    return run(settings, options, console)
 
 
 def backup(settings: Settings, options: argparse.Namespace) -> int:
@@ -205,7 +176,14 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Make a node from a backup."""
     from orthanc_plugin.commands import backup as copying
 
-    return copying.restore(settings, options.folder, console, check=options.check)
+    return copying.restore(settings, options.folder, console, check=options.check, as_cluster=options.cluster)
+
+
+def deidentify(settings: Settings, options: argparse.Namespace) -> int:
+    """Copy studies with their results, without what tells whose they are."""
+    from orthanc_plugin.commands.deidentify import deidentify as run
+
+    return run(settings, options.folder, options.studies, console)
 
 
 def verify(settings: Settings, options: argparse.Namespace) -> int:
@@ -279,17 +257,12 @@ def models(settings: Settings, options: argparse.Namespace) -> int:
     return run(settings, options)
 
 
-def _print_addresses(settings: Settings) -> None:
-    print(f"Worklist   {settings.http_url}/hilum/")
-    print(f"OHIF       {settings.http_url}/ohif/")
-    print(f"DICOM      AE title {settings.ae_title}, port {settings.dicom_port}")
-    print(f"User       hilum, password in {settings.credentials}")
-    print("Research software, not a medical device.")
+def _status(settings: Settings) -> node.NodeStatus:
+    return cluster.status(settings) if is_cluster(settings) else node.status(settings)
 
 
-def _print_problems(found: node.NodeStatus) -> None:
-    for problem in found.problems:
-        print(f"Problem    {problem['text']}\n           {problem['what_to_do']} [{problem['code']}]")
+def _stop(settings: Settings) -> bool:
+    return cluster.stop(settings) if is_cluster(settings) else node.stop(settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -297,6 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     starting = _command(commands, "up", up)
     starting.add_argument("--detach", action="store_true", help="return when the node is ready")
+    starting.add_argument("--cluster", action="store_true", help="PostgreSQL, two Orthancs, Ray, workers, one entrance")
+    starting.add_argument("--workers", type=int, choices=range(33), metavar="N", help="of a cluster")
+    starting.add_argument("--ray", type=int, choices=range(33), metavar="N", help="nodes of Ray of a cluster; 0: none")
     working = _command(commands, "worker", worker)
     working.add_argument("--check", action="store_true", help="only tell whether one of this machine is ready")
     _command(commands, "down", down)
@@ -313,10 +289,16 @@ def _parser() -> argparse.ArgumentParser:
     retrying = _command(commands, "retry", retry)
     retrying.add_argument("studies", nargs="*", metavar="STUDY")
     retrying.add_argument("--all", action="store_true", help="every quarantined study")
+    add_reprocess_arguments(_command(commands, "reprocess", reprocess))
     for name, function, flag in (("backup", backup, "--with-credentials"), ("restore", restore, "--check")):
         command = _command(commands, name, function)
         command.add_argument("folder", type=Path, metavar="DIR")
         command.add_argument(flag, action="store_true")
+        if name == "restore":
+            command.add_argument("--cluster", action="store_true", help="make a cluster of this machine of it")
+    copying = _command(commands, "deidentify", deidentify)
+    copying.add_argument("folder", type=Path, metavar="DIR")
+    copying.add_argument("studies", nargs="+", metavar="STUDY")
     verifying = _command(commands, "verify", verify)
     verifying.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     verifying.add_argument("--json", action="store_true", help="one JSON object a file, one line each")

@@ -17,7 +17,7 @@ from orthanc_plugin.log_files import file_of_stderr, follow
 
 FIELDS = (
     "study_instance_uid", "sop_instance_uid", "fence", "attempt", "status", "reason", "priority", "images", "seconds",
-    "stage", "model", "runtime", "way", "worker", "pid", "code", "restart_in", "silent_seconds",
+    "stage", "model", "runtime", "precision", "batch", "way", "worker", "pid", "code", "restart_in", "silent_seconds",
 )  # fmt: skip
 
 

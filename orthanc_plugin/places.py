@@ -39,6 +39,11 @@ class Places:
         return self.home / "credentials.json"
 
     @property
+    def deidentification_key(self) -> Path:
+        """The key from which pseudonyms follow (``commands.deidentify``), readable by its owner alone."""
+        return self.home / "deidentification.key"
+
+    @property
     def users(self) -> Path:
         """The file of people's accounts: names, roles and hashes of passwords."""
         return self.home / "users.json"
@@ -77,6 +82,11 @@ class Places:
     def refused_calls(self) -> Path:
         """The file that says how many DICOM associations were refused."""
         return self.home / "refused-calls.json"
+
+    @property
+    def cluster_file(self) -> Path:
+        """The file that says that this node is a cluster of this machine, and of what (``commands.cluster``)."""
+        return self.home / "cluster.toml"
 
     @property
     def logs(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,11 +23,12 @@ from dicom_sr.ownership import ACCOMPANYING_MODALITIES, is_own_result
 from orthanc_plugin import __version__
 from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
-from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.audit_sending import AuditSending
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
+from orthanc_plugin.access.shared_sessions import SharedSessions, cookie_of
 from orthanc_plugin.archive import attachments
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.failpoints import reach
@@ -45,6 +47,7 @@ from orthanc_plugin.hosting.proxied import proxy_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.trail import record_unnamed, record_visit, studies_of, tells_its_study
 from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, USERS, keep_in_step
 from orthanc_plugin.ledger.task_states import Arrival, text_of
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
@@ -66,16 +69,15 @@ IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
 AUDIT_SENDING = AuditSending(SETTINGS.audit, SETTINGS.collector)
-LOGINS = Logins(
-    Accounts(SETTINGS.credentials, SETTINGS.users),
-    Sessions(
-        SETTINGS.sessions,
-        longest_seconds=SETTINGS.session_hours * 3600,
-        idle_seconds=SETTINGS.session_idle_minutes * 60,
-    ),
-    Attempts(),
+LIFETIME = {"longest_seconds": SETTINGS.session_hours * 3600, "idle_seconds": SETTINGS.session_idle_minutes * 60}
+# on PostgreSQL there may be other servers of this archive
+SESSIONS = (
+    SharedSessions(LEDGER, **LIFETIME, met=lambda name: AUDIT.forget_views(Who(name)))
+    if SETTINGS.ledger_url
+    else Sessions(SETTINGS.sessions, **LIFETIME)
 )
-GUARD = Guard(LOGINS, cookie=f"hilum_{SETTINGS.http_port}", proxy=proxy_of(SETTINGS))
+LOGINS = Logins(Accounts(SETTINGS.credentials, SETTINGS.users), SESSIONS, Attempts())
+GUARD = Guard(LOGINS, cookie=cookie_of(SETTINGS), proxy=proxy_of(SETTINGS))
 LOGIN_PAGE = login.LoginPage(LOGINS, GUARD, AUDIT, proxy_logout=SETTINGS.proxy_logout)
 ENTRANCE = Entrance(SETTINGS)
 load_credentials(SETTINGS.credentials)  # the first start makes them; without them nobody could be let in
@@ -299,6 +301,8 @@ SITE = Site(
 )
 AUDIT.start()
 AUDIT_SENDING.start()
+SHARED = (SETTINGS, LEDGER, (USERS, ACTIVE_MODELS), threading.Event())
+threading.Thread(target=keep_in_step, args=SHARED, name="shared files", daemon=True).start()
 IN_HAND.start()
 ARRIVALS.start()
 orthanc.RegisterOnStoredInstanceCallback(on_stored_instance)

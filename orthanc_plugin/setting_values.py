@@ -42,6 +42,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "minimum_age": (0, 120),
     "intake_seconds": (1, 600),
     "workers": (0, 64),
+    "ray_cpus": (0.01, 256),
+    "ray_gpus": (0, 16),
+    "ray_studies": (1, 64),
+    "ray_actors_least": (1, 1000),
+    "ray_actors_most": (1, 1000),
     "study_seconds": (1, 3600),
     "memory_mb": (512, 1_000_000),
     "quiet_seconds": (0, 3600),
@@ -62,6 +67,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 _CHOICES = {
     "https": ("off", "on", "mutual"),
     "dicom_tls": ("off", "on", "mutual"),
+    "executor": ("processes", "ray"),
     "children": ("refuse", "caution"),
     "report_language": ("en", "de"),
     "runtime": ("auto", "torch", "openvino", "openvino-bf16", "openvino-int8", "cuda"),
@@ -78,6 +84,7 @@ _MODALITY = re.compile(
 _ROLES = ("technologist", "radiologist", "admin", "monitor")
 _SECRET = re.compile(r"[\w+/=.-]{32,}", re.ASCII)
 _PATH = re.compile(r"/(?!/)[\w/.-]*", re.ASCII)
+_RAY_ADDRESS = re.compile(r"auto|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+", re.ASCII)
 _ORTHANC_URL = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?", re.ASCII)
 
 
@@ -216,6 +223,13 @@ def _orthanc_url(value: object) -> str:
     return url
 
 
+def _ray_address(value: object) -> str:
+    address = value.strip() if isinstance(value, str) else None
+    if address is None or (address and not _RAY_ADDRESS.fullmatch(address)):
+        raise SettingsInvalid(f"ray_address = {value!r}: give HOST:PORT of the head, or auto for this machine's node")
+    return address
+
+
 def _number(name: str, value: object, kind: type) -> Any:
     low, high = _BOUNDS[name]
     try:
@@ -255,6 +269,7 @@ _TEXTS: dict[str, Callable[[object], str]] = {
     "ledger_url": partial(_postgresql_url, "ledger_url"),
     "index_url": partial(_postgresql_url, "index_url"),
     "orthanc_url": _orthanc_url,
+    "ray_address": _ray_address,
     "proxy_secret": _proxy_secret,
     "proxy_logout": _path,
 }

@@ -2,7 +2,7 @@
 
 The rule: a bad value stops the start and says which, so that it never meets a patient. The environment
 (``HILUM_<NAME>``, or ``HILUM_<NAME>_FILE``: a file that holds the value, for what is secret) wins over ``hilum.toml``,
-that over the defaults below.
+that over what a cluster of this machine has in ``cluster.toml``, and that over the defaults below.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "REPOSITORY",
     "Settings",
     "SettingsInvalid",
+    "contradiction",
     "convert",
     "from_environment",
     "has_bundle",
@@ -105,6 +106,16 @@ class Settings(Places):
     workers
         Studies that are read at the same time, each in a process of its own with its own copy of the models. 0: Orthanc
         starts no worker; those that run elsewhere (``./hilum worker``) read.
+    executor
+        What reads: ``processes`` of this machine, or actors on a ``ray`` cluster.
+    ray_address
+        The cluster: ``host:port`` of its head, or ``auto`` for the Ray node that runs on this machine. None is started.
+    ray_cpus, ray_gpus
+        Processor cores and GPUs that an actor reserves; parts of one are possible, so that actors share it.
+    ray_actors_least, ray_actors_most
+        Actors that hold the models: the least are always there, more come as studies queue, and go when none do.
+    ray_studies
+        Studies that one actor reads at the same time with one copy of the models.
     study_seconds
         How long one attempt to read a study may take before its process is ended.
     memory_mb
@@ -179,6 +190,13 @@ class Settings(Places):
     index_url: str = field(default="", repr=False)  # it may hold a password
     orthanc_url: str = ""
     workers: int = 1
+    executor: str = "processes"
+    ray_address: str = ""
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
+    ray_actors_least: int = 1
+    ray_actors_most: int = 4
+    ray_studies: int = 1
     study_seconds: float = 120.0
     memory_mb: int = 4096
     quiet_seconds: float = 5.0
@@ -247,14 +265,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         When a value is unknown, of the wrong type or out of its range.
     """
     home = Path(environment.get("HILUM_HOME", "var")).expanduser().resolve()
-    given: dict[str, Any] = {}
-    file, written = home / "hilum.toml", ""
-    if file.exists():
-        try:
-            written = file.read_text("utf-8")
-            given = tomllib.loads(written)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
+    file = home / "hilum.toml"
+    written, given = _read(file)
+    of_cluster = _read(Places(home).cluster_file)[1]
+    given = {name: value for name, value in of_cluster.items() if name != "cluster"} | given
     known = {f.name for f in fields(Settings)} - {"home"}
     if unknown := sorted(set(given) - known):
         raise SettingsInvalid(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -265,11 +279,35 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         values = {name: convert(name, value) for name, value in given.items()}
         for wrong in wrong_tables(home, values):
             raise wrong
+        settings = Settings(home=home, **values)
+        if mistake := contradiction(vars(settings)):
+            raise SettingsInvalid(mistake)
     except SettingsInvalid as error:
         if error.table and (line := line_of(written, error.table, error.number, error.key)):
             raise SettingsInvalid(f"{file.name}, line {line}: {error}") from error
         raise
-    return Settings(home=home, **values)
+    return settings
+
+
+def contradiction(values: Mapping[str, Any]) -> str:
+    """What is wrong with settings that are right each by itself; empty when nothing is."""
+    if values["executor"] == "ray" and not values["ray_address"]:
+        return (
+            'executor = "ray": no cluster is started here. Start one (ray start --head; see docs/ray.md) and set '
+            "ray_address to HOST:PORT of its head, or to auto on a machine that has joined it"
+        )
+    if values["ray_actors_least"] > values["ray_actors_most"]:
+        return f"ray_actors_least = {values['ray_actors_least']}: ray_actors_most = {values['ray_actors_most']} is less"
+    return ""
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """A file of settings, as it is written and what it says; nothing where there is none."""
+    try:
+        written = file.read_text("utf-8") if file.exists() else ""
+        return written, tomllib.loads(written)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{file} is not valid TOML: {error}") from error
 
 
 def convert(name: str, value: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -27,15 +28,31 @@ def binaries() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+def missing_for_cluster() -> str:
+    """What a cluster needs and is not here, a Debian package or Ray; empty when all are."""
+    if importlib.util.find_spec("ray") is None:
+        return "ray"
+    if binaries() is None:
+        return "postgresql"
+    if not list(Path("/usr").glob("*/orthanc/plugins/libOrthancPostgreSQLIndex.so")) and not list(
+        Path("/usr/local").glob("share/orthanc/plugins/libOrthancPostgreSQLIndex.so")
+    ):
+        return "orthanc-postgresql"
+    return "" if shutil.which("haproxy") else "haproxy"
+
+
 class PostgresServer:
     """One cluster; it may be stopped, killed and started again, and keeps its databases."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make the cluster in an empty folder whose path is short: it holds the socket (107 bytes at most)."""
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        """Make the cluster in an empty folder whose path is short: it holds the socket (107 bytes at most).
+
+        Only a `durable` one waits for the disk with each commit: what measures wants that, tests are faster without.
+        """
         found = binaries()
         if found is None:
             raise RuntimeError("no PostgreSQL server is installed (Debian: apt install postgresql)")
-        self._binaries, self._folder = found, folder
+        self._binaries, self._folder, self._durable = found, folder, durable
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
         # PostgreSQL refuses to run as root
@@ -49,6 +66,11 @@ class PostgresServer:
         """Process id of the postmaster."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """What it tells about itself, and about statements where a database has them logged."""
+        return self._folder / "server.log"
 
     @property
     def is_running(self) -> bool:
@@ -68,9 +90,10 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        settings = ("listen_addresses=", f"unix_socket_directories={self._folder}", "max_connections=100", "fsync=off")
+        fsync = f"fsync={'on' if self._durable else 'off'}"
+        settings = ("listen_addresses=", f"unix_socket_directories={self._folder}", "max_connections=100", fsync)
         command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data")]
-        with (self._folder / "server.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *(word for setting in settings for word in ("-c", setting))],
                 stdout=log,
@@ -86,7 +109,7 @@ class PostgresServer:
                 psycopg.connect(host=str(self._folder), user="hilum", dbname="postgres").close()
             except psycopg.OperationalError:
                 if time.monotonic() > end or self._process.poll() is not None:
-                    text = (self._folder / "server.log").read_text("utf-8")
+                    text = self.log.read_text("utf-8")
                     raise RuntimeError(f"PostgreSQL did not start:\n{text[-2000:]}") from None
                 time.sleep(0.05)
             else:
@@ -139,12 +162,12 @@ def _lives(pid: int) -> bool:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
     """A running server for the time of a block; its cluster is deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="hilum-pg-"))
     try:
         folder.chmod(0o755)
-        server = PostgresServer(folder)
+        server = PostgresServer(folder, durable=durable)
         try:
             server.start()
             yield server

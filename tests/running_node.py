@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +17,14 @@ import httpx
 from pydicom import Dataset, dcmread
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
 
+from orthanc_plugin.access import accounts
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import node
-from orthanc_plugin.credentials import Credentials
+from orthanc_plugin.commands.cluster import control as cluster
+from orthanc_plugin.commands.cluster import ray_node
+from orthanc_plugin.commands.cluster.plan import is_cluster
+from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger.shared_files import USERS, changing
 from orthanc_plugin.settings import REPOSITORY, Settings, load_settings
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -90,8 +98,8 @@ class Node:
         return [dcmread(BytesIO(self.http.get(f"/instances/{i['ID']}/file").content)) for i in instances]
 
 
-def start_node(home: Path, tables: str = "", **site: str) -> tuple[Settings, Any]:
-    """Start a node whose ``hilum.toml`` holds these settings and tables, and wait until it is ready.
+def configured(home: Path, tables: str = "", **site: str) -> dict[str, str]:
+    """The environment of a node whose ``hilum.toml`` holds these settings and tables, on ports that are free now.
 
     A study counts as complete half a second after its last image, unless `site` says otherwise.
     """
@@ -99,7 +107,12 @@ def start_node(home: Path, tables: str = "", **site: str) -> tuple[Settings, Any
     site = {"quiet_seconds": "0.5", **site}
     (home / "hilum.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in site.items()) + tables)
     ports = {"HILUM_HTTP_PORT": str(free_port()), "HILUM_DICOM_PORT": str(free_port())}
-    settings = load_settings({**os.environ, **ports, "HILUM_HOME": str(home)})
+    return {**os.environ, **ports, "HILUM_HOME": str(home)}
+
+
+def start_node(home: Path, tables: str = "", **site: str) -> tuple[Settings, Any]:
+    """Start a node with these settings and tables (`configured`), and wait until it is ready."""
+    settings = load_settings(configured(home, tables, **site))
     process = node.start(settings)
     try:
         for _ in node.wait_until_ready(settings, process, seconds=120):
@@ -108,3 +121,62 @@ def start_node(home: Path, tables: str = "", **site: str) -> tuple[Settings, Any
         node.stop(settings)
         raise
     return settings, process
+
+
+def start_cluster(home: Path, **site: str) -> tuple[Settings, Any]:
+    """Start a cluster with these settings, as ``./hilum up --cluster`` does, and wait until all of it is ready."""
+    environment = configured(home, **site)
+    process = cluster.start(load_settings(environment))
+    settings = load_settings(environment)  # with the addresses of its databases
+    try:
+        for _ in cluster.wait_until_ready(settings, process, seconds=240):
+            pass
+    except BaseException:
+        end_cluster(settings)
+        raise
+    return settings, process
+
+
+def end_cluster(settings: Settings) -> None:
+    """Stop a cluster, and leave nothing of it outside its home."""
+    cluster.stop(settings)
+    shutil.rmtree(ray_node.folder(settings), ignore_errors=True)
+
+
+@contextmanager
+def running_node(kind: str, home: Path, **site: str) -> Iterator[Node]:
+    """A node for the time of a block.
+
+    Parameters
+    ----------
+    kind
+        ``default`` or ``cluster``.
+    """
+    settings, _process = (start_cluster if kind == "cluster" else start_node)(home, **site)
+    credentials = load_credentials(settings.credentials)
+    try:
+        with node.http(settings, credentials) as client:
+            yield Node(settings, credentials, client)
+    finally:
+        end_cluster(settings) if kind == "cluster" else node.stop(settings)
+
+
+def restart(running: Node) -> None:
+    """Stop a node and start it again, whatever its kind."""
+    settings = running.settings
+    own = cluster if is_cluster(settings) else node
+    own.stop(settings)
+    for _ in own.wait_until_ready(settings, own.start(settings), seconds=240):
+        pass
+
+
+def add_user(settings: Settings, name: str, role: Role, password: str) -> None:
+    """Add somebody as ``./hilum users add`` does, at every server."""
+    with changing(settings, USERS):
+        accounts.add_user(settings.users, name, role, password, taken=frozenset())
+
+
+def remove_user(settings: Settings, name: str) -> None:
+    """Remove somebody as ``./hilum users remove`` does, at every server."""
+    with changing(settings, USERS):
+        accounts.remove_user(settings.users, name)

@@ -18,7 +18,7 @@ HEAVY = {"torch", "monai", "highdicom", "openvino"}
 # What a package of the node may import beside itself; the modules beside the packages are the base.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
-    "access": {"base"},
+    "access": {"base", "ledger"},
     "ledger": {"base"},
     "archive": {"base", "ledger"},
     "reading": {"base", "ledger", "archive"},
@@ -79,6 +79,14 @@ INSIDE_ORTHANC = (
     "dicom_sr.ownership",
 )
 
+# What a reading process loads beside: torch and MONAI are 400 MB and seconds of each start.
+INSIDE_A_READING_PROCESS = (
+    "orthanc_plugin.working.reading_loop",
+    "orthanc_plugin.reading.active_models",
+    "orthanc_plugin.reading.intake_process",
+    "orthanc_plugin.reading.study",
+)
+
 
 def source_files() -> list[Path]:
     return [p for package in OURS for p in sorted((REPOSITORY / package).rglob("*.py"))]
@@ -120,6 +128,13 @@ def test_the_orthanc_process_never_loads_a_model_library(module: str) -> None:
     assert module in map(module_name, source_files())
     loaded = {name.split(".")[0] for name in reached_from(module, set())}
     assert not loaded & HEAVY, f"{module} leads to {sorted(loaded & HEAVY)}: do that in the worker process"
+
+
+@pytest.mark.parametrize("module", INSIDE_A_READING_PROCESS)
+def test_a_reading_process_loads_torch_and_monai_only_where_torch_answers(module: str) -> None:
+    assert module in map(module_name, source_files())
+    loaded = {name.split(".")[0] for name in reached_from(module, set())}
+    assert not loaded & {"torch", "monai"}, f"{module} leads to them: import them in the function that needs them"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=module_name)

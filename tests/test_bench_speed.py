@@ -48,7 +48,17 @@ def test_a_bench_writes_its_own_section_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "section", ["latency", "throughput", "runtimes", "stages", "starting", *(f"growth {p.name}" for p in growth.PARTS)]
+    "section",
+    [
+        "latency",
+        "throughput",
+        "runtimes",
+        "stages",
+        "starting",
+        "ray",
+        "reprocess",
+        *(f"growth {p.name}" for p in growth.PARTS),
+    ],
 )
 def test_the_page_has_a_section_for_each_bench(section: str) -> None:
     assert "anew" in with_section(PAGE.read_text("utf-8"), section, "anew")
@@ -100,7 +110,7 @@ def test_objects_are_stored_when_both_are_and_a_study_that_was_not_read_stops_th
 def test_throughput_is_compared_by_studies_a_second() -> None:
     two = Spread.of([2.0])
     cost = {"orthanc": 0.06, "reader": 0.14}
-    node = Drained(1, answered=4.0, drained=5.0, passes=two, processor=cost, memory=800.0)
+    node = Drained(1, answered=4.0, drained=5.0, passes=(2.0,), processor=cost, memory=800.0)
     drain = Drain(HERE, 10, (node,), warm=two, cold=two, plain_processor={"plain way": 0.5})
     assert drain.ratio(node) == pytest.approx(4.0)
     assert throughput.sheets(drain)[-1].rows[0][-2:] == ("200", "10.0")

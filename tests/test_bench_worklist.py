@@ -13,13 +13,13 @@ from tests.bench import triage, worklist
 
 
 def test_the_worklist_is_timed_while_studies_are_answered_and_the_report_keeps_what_other_databases_did(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = tmp_path / "worklist.md"
     report.write_text("# Old\n\n## SQLite 3.1\n\nbefore\n\n## PostgreSQL 15\n\nanother day\n", "utf-8")
     monkeypatch.setattr(worklist, "REPORT", report)
-    worklist.compare(300, postgresql=False, rounds=2, as_json=True, write=True)
-    told = json.loads(capsys.readouterr().out)
+    worklist.compare(300, postgresql=False, rounds=2, json_file=tmp_path / "told.json", write=True)
+    told = json.loads((tmp_path / "told.json").read_text("utf-8"))
     assert (told["studies"], told["database"].split()[0]) == (300, "SQLite")
     assert [t["name"].split(": ")[0] for t in told["writes"]] == ["written", "written"]
     written = report.read_text("utf-8")

@@ -23,7 +23,10 @@ from models.bundle import (
     load_bundle,
     write_bundle,
 )
+from models.inference import assemble
 from models.outputs import ask
+from models.registry import Registry
+from models.runtime import Running, Runtime
 from models.trial import require_answer
 from orthanc_plugin.settings import REPOSITORY
 
@@ -230,16 +233,38 @@ def test_nothing_in_a_configuration_is_executed(tmp_path: Path) -> None:
     for number, attack in enumerate(attacks):
         path = small_bundle(tmp_path / f"b{number}")
         rewrite(path / "configs" / "inference.json", attack)
-        with pytest.raises(BundleInvalid):
-            load_bundle(path)
+        with pytest.raises(BundleInvalid, match="network_def may"):
+            assert load_bundle(path).network is None
         assert not marker.exists()
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = small_bundle(tmp_path / "b")
     rewrite(path / "configs" / "inference.json", lambda c: c["network_def"].update(channels=[4, 12]))
-    with pytest.raises(BundleInvalid, match="do not fit"):
-        load_bundle(path)
+    bundle = load_bundle(path)
+    with pytest.raises(BundleInvalid, match="bundle b: the weights do not fit"):
+        assert bundle.network is None
+
+
+def test_weights_that_change_before_the_network_is_built_are_noticed(tmp_path: Path) -> None:
+    bundle = load_bundle(small_bundle(tmp_path / "b"))
+    (tmp_path / "b" / "models" / "model.pt").write_bytes(b"other")
+    with pytest.raises(BundleInvalid, match=r"metadata\.json names"):
+        assert bundle.network is None
+
+
+def test_a_bundle_that_cannot_be_built_is_neither_added_nor_recorded_nor_run(tmp_path: Path) -> None:
+    path = small_bundle(tmp_path / "models" / "b")
+    rewrite(path / "configs" / "inference.json", lambda c: c["network_def"].update(channels=[4, 12]))
+    registry = Registry(path.parent, tmp_path / "own")
+    for run in (
+        lambda: registry.add(path, "c"),
+        registry.pin,
+        lambda: assemble([load_bundle(path)], threads=1, running=Running(Runtime.AUTO, 1, tmp_path / "kept")),
+    ):
+        with pytest.raises(BundleInvalid, match="do not fit"):
+            run()
+    assert not registry.bundles()
 
 
 @pytest.mark.parametrize(

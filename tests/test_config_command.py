@@ -48,6 +48,14 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(
         load_settings()
 
 
+def test_settings_that_contradict_each_other_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "hilum.toml").write_text('executor = "ray"\n')
+    assert cli.main(["config", "check"]) == 1
+    assert 'hilum: executor: executor = "ray": no cluster is started here' in capsys.readouterr().err
+    (home / "hilum.toml").write_text('executor = "ray"\nray_address = "auto"\n')
+    assert cli.main(["config", "check"]) == 0
+
+
 def test_what_is_no_toml_is_told_with_its_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "hilum.toml").write_text('ae_title = "A"\nhttp_port = = 3\n')
     assert cli.main(["config", "check"]) == 1

@@ -118,6 +118,9 @@ def test_an_image_installs_what_it_imports_in_the_versions_that_are_tested(image
     names = {line.partition("[")[0].lower() for line in lines if not line.startswith("#")}
     locked = {package.name.lower() for package in read_lock(REPOSITORY / "requirements.lock")}
     assert names <= locked
+    if image == "worker":
+        beside = (REPOSITORY / "requirements-ray.lock").read_text().splitlines()
+        names |= {line.partition("==")[0].lower() for line in beside}
     if image == "server":
         loaded = {name for module in (*INSIDE_ORTHANC, *OF_THE_SERVER) for name in reached_from(module, set())}
     else:

@@ -69,7 +69,7 @@ def test_a_new_node_is_well_though_it_was_never_started(home: Path, capsys: pyte
 def test_without_usable_settings_it_says_which_and_looks_at_the_rest(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (home / "hilum.toml").write_text("workers = -1\ncolour = 3\n")
+    (home / "hilum.toml").write_text("workers = 65\ncolour = 3\n")
     code, found, _ = examine(capsys)
     assert code == 1
     assert [check["text"].partition(":")[0] for check in found["settings"]] == [

@@ -6,15 +6,17 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from notice_servers import MailServer, Receiver, made_certificate, receiving
+from postgres_server import PostgresServer
 
 from orthanc_plugin.ledger import marks, tasks
 from orthanc_plugin.ledger.database import Ledger, migrate, open_ledger
+from orthanc_plugin.ledger.outbox import Notice, Outbox
 from orthanc_plugin.ledger.tasks import Arrival, Outcome, TaskStatus
-from orthanc_plugin.outbox import Notice, Outbox
 from orthanc_plugin.settings import Settings, load_settings
 from orthanc_plugin.working.notice_settings import NoticeSettings, NoticesUnusable, load_notice_settings
 from orthanc_plugin.working.notices import NotTaken, content_of, send, signature
@@ -117,14 +119,14 @@ def test_what_is_not_taken_is_tried_again_with_the_same_id_and_ever_longer_pause
         tell(site, ledger, float(second))
         tried += [second] * (len(receiver.got) - before)
     assert tried == [3, 8, 18, 38, 78]
-    (notice,) = Outbox(site.outbox).troubled()
+    (notice,) = Outbox(ledger, site.outbox).troubled()
     assert (notice.failures, notice.error, notice.next_at) == (5, "HTTP 503", 158.0)
     receiver.status = 200
     tell(site, ledger, 160.0)
     tell(site, ledger, 1000.0)
     assert len(receiver.got) == 6
     assert len({json.loads(body)["id"] for _, body in receiver.got}) == 1
-    assert Outbox(site.outbox).troubled() == []
+    assert Outbox(ledger, site.outbox).troubled() == []
 
 
 def test_after_a_day_and_after_somebody_has_read_it_nobody_is_told(
@@ -143,7 +145,38 @@ def test_after_a_day_and_after_somebody_has_read_it_nobody_is_told(
     tell(site, ledger, 200_000.0)
     assert sent == 3
     assert len(receiver.got) == 3
-    assert [notice.next_at for notice in Outbox(site.outbox).troubled()] == [None, None]
+    assert [notice.next_at for notice in Outbox(ledger, site.outbox).troubled()] == [None, None]
+
+
+def test_of_several_workers_one_tells(site: Settings, receiver: Receiver, postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    ledgers = [open_ledger(url) for _ in range(4)]
+    migrate(ledgers[0])
+    write(site, receiver)
+    tell(site, ledgers[0], 1.0)
+    for number in range(5):
+        answered(ledgers[0], f"1.2.{number}", "critical", now=2.0)
+    with ThreadPoolExecutor(4) as workers:
+        for _ in range(3):
+            list(workers.map(lambda ledger: tell(site, ledger, 3.0), ledgers))
+    assert len(receiver.got) == 5
+    assert len({json.loads(body)["id"] for _, body in receiver.got}) == 5
+    assert not site.outbox.exists()
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_a_notice_whose_worker_died_over_it_is_told_by_another(site: Settings, ledger: Ledger) -> None:
+    outbox = Outbox(ledger, site.outbox)
+    outbox.note("id", "webhook", "1.2.3", "critical", 1.0)
+    (notice,) = outbox.due(2.0)
+    assert outbox.take(notice, 2.0)
+    assert not outbox.take(notice, 2.0)
+    assert outbox.due(30.0) == []
+    (again,) = outbox.due(70.0)
+    assert outbox.take(again, 70.0)
+    outbox.close(again, 71.0)
+    assert outbox.due(1000.0) == []
 
 
 def test_a_redirection_is_not_followed_and_an_error_names_no_address() -> None:

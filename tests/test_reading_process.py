@@ -23,7 +23,8 @@ from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus, Urgency
 from orthanc_plugin.settings import REPOSITORY
 from orthanc_plugin.working import reading_process
-from orthanc_plugin.working.reading_process import Abandoned, NotReady, ReadingProcess
+from orthanc_plugin.working.reader import Abandoned, NotReady
+from orthanc_plugin.working.reading_process import ReadingProcess
 
 MEMORY_MB = 300
 _HELLO = (

@@ -131,7 +131,7 @@ def predicted(forward: Forward, hanging: Hanging) -> ImageFindings:
     import torch
 
     contract = Contract("scores", SIZE, findings=tuple(CONTRACT[:1]))
-    bundle = Bundle(ModelIdentity("m", "1", "", ""), contract, torch.nn.Identity())
+    bundle = Bundle(ModelIdentity("m", "1", "", ""), contract, torch.nn.Identity)
     pixels = hanging.undo(chest(1, rows=600, columns=500).pixels)
     image = RenderedImage(np.ascontiguousarray(pixels), hanging=hanging)
     return Models((bundle,), (forward,)).predict(image, ImageIdentity("1.2", "1.2.3", "1.2.4", View.PA))

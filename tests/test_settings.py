@@ -29,7 +29,9 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_p
      'index_url = "mysql://h/d"',
      'ledger_url = "mysql://h/d"', 'ledger_url = "ledger.sqlite"', "ledger_url = 1", "memory_mb = 10",
      "reserve_mb = -1", "deadline_hours = 0", "waiting_limits_minutes = [15, 60]", "waiting_limits_minutes = 15",
-     "waiting_limits_minutes = [60, 15, 480]", 'waiting_limits_minutes = [1, 2, "x"]', "claim_minutes = 0"],
+     "waiting_limits_minutes = [60, 15, 480]", 'waiting_limits_minutes = [1, 2, "x"]', "claim_minutes = 0",
+     'executor = "threads"', 'executor = "ray"', 'ray_address = "head"', "ray_address = 1", "ray_cpus = 0",
+     "ray_actors_least = 0", "ray_studies = 0", "ray_actors_least = 5", "ray_gpus = -1"],
 )  # fmt: skip
 def test_a_bad_value_stops_the_start_and_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "hilum.toml").write_text(line)
@@ -71,7 +73,7 @@ def test_orthanc_is_given_the_settings_of_who_starts_it(tmp_path: Path, monkeypa
     monkeypatch.setenv("HILUM_WORKERS", "0")
     settings = load_settings()
     assert (settings.http_port, settings.workers) == (9001, 0)
-    assert load_settings(node._environment(settings)) == settings
+    assert load_settings(node.orthanc_environment(settings)) == settings
 
 
 def test_a_worker_finds_orthanc_on_this_machine_or_where_it_is_told(tmp_path: Path) -> None:
@@ -79,6 +81,17 @@ def test_a_worker_finds_orthanc_on_this_machine_or_where_it_is_told(tmp_path: Pa
     assert load_settings(home).orthanc_address == "http://127.0.0.1:9001"
     for url in ("https://pacs.example:8443", "http://10.0.0.1", "https://[::1]:8443"):
         assert load_settings({**home, "HILUM_ORTHANC_URL": f"{url}/"}).orthanc_address == url
+
+
+def test_a_cluster_is_named_and_never_started(tmp_path: Path) -> None:
+    home = {"HILUM_HOME": str(tmp_path), "HILUM_EXECUTOR": "ray"}
+    with pytest.raises(SettingsInvalid, match="ray start --head"):
+        load_settings(home)
+    for address in ("10.0.0.1:6379", "head.example:6379", "[::1]:6379", "auto"):
+        settings = load_settings({**home, "HILUM_RAY_ADDRESS": address, "HILUM_RAY_GPUS": "0.25"})
+        assert (settings.executor, settings.ray_address, settings.ray_gpus) == ("ray", address, 0.25)
+    with pytest.raises(SettingsInvalid, match="ray_actors_most = 4 is less"):
+        load_settings({"HILUM_HOME": str(tmp_path), "HILUM_RAY_ACTORS_LEAST": "5"})
 
 
 def test_expected_views_may_be_named(tmp_path: Path) -> None:

@@ -59,10 +59,9 @@ def enqueue(ledger: Ledger, now: float, uid: str = "1.2.3", urgency: Urgency = U
     change(ledger, tasks.enqueue, Arrival(uid, patient_name="Phantom^One"), now=now, urgency=urgency)
 
 
-def claim_any(ledger: Ledger, now: float, abandoned_limit: int = 3) -> InferenceTask | None:
-    task: InferenceTask | None = change(
-        ledger, tasks.claim, "w", now=now, lease_seconds=LEASE, abandoned_limit=abandoned_limit
-    )
+def claim_any(ledger: Ledger, now: float, abandoned_limit: int = 3, *, archive: bool = True) -> InferenceTask | None:
+    limits: Any = {"lease_seconds": LEASE, "abandoned_limit": abandoned_limit, "archive": archive}
+    task: InferenceTask | None = change(ledger, tasks.claim, "w", now=now, **limits)
     return task
 
 
@@ -386,6 +385,23 @@ def test_background_work_neither_delays_live_work_nor_starves(ledger: Ledger) ->
     assert max(delays) <= len(waiting) * step
 
 
+def test_what_a_run_through_the_archive_wants_comes_last_however_long_it_has_waited(ledger: Ledger) -> None:
+    enqueue(ledger, 0, "1.1", Urgency.ARCHIVE)
+    for second in range(10, 3600, 10):
+        enqueue(ledger, second, f"2.{second}", Urgency.BACKGROUND if second % 20 else Urgency.ROUTINE)
+        task = claim(ledger, second)
+        assert task.study_instance_uid == f"2.{second}"
+        answer(ledger, task, second)
+    assert claim_any(ledger, 3600, archive=False) is None
+    assert claim(ledger, 3600).urgency is Urgency.ARCHIVE
+
+
+def test_an_image_that_comes_makes_a_study_of_the_archive_a_live_one(ledger: Ledger) -> None:
+    enqueue(ledger, 0, "1.1", Urgency.ARCHIVE)
+    enqueue(ledger, 5, "1.1")
+    assert claim(ledger, 6).urgency is Urgency.ROUTINE
+
+
 def test_background_work_fills_the_gaps_without_limit(ledger: Ledger) -> None:
     for n in range(5):
         enqueue(ledger, 0, f"1.{n}", Urgency.BACKGROUND)
@@ -534,8 +550,10 @@ class Walk(RuleBasedStateMachine):
         if task is None:
             return
         model = due[task.study_instance_uid]
-        live = {uid: m for uid, m in due.items() if m.urgency is not Urgency.BACKGROUND}
-        if model.urgency is not Urgency.BACKGROUND:
+        live = {uid: m for uid, m in due.items() if m.urgency < Urgency.BACKGROUND}
+        if model.urgency is Urgency.ARCHIVE:
+            assert all(m.urgency is Urgency.ARCHIVE for m in due.values()), "a run went before other work"
+        elif model.urgency is not Urgency.BACKGROUND:
             places = {uid: m.not_before - 3600 * (m.urgency is Urgency.STAT) for uid, m in live.items()}
             assert places[task.study_instance_uid] == min(places.values())
         elif live:

@@ -27,7 +27,7 @@ from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import Ledger, LedgerError, migrate, open_ledger
 from orthanc_plugin.ledger.tasks import TRANSITIONS, Arrival, Failure, TaskStatus
 from orthanc_plugin.settings import REPOSITORY, Settings
-from orthanc_plugin.working import worker
+from orthanc_plugin.working import seat
 from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
 from orthanc_plugin.working.supervisor import new_worker_id
 from orthanc_plugin.working.worker import Worker
@@ -468,7 +468,7 @@ def test_an_idle_worker_ends_at_once(site: Site) -> None:
 
 
 def test_a_byte_from_the_plugin_wakes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_POLL_SECONDS", 60.0)
+    monkeypatch.setattr(seat, "POLL_SECONDS", 60.0)
     site = Site(folder / "home")
     with site.at_work() as running:
         site.wait(lambda: site.worker().get("state") == "ready")

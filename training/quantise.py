@@ -22,7 +22,7 @@ from typing import Any
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.forward import FloatArray, Runner, torch_forward
 from models.precisions import BESIDE, QUANTISED, STATEMENT
-from models.runtime import Engine, Runtime, difference, groups_of, network_of, probe
+from models.runtime import Engine, Runtime, differences, groups_of, network_of, probe
 from models.translation import openvino_forward, quantised_forward
 from training.data import DataMissing, data_digest
 from training.export.program import ExporterMissing, require
@@ -78,7 +78,7 @@ def write_precisions(
     trials = [trial_of(bundle, data, seed) for bundle in bundles] if trials is None else trials
     network, example, names = network_of(bundles), probe(bundles[0]), tuple(b.identity.name for b in bundles)
     right = Engine(names, Runtime.TORCH, _remembered(torch_forward(network)))
-    half = openvino_forward(network, example, precision="bf16", threads=1, kept=None)
+    half = openvino_forward(lambda: network, example, precision="bf16", threads=1, kept=None)
     measured = {
         Runtime.OPENVINO_BF16: _measure(bundles, trials, right, Engine(names, Runtime.OPENVINO_BF16, _remembered(half)))
     }
@@ -128,11 +128,13 @@ def _measure(bundles: Sequence[Bundle], trials: Sequence[Trial], right: Engine, 
     for number, trial in enumerate(trials):
         before, after = right.part(number), engine.part(number)
         changes = trial.compare(before, after)
-        apart = difference(before(example), after(example))
+        apart = differences(before(example), after(example))
         found.append(
             {
                 "accepted": bool(changes) and all(change.held is not False for change in changes),
-                "tolerance": round(max(_MARGIN * apart, _LEAST_TOLERANCE), 4),
+                "tolerances": {
+                    name: round(max(_MARGIN * far, _LEAST_TOLERANCE), 4) for name, far in sorted(apart.items())
+                },
                 "figures": [asdict(change) for change in changes],
             }
         )

@@ -6,16 +6,14 @@ Where that is not enough the first layers do so as well, on which all others bui
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from models.forward import FloatArray
-from models.translation import translate
+from models.translation import translate, written
 from training.export.program import require
 
 NNCF = "3.4.0"  # the figures in the cards are of this version
@@ -41,7 +39,6 @@ def quantise(network: nn.Module, pictures: Sequence[FloatArray], *, first: int =
     """
     require("nncf")
     import nncf
-    import openvino as ov
 
     nncf.set_log_level("ERROR")
     shape = list(pictures[0].shape)
@@ -56,10 +53,7 @@ def quantise(network: nn.Module, pictures: Sequence[FloatArray], *, first: int =
         ignored_scope=nncf.IgnoredScope(names=[*_layers(model)[:first], *last_operations(model)], validate=False),
     )
     made.reshape(shape)  # the number of pictures became any
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "int8.xml"
-        ov.save_model(made, file, compress_to_fp16=False)
-        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+    return written(made)
 
 
 def last_operations(model: Any) -> list[str]:

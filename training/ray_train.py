@@ -39,7 +39,7 @@ def check_workers(recipe: Recipe, places: Places, workers: int) -> None:
     ------
     TrainingStopped
     """
-    if importlib.util.find_spec("ray") is None:
+    if not all(importlib.util.find_spec(name) for name in ("ray", "pyarrow")):  # the latter comes with ray[train]
         raise TrainingStopped("the package ray[train] is not installed: install it, or leave out --ray-workers")
     check_shares(recipe.schedule.batch, workers)
     if recipe.teachers.count:

@@ -17,6 +17,7 @@ from orthanc_plugin.access.accounts import Account, Accounts, OwnAccount
 from orthanc_plugin.access.attempts import Attempts
 from orthanc_plugin.access.passwords import LONGEST, TooBusy, is_password
 from orthanc_plugin.access.sessions import Sessions
+from orthanc_plugin.access.shared_sessions import SharedSessions
 
 _MOST_REMEMBERED = 256
 
@@ -40,7 +41,7 @@ class Refused:
 class Logins:
     """Accounts and sessions of a node."""
 
-    def __init__(self, accounts: Accounts, sessions: Sessions, attempts: Attempts) -> None:
+    def __init__(self, accounts: Accounts, sessions: Sessions | SharedSessions, attempts: Attempts) -> None:
         self._accounts, self._sessions, self._attempts = accounts, sessions, attempts
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, None] = OrderedDict()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orthanc_plugin.access.accounts import Account
 
-_MOST_OF_ONE, _MOST = 20, 2000  # sessions; the oldest makes room
+MOST_OF_ONE, MOST = 20, 2000  # sessions; the oldest makes room
 _NOTED_SECONDS = 60.0  # how exactly the file knows when a session was used last
 log = logging.getLogger("hilum.sessions")
 
@@ -32,6 +32,19 @@ class Session:
     used_at: float
 
 
+@dataclass(frozen=True)
+class Lifetime:
+    """Seconds after which a session ends: after it began, and after it was used last."""
+
+    longest: float
+    idle: float
+
+    def is_over(self, session: Session, now: float) -> bool:
+        """Whether it has ended; a clock that was set back must not make a session last."""
+        age, idle = now - session.opened_at, now - session.used_at
+        return age > self.longest or idle > self.idle or min(age, idle) < -_NOTED_SECONDS * 5
+
+
 class Sessions:
     """Who is logged in.
 
@@ -42,7 +55,7 @@ class Sessions:
     """
 
     def __init__(self, file: Path, *, longest_seconds: float, idle_seconds: float) -> None:
-        self._longest, self._idle = longest_seconds, idle_seconds
+        self._lifetime = Lifetime(longest_seconds, idle_seconds)
         self._lock = threading.Lock()
         self._noted: dict[str, float] = {}
         self._db = _opened(file)
@@ -51,9 +64,9 @@ class Sessions:
     def begin(self, account: Account, now: float) -> str:
         """Log somebody in; returns the token that their cookie holds."""
         token = secrets.token_urlsafe(32)
-        session = Session(_digest(token), account.name, account.stamp, now, now)
+        session = Session(digest_of(token), account.name, account.stamp, now, now)
         with self._lock:
-            for old in [s for s in self._open.values() if self._over(s, now)] + self._surplus(account.name):
+            for old in [s for s in self._open.values() if self._lifetime.is_over(s, now)] + self._surplus(account.name):
                 self._end(old.digest)
             self._open[session.digest] = session
             self._note(session)
@@ -67,12 +80,12 @@ class Sessions:
         used
             Whether a person does something; a page that refreshes itself does not keep a session alive.
         """
-        digest = _digest(token)
+        digest = digest_of(token)
         with self._lock:
             session = self._open.get(digest)
             if session is None:
                 return None
-            if self._over(session, now):
+            if self._lifetime.is_over(session, now):
                 self._end(digest)
                 return None
             if used:
@@ -84,22 +97,17 @@ class Sessions:
     def end(self, token: str) -> None:
         """Log out."""
         with self._lock:
-            self._end(_digest(token))
+            self._end(digest_of(token))
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
 
-    def _over(self, session: Session, now: float) -> bool:
-        # a clock that was set back must not make a session last
-        age, idle = now - session.opened_at, now - session.used_at
-        return age > self._longest or idle > self._idle or min(age, idle) < -_NOTED_SECONDS * 5
-
     def _surplus(self, name: str) -> list[Session]:
         oldest = sorted(self._open.values(), key=lambda session: session.used_at)
         theirs = [session for session in oldest if session.name == name]
-        return theirs[: max(0, len(theirs) + 1 - _MOST_OF_ONE)] + oldest[: max(0, len(oldest) + 1 - _MOST)]
+        return theirs[: max(0, len(theirs) + 1 - MOST_OF_ONE)] + oldest[: max(0, len(oldest) + 1 - MOST)]
 
     def _end(self, digest: str) -> None:
         if self._open.pop(digest, None) is not None:
@@ -159,5 +167,6 @@ def _create(db: sqlite3.Connection) -> None:
     )
 
 
-def _digest(token: str) -> str:
+def digest_of(token: str) -> str:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

@@ -18,7 +18,7 @@ from orthanc_plugin.access import audit_chain, audit_files
 from orthanc_plugin.access.audit_messages import message_of
 from orthanc_plugin.access.audit_sending import read_cursor, sender_of
 from orthanc_plugin.commands.node import NodeFailed
-from orthanc_plugin.commands.users import record
+from orthanc_plugin.commands.recorded import record
 from orthanc_plugin.settings import Settings
 
 _AGO = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
@@ -71,7 +71,7 @@ def _remove(settings: Settings, options: argparse.Namespace, console: Console) -
         console.print("No file holds earlier entries alone. Nothing was removed.")
         return 0
     last = audit_chain.last_of(files[-1])
-    if not record(settings, audit_chain.REMOVED, audit_chain.removal(last)):
+    if not record(settings, audit_chain.REMOVED, detail=audit_chain.removal(last)):
         raise NodeFailed("the audit log cannot be written, so nothing was removed")
     for file in files:
         file.unlink()

@@ -4,7 +4,7 @@ The rule: the ledger is copied before the images, so that whatever it names as a
 later is found by reconciliation. A copy is compared with its source before it is called one, both ways.
 
 Passwords, and the accounts of people, are left out unless they are asked for, also the password that the address of a
-PostgreSQL ledger may hold. The audit log goes along, so that its chain goes on where it was.
+PostgreSQL database may hold. The audit log goes along, so that its chain goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from orthanc_plugin.archive.client import (
     received_of,
 )
 from orthanc_plugin.commands.backup_folder import BackupFailed, BackupFolder, Kept, Manifest, Resource, line_of
+from orthanc_plugin.commands.cluster.control import databases
 from orthanc_plugin.commands.node import UNFINISHED, running_pid
 from orthanc_plugin.commands.plain_orthanc import plain_orthanc
 from orthanc_plugin.credentials import load_credentials
@@ -95,13 +96,17 @@ def _note(settings: Settings) -> None:
         ledger.close()
 
 
-def restore(settings: Settings, folder: Path, console: Console, *, check: bool = False) -> int:
+def restore(
+    settings: Settings, folder: Path, console: Console, *, check: bool = False, as_cluster: bool = False
+) -> int:
     """Make a node from a backup, in an empty folder; nothing is left there when it fails.
 
     Parameters
     ----------
     check
         Only tell whether the backup is whole.
+    as_cluster
+        Make a cluster of this machine: its index and its ledger are in a PostgreSQL of its own.
 
     Raises
     ------
@@ -114,8 +119,6 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
         if check:
             console.print(f"{source.path} is whole: {manifest.instances} instances, made {manifest.made_at}")
             return 0
-        if settings.index_url:
-            raise BackupFailed("index_url is set: a node is restored into an index of its own, so restore without it")
         home = settings.home
         unfinished = home / UNFINISHED
         if running_pid(settings) is None and unfinished.exists():
@@ -128,7 +131,7 @@ def restore(settings: Settings, folder: Path, console: Console, *, check: bool =
         unfinished.touch(mode=0o600)
         try:
             with _ended_in_order():
-                rows = _fill(home, source, manifest, console)
+                rows = _fill(home, source, manifest, console, as_cluster=as_cluster)
         except BaseException:
             _empty(home)
             raise
@@ -262,7 +265,7 @@ def _verified(source: BackupFolder, console: Console) -> Manifest:
     return manifest
 
 
-def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console) -> int:
+def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console, *, as_cluster: bool) -> int:
     """Restore everything into a home; returns the number of studies in the ledger."""
     for kept in manifest.files:
         path = Path(kept.path).relative_to(manifest.made_at)
@@ -271,12 +274,20 @@ def _fill(home: Path, source: BackupFolder, manifest: Manifest, console: Console
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(source.path / kept.path, target)
             target.chmod(0o600)
-    settings = load_settings({**os.environ, "HILUM_HOME": str(home)})
+    at_home = {**os.environ, "HILUM_HOME": str(home)}
+    with databases(load_settings(at_home)) if as_cluster else nullcontext():
+        return _fill_databases(load_settings(at_home), source, manifest, console)
+
+
+def _fill_databases(settings: Settings, source: BackupFolder, manifest: Manifest, console: Console) -> int:
+    """Restore images and results into Orthanc, and then the ledger."""
     ledger = open_ledger(settings.ledger_address)
     require_empty(ledger)
     with plain_orthanc(settings) as orthanc:
         if orthanc.instance_ids():
-            raise BackupFailed(f"the Orthanc of {home} is not empty")
+            raise BackupFailed(
+                "Orthanc is not empty: give it an index of its own (index_url: drop what a restore left in it)"
+            )
         resources = list(source.resources(manifest))
         with _progress(console) as progress:
             studies: frozenset[str] = frozenset()

@@ -19,7 +19,9 @@ from rich.console import Console
 from orthanc_plugin.commands.checks.audit import check_audit
 from orthanc_plugin.commands.checks.certificates import check_certificates
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
+from orthanc_plugin.commands.checks.cluster import check_cluster
 from orthanc_plugin.commands.checks.ground import check_ground
+from orthanc_plugin.commands.checks.members import check_members
 from orthanc_plugin.commands.checks.neighbours import check_neighbours
 from orthanc_plugin.commands.checks.reading import check_reading
 from orthanc_plugin.commands.checks.records import check_records
@@ -70,11 +72,13 @@ def examine() -> Iterator[Check]:
         ("viewer", lambda s: iter([check_viewer(s)])),
         ("machine", check_ground),
         ("node", check_wires),
+        ("members", check_members),
         ("tls", check_certificates),
         ("ledger", check_records),
         ("audit", check_audit),
         ("models", check_reading),
         ("destinations", check_neighbours),
+        ("ray", check_cluster),
     )
     for name, checks in of_settings:
         yield from _guarded(name, lambda checks=checks: checks(settings))  # type: ignore[misc]

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from models.registry import Packaged, Registry
 from models.trial import try_out
 from orthanc_plugin.commands.node import NodeFailed
 from orthanc_plugin.commands.shadow_report import ShadowReport, compare
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, changing
 from orthanc_plugin.reading.active_models import registry_of, threads_of
 from orthanc_plugin.reading.shadow import Shadow
 from orthanc_plugin.settings import Settings
@@ -292,8 +294,10 @@ def models(settings: Settings, options: Namespace) -> int:
         "import": command.import_weights,
         "pin": command.pin,
     }
+    chooses = options.do in ("activate", "deactivate", "rollback")
     try:
-        return commands[options.do](options)
+        with changing(settings, ACTIVE_MODELS) if chooses else nullcontext():
+            return commands[options.do](options)
     except BundleInvalid as error:
         raise NodeFailed(str(error)) from error
 

@@ -33,7 +33,7 @@ from orthanc_plugin.trust import TlsUnusable, require_certificates
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 # No GDCM plugin: a JPEG-LS frame request, or merely opening the viewer, ends the server.
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
-_INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
+INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 _INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
@@ -65,6 +65,7 @@ class NodeStatus:
         return list(self.details.get("problems", ()))
 
 
+NOT_INSTALLED = "Orthanc is not installed; ./hilum installs it, or: apt install orthanc"
 UNFINISHED = "restore-unfinished"  # a file in the home of a node that is being restored
 
 
@@ -78,6 +79,35 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
         cannot be used.
     LedgerUnusable
         When `ledger_url` is no address. Whether a ledger is there is the plugin's concern: it takes images without.
+    """
+    make_ready(settings)
+    if not settings.index_url:
+        orthanc_index.describe(settings.storage)
+    configuration = settings.home / "orthanc.json"
+    write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
+    with redacted_log(settings, "orthanc.log") as log:
+        try:
+            process = subprocess.Popen(
+                ["Orthanc", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=orthanc_environment(settings),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise NodeFailed(NOT_INSTALLED) from error
+    note_process(settings.home / "node.json", process.pid)
+    return process
+
+
+def make_ready(settings: Settings) -> None:
+    """Make sure that a node can be started here, and make its folders.
+
+    Raises
+    ------
+    NodeFailed, LedgerUnusable
+        As of `start`.
     """
     if (settings.home / UNFINISHED).exists():
         raise NodeFailed(
@@ -102,25 +132,6 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     for private in (settings.logs, settings.storage):
         private.mkdir(exist_ok=True)
         private.chmod(0o700)  # a home that somebody made beforehand may be open to others
-    if not settings.index_url:
-        orthanc_index.describe(settings.storage)
-    configuration = settings.home / "orthanc.json"
-    _write_private(configuration, json.dumps(orthanc_configuration(settings), indent=1))
-    with _redacted_log(settings) as log:
-        try:
-            process = subprocess.Popen(
-                ["Orthanc", str(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(settings),
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise NodeFailed("Orthanc is not installed; ./hilum installs it, or: apt install orthanc") from error
-    identity = {"pid": process.pid, "started": _start_ticks(process.pid)}
-    _write_private(settings.home / "node.json", json.dumps(identity))
-    return process
 
 
 def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, seconds: float) -> Iterator[str]:
@@ -192,9 +203,19 @@ def http(settings: Settings, credentials: Credentials) -> Iterator[httpx.Client]
 
 
 def running_pid(settings: Settings) -> int | None:
-    """The pid of our Orthanc if it runs; a pid that another process was given since does not count."""
+    """The pid of our Orthanc, or of what keeps our cluster alive, if it runs."""
+    return noted_process(settings.home / "node.json")
+
+
+def note_process(file: Path, pid: int) -> None:
+    """Write down which process this is, for `noted_process`."""
+    write_private(file, json.dumps({"pid": pid, "started": _start_ticks(pid)}))
+
+
+def noted_process(file: Path) -> int | None:
+    """The pid that was written down if its process runs; a pid that another process was given since does not count."""
     try:
-        identity = json.loads((settings.home / "node.json").read_text())
+        identity = json.loads(file.read_text())
         pid = int(identity["pid"])
         return pid if _start_ticks(pid) == identity["started"] else None
     except (OSError, ValueError, KeyError):
@@ -222,7 +243,7 @@ def orthanc_configuration(settings: Settings) -> dict[str, Any]:
         "StableAge": 2,
         "SaveJobs": False,
         "Locale": "C",
-        "Plugins": [str(plugin_file(name)) for name in (*PLUGINS, *([_INDEX_PLUGIN] if settings.index_url else []))],
+        "Plugins": [str(plugin_file(name)) for name in (*PLUGINS, *([INDEX_PLUGIN] if settings.index_url else []))],
         "PythonScript": str(REPOSITORY / "orthanc_plugin" / "plugin.py"),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
@@ -239,7 +260,10 @@ def _postgresql_index(settings: Settings) -> dict[str, Any]:
             "ConnectionUri": settings.index_address,
             "Lock": False,  # several Orthancs may share it
             "IndexConnectionsCount": _INDEX_CONNECTIONS,
-        }
+        },
+        # where each would know others' addresses by itself
+        "DicomModalitiesInDatabase": True,
+        "OrthancPeersInDatabase": True,
     }
 
 
@@ -253,14 +277,14 @@ def password_check(settings: Settings) -> dict[str, Any]:
     return {"AuthenticationEnabled": True, "RegisteredUsers": users}
 
 
-def _redacted_log(settings: Settings) -> IO[bytes]:
-    """A pipe into ``orthanc.log`` that withholds what identifies a patient; its process ends with Orthanc."""
+def redacted_log(settings: Settings, name: str) -> IO[bytes]:
+    """A pipe into a log file that withholds what identifies a patient; its process ends with Orthanc."""
     writer = subprocess.Popen(
         [
             sys.executable,
             "-m",
             "orthanc_plugin.redaction",
-            str(settings.logs / "orthanc.log"),
+            str(settings.logs / name),
             str(settings.log_mb * 1_000_000),
             str(settings.log_files),
             str(settings.refused_calls),
@@ -286,11 +310,11 @@ def plugin_file(name: str) -> Path:
     for folder in _PLUGIN_FOLDERS:
         if (folder / name).exists():
             return folder / name
-    package = "orthanc-postgresql" if name == _INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
+    package = "orthanc-postgresql" if name == INDEX_PLUGIN else "orthanc-python orthanc-dicomweb"
     raise NodeFailed(f"{name} is not installed: apt install {package}")
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def orthanc_environment(settings: Settings) -> dict[str, str]:
     """Orthanc embeds Python: it is shown our packages and those of the environment that runs this command."""
     site_packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     own = {
@@ -351,7 +375,8 @@ def _start_ticks(pid: int) -> str:
     return fields[19]
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; it appears whole or not at all."""
     draft = path.with_name(path.name + ".draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -17,7 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable
-from orthanc_plugin.commands.node import NodeFailed, orthanc_configuration, password_check, running_pid
+from orthanc_plugin.commands.node import (
+    INDEX_PLUGIN,
+    NodeFailed,
+    orthanc_configuration,
+    password_check,
+    plugin_file,
+    running_pid,
+)
 from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
 
@@ -43,7 +50,8 @@ def plain_orthanc(settings: Settings) -> Iterator[OrthancClient]:
     configuration = settings.home / "plain-orthanc.json"
     # a backup may have come without certificates
     given = orthanc_configuration(replace(settings, dicom_tls="off", modalities=())) | password_check(settings)
-    given |= {"Plugins": [], "DicomServerEnabled": False}
+    index = [str(plugin_file(INDEX_PLUGIN))] if settings.index_url else []
+    given |= {"Plugins": index, "DicomServerEnabled": False}
     given.pop("PythonScript", None)
     descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What can be said to the commands that have commands of their own."""
+"""What can be said to the commands that have commands of their own, or much to be told."""
 
 from __future__ import annotations
 
@@ -56,3 +56,15 @@ def add_audit_commands(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--since", metavar="TIME", help="2026-11-21, 2026-11-21T08:00, or 90m, 12h, 7d ago")
     removing = commands.add_parser("remove", help="whole files with nothing later than a time; the log tells of it")
     removing.add_argument("--before", required=True, metavar="TIME", help="as --since")
+
+
+def add_reprocess_arguments(parser: argparse.ArgumentParser) -> None:
+    """``./hilum reprocess ...``."""
+    for name, told in (("--since", "studies of this day and later"), ("--until", "and of no later one than this")):
+        parser.add_argument(name, metavar="DATE", help=told)
+    parser.add_argument("--model", metavar="NAME@VERSION", help="only what was read without this active model")
+    parser.add_argument("--limit", type=int, metavar="N", help="this many studies at the most")
+    parser.add_argument("--dry-run", action="store_true", help="only tell how many there are")
+    parser.add_argument("--status", action="store_true", help="how far the last run is")
+    parser.add_argument("--json", action="store_true", help="the status, as one JSON object")
+    parser.add_argument("--stop", action="store_true", help="end the run for now")

@@ -19,7 +19,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dicom_sr.report.wording import WordingInvalid, load_wording
 from orthanc_plugin.integration import line_of
-from orthanc_plugin.settings import Settings, SettingsInvalid, convert, from_environment, has_bundle, wrong_tables
+from orthanc_plugin.settings import (
+    Settings,
+    SettingsInvalid,
+    contradiction,
+    convert,
+    from_environment,
+    has_bundle,
+    wrong_tables,
+)
 from orthanc_plugin.trust import EXPIRES_SOON_SECONDS, TlsUnusable, require_certificates, seconds_left
 from orthanc_plugin.working.notice_settings import NoticesUnusable, load_notice_settings
 
@@ -119,6 +127,8 @@ def survey(environment: Mapping[str, str]) -> Survey:
     values = {setting.name: setting.value for setting in found}
     for wrong in wrong_tables(home, used):
         mistakes.append(Mistake(_at(file, line_of(written, wrong.table, wrong.number, wrong.key)), str(wrong)))
+    if not any(mistake.stops for mistake in mistakes) and (against := contradiction(known | used)):
+        mistakes.append(Mistake(against.partition(" ")[0], against))
     mistakes += [*_of_several(values), *_of_files(home, values), *_of_certificates(home, values)]
     return Survey(
         home, tuple(found), tuple(sorted(mistakes, key=lambda m: (not m.stops, _LAST_NUMBER.sub(_padded, m.where))))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import os
-import pwd
 import sys
 
 from rich.console import Console
@@ -18,14 +16,13 @@ from rich.table import Table
 
 from orthanc_plugin.access import accounts
 from orthanc_plugin.access.accounts import AccountsUnusable
-from orthanc_plugin.access.audit import Audit, Who
 from orthanc_plugin.access.passwords import PasswordRefused, make_password
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands.node import NodeFailed
-from orthanc_plugin.credentials import load_credentials
+from orthanc_plugin.commands.recorded import record
+from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.ledger.shared_files import USERS, changing
 from orthanc_plugin.settings import Settings
-
-_AUDIT_SECONDS = 5.0
 
 
 def users(settings: Settings, options: argparse.Namespace, console: Console) -> int:
@@ -51,6 +48,11 @@ def _run(settings: Settings, options: argparse.Namespace, console: Console) -> i
     if options.do == "list":
         _list(settings, own.user, console, as_json=options.json)
         return 0
+    with changing(settings, USERS):
+        return _change(settings, options, own, console)
+
+
+def _change(settings: Settings, options: argparse.Namespace, own: Credentials, console: Console) -> int:
     name, taken = options.name.strip().lower(), frozenset((own.user, own.worker_user))
     if options.do == "password" and name == own.user:
         # a command line and programs use it: it is always made, and never short
@@ -74,7 +76,8 @@ def _run(settings: Settings, options: argparse.Namespace, console: Console) -> i
     else:
         accounts.set_role(settings.users, name, Role(options.role))
         console.print(f"{name} is {options.role} now; their sessions have ended.")
-    record(settings, f"users {options.do}", name)
+    if not record(settings, f"users {options.do}", detail=name):
+        print("hilum: this is done, but could not be written to the audit log", file=sys.stderr)
     return 0
 
 
@@ -105,22 +108,3 @@ def _new_password(options: argparse.Namespace) -> str:
     if getpass.getpass("Once more: ") != password:
         raise NodeFailed("these were two different passwords; nothing was changed")
     return password
-
-
-def record(settings: Settings, action: str, detail: str) -> bool:
-    """Write into the audit log what whoever runs this command did; False when the disk did not take it."""
-    audit = Audit(settings.audit, longest=settings.audit_mb * 1_000_000)
-    audit.start()
-    who = Who(_user_of_machine(), "", "command line")
-    written = audit.record(action, who, detail=detail, wait_seconds=_AUDIT_SECONDS)
-    audit.stop()
-    if not written:
-        print("hilum: this could not be written to the audit log", file=sys.stderr)
-    return written
-
-
-def _user_of_machine() -> str:
-    try:
-        return f"{pwd.getpwuid(os.getuid()).pw_name} of this machine"
-    except KeyError:
-        return f"user {os.getuid()} of this machine"

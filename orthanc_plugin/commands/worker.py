@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 from orthanc_plugin.commands.node import NodeFailed
 from orthanc_plugin.credentials import load_worker_account
@@ -21,8 +22,13 @@ _SILENT_SECONDS = 15.0  # it reports every five
 _ENDINGS = {signal.SIGTERM, signal.SIGINT}
 
 
-def run(settings: Settings) -> int:
-    """Keep a worker alive until this process is told to end; its log is this process's standard error.
+def run(settings: Settings, log_file: Path | None = None) -> int:
+    """Keep a worker alive until this process is told to end.
+
+    Parameters
+    ----------
+    log_file
+        Where the worker's log goes; None: to this process's standard error.
 
     Raises
     ------
@@ -32,7 +38,7 @@ def run(settings: Settings) -> int:
     _require(settings)
     start_logging()
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # before any thread is there: only this one waits for them
-    supervisor = Supervisor(worker_python(), None)
+    supervisor = Supervisor(worker_python(), log_file)
     supervisor.start()
     signal.sigwait(_ENDINGS)
     supervisor.stop()

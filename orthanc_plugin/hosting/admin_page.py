@@ -7,7 +7,6 @@ is told as unknown.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +22,12 @@ from orthanc_plugin.hosting.reading_page import look_of
 from orthanc_plugin.hosting.site import Site
 from orthanc_plugin.hosting.telling import told
 from orthanc_plugin.ledger.counters import counted
+from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.ledger.deliveries import DELIVERY, TAKEN
 from orthanc_plugin.ledger.delivery_views import standings, troubled
 from orthanc_plugin.ledger.figures import last_day, quarantined, refused_by_reason
 from orthanc_plugin.ledger.notes import LAST_BACKUP, get_fact, workers_seen
-from orthanc_plugin.outbox import Notice, Outbox
+from orthanc_plugin.ledger.outbox import Notice, Outbox
 from orthanc_plugin.worklist import admin_view
 from orthanc_plugin.worklist.admin_view import AdminPage, Model, Neighbour, User
 
@@ -86,10 +86,13 @@ def _page(request: Request, site: Site, db: Connection, status: dict[str, Any]) 
 
 
 def _untold(site: Site) -> list[Notice]:
+    outbox = Outbox(site.ledger, site.settings.outbox)
     try:
-        return Outbox(site.settings.outbox).troubled()
-    except sqlite3.Error:
+        return outbox.troubled()
+    except LedgerError:
         return []
+    finally:
+        outbox.close_file()
 
 
 def _destinations(site: Site, db: Connection) -> list[Neighbour]:

@@ -112,6 +112,15 @@ _WORKER_PROBLEMS = {
         "The process that reads studies cannot be started, or dies before it is ready, so nothing is read.",
         "See worker.log for why; the machine may be out of memory (setting memory_mb), of processes or of open files.",
     ),
+    "ray_unavailable": (
+        "The Ray cluster does not answer, so nothing is read.",
+        "Nothing, if its head is starting: it goes on by itself. Otherwise see the setting ray_address, worker.log, "
+        "and ray status on the head.",
+    ),
+    "ray_no_room": (
+        "The Ray cluster has no place for a reading actor, so nothing is read.",
+        "ray status on its head tells what is free: see the settings ray_cpus and ray_gpus, or add a machine.",
+    ),
     "orthanc_unavailable": (
         "The worker cannot reach Orthanc, so nothing is read.",
         "Nothing, if Orthanc is starting. Otherwise see orthanc.log, and worker.log for the address it tries.",

@@ -71,6 +71,7 @@ METRICS = (
     Metric("hilum_workers", _GAUGE, ("state",), _LEDGER, "workers heard of within 15 s: ready, or starting"),
     Metric("hilum_busy_readers", _GAUGE, (), _LEDGER, "studies that workers have in hand now"),
     Metric("hilum_worker_starts_total", _COUNTER, (), _LEDGER, "starts of a worker; beyond the node's own: restarts"),
+    Metric("hilum_ray_losses_total", _COUNTER, (), _LEDGER, "times that a worker's Ray cluster went away"),
     Metric("hilum_leases_lost_total", _COUNTER, (), _LEDGER, "studies on which a worker fell silent"),
     Metric(
         "hilum_latency_seconds", _HISTOGRAM, ("stage",), _LEDGER,

@@ -95,7 +95,13 @@ def _counters(counts: Sequence[Count]) -> dict[str, dict[Labels, float]]:
 # What has no label is told from the beginning, so that its first time is seen as a rise.
 _NOTHING_YET = tuple(
     Count(name, number=0)
-    for name in (counting.IMAGES_READ, counting.LEASE_LOST, counting.WORKER_STARTED, deliveries.PURGED)
+    for name in (
+        counting.IMAGES_READ,
+        counting.LEASE_LOST,
+        counting.WORKER_STARTED,
+        counting.CLUSTER_LOST,
+        deliveries.PURGED,
+    )
 )
 _COUNTERS = {
     counting.IMAGES_READ: "hilum_images_read_total",
@@ -107,6 +113,7 @@ _COUNTERS = {
     counting.WORKER_STARTED: "hilum_worker_starts_total",
     deliveries.DELIVERY: "hilum_deliveries_total",
     deliveries.PURGED: "hilum_studies_purged_total",
+    counting.CLUSTER_LOST: "hilum_ray_losses_total",
 }
 
 

@@ -2,7 +2,8 @@
 
 The rule: live tasks go in the order of `due_order`, which is when a task is due, shifted by its urgency. A background
 task is taken when no live one is due; one that has waited for 15 minutes goes first, but at most once a minute, so that
-neither starves. The queue is read from its head: the number of studies does not matter.
+neither starves. What a run through the archive wants is taken when nothing else is due, however long it has waited. The
+queue is read from its head: the number of studies does not matter.
 
 A clock may jump back. A task that was written later than now, or whose lease no clock can have given, is due at once.
 """
@@ -24,29 +25,36 @@ _TURN = "background_claimed_at"  # the fact that holds when a background task la
 
 
 def claim(
-    db: Connection, worker_id: str, *, now: float, lease_seconds: float, abandoned_limit: int
+    db: Connection, worker_id: str, *, now: float, lease_seconds: float, abandoned_limit: int, archive: bool = True
 ) -> InferenceTask | None:
     """Take the task whose turn it is; None when nothing is due.
 
     A task whose worker fell silent is queued again where it stood, for that is hardly ever its own doing; if it happens
     again, behind those that wait. The one under which `abandoned_limit` workers fell silent is quarantined instead of
     being tried for ever.
+
+    Parameters
+    ----------
+    archive
+        Whether it may be one of a run through the archive.
     """
     lost = _take_back(db, now=now, lease_seconds=lease_seconds, abandoned_limit=abandoned_limit)
     _date_anew(db, now=now)
-    task = _claim_next(db, worker_id, now=now, lease_seconds=lease_seconds)
+    task = _claim_next(db, worker_id, now=now, lease_seconds=lease_seconds, archive=archive)
     counters.add(db, counting.of_lost_leases(lost))
     return task
 
 
-def _claim_next(db: Connection, worker_id: str, *, now: float, lease_seconds: float) -> InferenceTask | None:
+def _claim_next(
+    db: Connection, worker_id: str, *, now: float, lease_seconds: float, archive: bool
+) -> InferenceTask | None:
     turn = get_fact(db, _TURN)
     if turn is None or not now - BACKGROUND_TURN_SECONDS < float(turn) <= now:
         task = _claim_first(db, _OVERDUE_BACKGROUND, worker_id, now=now, lease_seconds=lease_seconds)
         if task is not None:
             set_fact(db, _TURN, repr(float(now)))
             return task
-    for choice in (_LIVE, _BACKGROUND):
+    for choice in (_LIVE, _BACKGROUND, *([_ARCHIVE] if archive else [])):
         task = _claim_first(db, choice, worker_id, now=now, lease_seconds=lease_seconds)
         if task is not None:
             return task
@@ -137,6 +145,11 @@ _BACKGROUND = """
 _OVERDUE_BACKGROUND = """
     SELECT study_instance_uid FROM tasks
     WHERE urgency = 2 AND due_order <= :now
+    ORDER BY due_order LIMIT 1 {skip_locked}
+"""
+_ARCHIVE = """
+    SELECT study_instance_uid FROM tasks
+    WHERE urgency = 3 AND due_order <= :now
     ORDER BY due_order LIMIT 1 {skip_locked}
 """
 

@@ -24,6 +24,7 @@ FINDING = "finding"  # bundle, version, finding, state, upper bound of the proba
 ATTEMPT_FAILED = "attempt_failed"  # reason, what followed
 LEASE_LOST = "lease_lost"
 WORKER_STARTED = "worker_started"
+CLUSTER_LOST = "cluster_lost"
 
 # Upper bounds of what is measured.
 SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)

@@ -230,12 +230,9 @@ def migrate(ledger: Ledger, to: int = SCHEMA_VERSION) -> int:
     LedgerUnavailable
     """
     if ledger.path is not None:
-        _make_file(ledger, ledger.path)
-    with ledger.read() as db:
-        found = _version(db)
+        prepare_file(ledger, ledger.path)
+    found = schema_of(ledger)
     _check(ledger, found)
-    if ledger.path is not None:
-        _use_wal(ledger)
     if found == to:
         return found
     with ledger.write() as db:
@@ -301,29 +298,33 @@ def _foreign_tables(db: Connection) -> list[str]:
     return sorted(tables if db.dialect.name == "sqlite" else tables & {"tasks", "workers", "facts"})
 
 
-def _make_file(ledger: Ledger, path: Path) -> None:
+def prepare_file(ledger: Ledger, path: Path) -> None:
+    """See to it that there is a SQLite file, for its owner alone, and that reading it waits for no write.
+
+    Worker and plugin may both do so at the same time.
+
+    Raises
+    ------
+    LedgerUnavailable, LedgerUnusable
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # worker and plugin may both find that there is none
+            # one after the other: of two connections that begin such a log at once, SQLite refuses one without waiting
+            fcntl.flock(folder, fcntl.LOCK_EX)
             if not path.exists():
                 # what SQLite kept beside a file that was moved away or deleted makes the new one unreadable
                 for kept in ("-wal", "-shm"):
                     path.with_name(path.name + kept).unlink(missing_ok=True)
                 path.touch(mode=0o600)
+            _check(ledger, schema_of(ledger))
+            with ledger.engine.connect() as db:
+                db.exec_driver_sql("PRAGMA journal_mode = WAL")
         finally:
             os.close(folder)
     except OSError as error:
         raise LedgerUnavailable(f"{ledger.name} cannot be made: {error.strerror}") from error
-
-
-def _use_wal(ledger: Ledger) -> None:
-    try:
-        with ledger.engine.connect() as db:
-            db.exec_driver_sql("PRAGMA journal_mode = WAL")
     except DBAPIError as error:
         raise _translated(ledger, error) from None
 

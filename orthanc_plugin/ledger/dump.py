@@ -28,6 +28,7 @@ _TABLES = {
     "mark_acts": ("person", 5),
     "counters": ("name, labels", 7),
     "deliveries": ("destination, study_instance_uid", 8),
+    "archive_runs": ("number", 9),
 }
 _DERIVED_AT_ONCE = 5000
 _ROWS_AT_ONCE = 500

@@ -191,5 +191,36 @@ _DELIVERING = Migration(
     ),
 )
 
-MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING, _DELIVERING)
+# Going back, what waits for its turn in a run waits behind live studies, as an earlier Hilum knows it; the runs wait in
+# a table that it ignores.
+_REPROCESSING = Migration(
+    9,
+    up=(
+        """
+        CREATE TABLE IF NOT EXISTS archive_runs (                -- see ledger/reprocessing.py
+            number              INTEGER PRIMARY KEY,
+            first_date          TEXT NOT NULL,                   -- of studies, YYYYMMDD
+            last_date           TEXT NOT NULL,
+            model               TEXT NOT NULL,                   -- NAME@VERSION; empty: whatever is active
+            most                BIGINT,                          -- studies to read; NULL: all
+            state               TEXT NOT NULL,                   -- running, stopped or done
+            study_date          TEXT NOT NULL DEFAULT '',        -- the last study that it came to
+            study_time          TEXT NOT NULL DEFAULT '',
+            study_instance_uid  TEXT NOT NULL DEFAULT '',
+            total               BIGINT NOT NULL,                 -- studies of these dates when it began
+            passed              BIGINT NOT NULL DEFAULT 0,       -- of them it came to so many
+            taken               BIGINT NOT NULL DEFAULT 0,       -- and had so many read again
+            started_at          DOUBLE PRECISION NOT NULL,
+            changed_at          DOUBLE PRECISION NOT NULL
+        )
+        """,
+        "CREATE INDEX tasks_archive ON tasks (due_order) WHERE urgency = 3 AND due_order IS NOT NULL",
+    ),
+    down=(
+        "DROP INDEX tasks_archive",
+        "UPDATE tasks SET urgency = 2 WHERE urgency = 3",
+    ),
+)
+
+MIGRATIONS = (*EARLY, _ACTS, _FINDING, _COUNTING, _DELIVERING, _REPROCESSING)
 SCHEMA_VERSION = MIGRATIONS[-1].version

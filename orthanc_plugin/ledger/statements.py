@@ -15,7 +15,7 @@ from sqlalchemy import Connection, CursorResult, text
 from orthanc_plugin.ledger.task_states import Urgency
 
 # Seconds by which an urgency goes before or after its turn (see Urgency); {shift} in SQL.
-SHIFT_SECONDS = {Urgency.STAT: -3600.0, Urgency.ROUTINE: 0.0, Urgency.BACKGROUND: 900.0}
+SHIFT_SECONDS = {Urgency.STAT: -3600.0, Urgency.ROUTINE: 0.0, Urgency.BACKGROUND: 900.0, Urgency.ARCHIVE: 0.0}
 _SHIFT = "(CASE tasks.urgency " + " ".join(f"WHEN {u:d} THEN {s}" for u, s in SHIFT_SECONDS.items()) + " END)"
 
 

@@ -43,6 +43,7 @@ class Urgency(IntEnum):
     STAT = 0  # before whatever has waited less than an hour longer
     ROUTINE = 1
     BACKGROUND = 2  # when nothing else is due, or after 15 minutes one a minute
+    ARCHIVE = 3  # when nothing else at all is due: what a run through the archive reads again
 
 
 class ClaimLost(Exception):

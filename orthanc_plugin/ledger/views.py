@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, bindparam, text
 
-from orthanc_plugin.ledger.statements import is_damaged, result_of
-from orthanc_plugin.ledger.task_states import Standing, TaskStatus
+from orthanc_plugin.ledger.statements import SHIFT_SECONDS, is_damaged, result_of, run
+from orthanc_plugin.ledger.task_states import Standing, TaskStatus, Urgency
 
 _UIDS_AT_ONCE = 500  # in one question; SQLite takes 32766 parameters
 
@@ -38,6 +38,26 @@ def oldest_waiting(db: Connection, now: float) -> float | None:
     """For how many seconds the live study that is due longest has been due; None when none is."""
     due = db.execute(text("SELECT min(not_before) FROM tasks WHERE status = 'queued' AND urgency < 2")).scalar()
     return None if due is None or due > now else now - due
+
+
+def count_due(db: Connection, *, now: float, most: int) -> int:
+    """Tasks that could be claimed now, counted up to a number; a run through the archive could fill any number."""
+    rows = run(
+        db,
+        """
+        SELECT (SELECT count(*) FROM (SELECT 1 AS one FROM tasks WHERE urgency < 2 AND due_order <= :now
+                                      AND not_before <= :now LIMIT :most) AS live)
+             + (SELECT count(*) FROM (SELECT 1 AS one FROM tasks WHERE urgency = 2 AND due_order <= :now + :shift
+                                      LIMIT :most) AS background)
+             + (SELECT count(*) FROM (SELECT 1 AS one FROM tasks WHERE urgency = 3 AND due_order <= :now
+                                      LIMIT :most) AS archive)
+             + (SELECT CASE WHEN count(*) > 0 THEN :most ELSE 0 END FROM archive_runs WHERE state = 'running')
+        """,
+        now=now,
+        most=most,
+        shift=SHIFT_SECONDS[Urgency.BACKGROUND],
+    )
+    return min(int(rows.scalar_one()), most)
 
 
 def standing(db: Connection, uids: Sequence[str]) -> dict[str, Standing]:

@@ -12,7 +12,7 @@ from models.activation import Activation
 from models.bundle import BundleInvalid
 from models.inference import Models, assemble
 from models.registry import Registry
-from models.runtime import Running, Runtime
+from models.runtime import Running, Runtime, torch_answers
 from orthanc_plugin.reading.shadow import Shadow, Shadows
 from orthanc_plugin.settings import REPOSITORY, Settings
 
@@ -24,8 +24,19 @@ def registry_of(settings: Settings) -> Registry:
     return Registry(REPOSITORY / "models", settings.own_models)
 
 
-def load_active(settings: Settings) -> Models:
+def prepare(settings: Settings) -> None:
+    """Import torch and MONAI where torch is going to answer: what is imported before a fork, no child imports again."""
+    if torch_answers(_running(settings)):
+        from models import networks  # noqa: F401  (all that bundles name)
+
+
+def load_active(settings: Settings, studies: int = 1) -> Models:
     """Verify and load what is active.
+
+    Parameters
+    ----------
+    studies
+        How many threads will ask the models at the same time.
 
     Raises
     ------
@@ -33,7 +44,7 @@ def load_active(settings: Settings) -> Models:
         When one of them is not here, or is not as it was recorded.
     """
     chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
-    running = Running(Runtime(settings.runtime), threads_of(settings), settings.translated)
+    running = _running(settings, studies)
     return assemble([bundle.load() for bundle in chosen], threads=running.threads, running=running)
 
 
@@ -46,6 +57,10 @@ def load_shadows(settings: Settings) -> Shadows:
         except BundleInvalid as error:
             log.warning("it does not run in shadow: %s", error, extra={"model": name})
     return Shadows(loaded, settings.shadow_records)
+
+
+def _running(settings: Settings, studies: int = 1) -> Running:
+    return Running(Runtime(settings.runtime), threads_of(settings), settings.translated, studies)
 
 
 def threads_of(settings: Settings) -> int:

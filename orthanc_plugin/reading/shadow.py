@@ -57,7 +57,7 @@ class Shadow:
         BundleInvalid
             When it has no network: what it derives, it derives from what the active ones found.
         """
-        if bundle.network is None:
+        if bundle.build is None:
             raise BundleInvalid(f"{bundle.identity.name} has no network that could run in shadow: activate it")
         asked = tuple(replace(finding, evaluated=True) for finding in bundle.contract.findings)
         curious = replace(bundle, contract=replace(bundle.contract, findings=asked))

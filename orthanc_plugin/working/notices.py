@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from orthanc_plugin.outbox import Notice
+from orthanc_plugin.ledger.outbox import Notice
 from orthanc_plugin.working.notice_settings import NoticeSettings
 
 _SECONDS = 10.0

@@ -1,8 +1,8 @@
 """Tells people of results that press, beside the reading: looks for them, and sends what is due again and again.
 
-The rule: it has a thread of its own that reads the ledger and never writes to it; whatever happens, reading goes on.
-A study is told once for each priority that it reaches, unless somebody has read it first; at least once, for a server
-may have taken what it did not confirm.
+The rule: it has a thread of its own, and waits for no lock that reading needs; whatever happens, reading goes on. A
+study is told once for each priority that it reaches, unless somebody has read it first, and by one of several workers;
+at least once, for a server may have taken what it did not confirm.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import threading
 import time
 
 from orthanc_plugin.ledger.database import Ledger, LedgerError
+from orthanc_plugin.ledger.outbox import Notice, Outbox
 from orthanc_plugin.ledger.ownership import load_archive_id
 from orthanc_plugin.ledger.patients import named
 from orthanc_plugin.ledger.statements import run
 from orthanc_plugin.ledger.views import of_study
-from orthanc_plugin.outbox import Notice, Outbox
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.notice_settings import NoticeSettings, NoticesUnusable, load_notice_settings
 from orthanc_plugin.working.notices import NotTaken, content_of, notice_id, send
@@ -31,10 +31,10 @@ _MOST = 200  # pressing studies that are looked at
 
 def keep_telling(settings: Settings, ledger: Ledger, stop: threading.Event) -> None:
     """Look for results that press and send what is due, until the worker ends."""
-    told = ""
+    told, outbox = "", Outbox(ledger, settings.outbox)
     while not stop.is_set():
         try:
-            tell(settings, ledger, time.time())
+            tell(settings, ledger, time.time(), outbox)
             told = ""
         except (NoticesUnusable, LedgerError) as error:
             if str(error) != told:
@@ -45,8 +45,13 @@ def keep_telling(settings: Settings, ledger: Ledger, stop: threading.Event) -> N
         stop.wait(_PAUSE_SECONDS)
 
 
-def tell(settings: Settings, ledger: Ledger, now: float) -> None:
+def tell(settings: Settings, ledger: Ledger, now: float, outbox: Outbox | None = None) -> None:
     """Note what presses and was not told yet, and send what is due.
+
+    Parameters
+    ----------
+    outbox
+        None: that of the ledger.
 
     Raises
     ------
@@ -56,7 +61,7 @@ def tell(settings: Settings, ledger: Ledger, now: float) -> None:
     wanted = load_notice_settings(settings.notifications)
     if not wanted.ways:
         return
-    outbox = Outbox(settings.outbox)
+    outbox = outbox or Outbox(ledger, settings.outbox)
     archive, begun = load_archive_id(settings.archive_id_file), outbox.begun_at(now)
     with ledger.read() as db:
         rows = run(
@@ -64,6 +69,7 @@ def tell(settings: Settings, ledger: Ledger, now: float) -> None:
             """
             SELECT study_instance_uid, priority FROM tasks
             WHERE read_at IS NULL AND status <> 'removed' AND priority_rank <= :rank AND completed_at >= :begun
+              AND urgency <> 3 -- what a run through the archive read again is no news
             ORDER BY priority_rank, received_at DESC LIMIT :most
             """,
             rank=int(wanted.notify_urgent),
@@ -75,7 +81,8 @@ def tell(settings: Settings, ledger: Ledger, now: float) -> None:
             identifier = notice_id(archive, row.study_instance_uid, row.priority)
             outbox.note(identifier, way, row.study_instance_uid, row.priority, now)
     for notice in outbox.due(now):
-        _send(notice, wanted, outbox, ledger, now)
+        if outbox.take(notice, now):
+            _send(notice, wanted, outbox, ledger, now)
 
 
 def _send(notice: Notice, wanted: NoticeSettings, outbox: Outbox, ledger: Ledger, now: float) -> None:

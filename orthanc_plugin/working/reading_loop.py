@@ -6,6 +6,7 @@ side of the connection, and what is said on it, is ``reading_process``.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -22,13 +23,11 @@ from typing import BinaryIO
 from orthanc_plugin.child_process import settle
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import fork_children
-from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.ledger.flagging import Flag
-from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, Urgency
+from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome
 from orthanc_plugin.logs import start_logging, where
-from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
-from orthanc_plugin.trust import TlsUnusable, http_trust
-from orthanc_plugin.working.reading_process import line_of, short_trace
+from orthanc_plugin.settings import SettingsInvalid, load_settings
+from orthanc_plugin.working.reader import line_of, short_trace, task_of
 
 log = logging.getLogger("hilum.reading")
 
@@ -60,7 +59,12 @@ def serve(
         try:
             channel.sendall(line_of({"ready": dict(versions)}))
             while line := _next_task(channel, lines, work):
-                channel.sendall(_attempt(_task(line), read, expected, channel))
+                task = task_of(json.loads(line))
+
+                def tell(raised: Flag, fence: int = task.fence) -> None:
+                    channel.sendall(line_of({"fence": fence, "flag": asdict(raised)}))
+
+                channel.sendall(attempt(task, read, expected, tell))
                 reach("outcome_sent")
         except ConnectionError:
             return  # the worker has gone
@@ -74,22 +78,13 @@ def _next_task(channel: socket.socket, lines: BinaryIO, work: Callable[[], bool]
     return lines.readline()
 
 
-def _task(line: bytes) -> InferenceTask:
-    fields = json.loads(line)
-    return InferenceTask(**{**fields, "urgency": Urgency(fields["urgency"])})
-
-
-def _attempt(
+def attempt(
     task: InferenceTask,
     read: Callable[[InferenceTask, Tell], Outcome],
     expected: Mapping[type[Exception], tuple[str, str]],
-    channel: socket.socket,
+    tell: Tell,
 ) -> bytes:
-    """The line that answers a task; what is flagged before is sent at once."""
-
-    def tell(raised: Flag) -> None:
-        channel.sendall(line_of({"fence": task.fence, "flag": asdict(raised)}))
-
+    """The line that answers a task, whatever the study does to `read`; see `serve`."""
     about = {"study_instance_uid": task.study_instance_uid, "fence": task.fence, "attempt": task.attempts}
     try:
         return line_of({"fence": task.fence, "outcome": asdict(read(task, tell))})
@@ -132,54 +127,24 @@ def main() -> int:
     """Load the models and read what comes."""
     begin()
     # everything heavy comes only now: the worker imports this module too
-    from dicom_sr.report.wording import WordingInvalid, load_wording
-    from models import networks  # noqa: F401  (bundles name what is in it)
-    from models.bundle import BundleInvalid
-    from orthanc_plugin.archive.client import OrthancClient, OrthancFailed, OrthancUnavailable, StorageFull
-    from orthanc_plugin.credentials import load_worker_account
-    from orthanc_plugin.reading.active_models import load_active, load_shadows
-    from orthanc_plugin.reading.intake_process import IntakeProcess, IsolationFailed
-    from orthanc_plugin.reading.publishing import ResultWorse
-    from orthanc_plugin.reading.study import Reader, process_study
+    from orthanc_plugin.reading.active_models import prepare
+    from orthanc_plugin.working.equipment import UNUSABLE, Equipment
 
+    with contextlib.suppress(SettingsInvalid, OSError):  # of which the reading process tells
+        prepare(load_settings())
     channel, started = become_reader(), time.monotonic()
     try:
-        settings: Settings = load_settings()
-        intake = IntakeProcess(settings.intake_seconds)
-        intake.launch()  # it starts while the models are loaded
-        models = load_active(settings)
-        wording = load_wording(settings.report_language, settings.site_wording)
-        own = load_worker_account(settings.credentials)
-        trust = http_trust(settings, settings.orthanc_address)
-    except (BundleInvalid, WordingInvalid, SettingsInvalid, TlsUnusable, OSError) as error:
+        settings = load_settings()
+        intake = Equipment.start_intake(settings)  # it starts while the models are loaded
+        equipment = Equipment.load(settings)
+    except UNUSABLE as error:
         return refuse(channel, str(error))
-    shadows = load_shadows(settings)
-    models.warm_up()
     # the models stay as well; without this, Python walks through all of them in the middle of a patient
     gc.collect()
     gc.freeze()
     log.info("models loaded", extra={"pid": os.getpid(), "seconds": round(time.monotonic() - started, 2)})
-    expected: dict[type[Exception], tuple[str, str]] = {
-        StorageFull: ("storage_full", "Orthanc cannot write results"),
-        OrthancUnavailable: ("orthanc_unavailable", "Orthanc did not answer"),
-        OrthancFailed: ("orthanc_error", "Orthanc failed at a request; a file of the study may be damaged"),
-        IsolationFailed: ("intake_unavailable", "images could not be taken in: no process for it"),
-        ResultWorse: ("result_worse", "a model failed on an image that it read before; the earlier result stands"),
-    }
-    with OrthancClient(settings.orthanc_address, own.user, own.password, trust=trust) as orthanc, intake:
-        reader = Reader(settings, orthanc, models, intake, wording, shadows)
-        # the disk of an Orthanc elsewhere is not to be seen from here
-        space = FreeSpace([f for f in (settings.storage, settings.home) if f.is_dir()], settings.reserve_mb)
-
-        def read(task: InferenceTask, tell: Tell) -> Outcome:
-            try:
-                return process_study(task, reader, tell)
-            except OrthancFailed as error:
-                if space.free_mb() < 1:
-                    raise StorageFull(f"{error}, and its disk cannot be written to") from error
-                raise
-
-        serve(channel, read, models.versions, expected, shadows.work)
+    with equipment.reading(intake) as read:
+        serve(channel, read, equipment.versions, equipment.expected, equipment.idle)
     return 0
 
 

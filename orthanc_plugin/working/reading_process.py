@@ -4,7 +4,7 @@ The rule: what a study does to it, be it a crash, a hang or all memory, costs th
 `Failure` and starts another. A fork server has loaded the model libraries, so that the next reading process is there in
 half a second and not after the three that importing them takes; the worker loads none of them.
 
-Both sides send one JSON object a line, so that no garbage from a broken process is more than a wrong line::
+Both sides send lines (``reader``)::
 
     worker  --->  {"study_instance_uid": ..., "fence": ..., ...}               an InferenceTask
     process --->  {"ready": {model: version}} | {"unusable": message}          once
@@ -24,17 +24,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from orthanc_plugin.child_process import Child, Patience, end_child, how_it_ended
 from orthanc_plugin.failpoints import reach
 from orthanc_plugin.fork_server import ForkServer, ServerEnded
 from orthanc_plugin.ledger.flagging import Flag
-from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome, TaskStatus
-from orthanc_plugin.settings import REPOSITORY
+from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome
+from orthanc_plugin.working.reader import Abandoned, ModelsUnusable, NotReady, answer_of, line_of, short_trace
 
 log = logging.getLogger("hilum.reading")
 
@@ -44,20 +44,7 @@ _WATCH_SECONDS = 0.2  # a process that asks for all memory gets about 1 GB in th
 _LAST_WORDS_SECONDS = 0.5  # for saying where it hung
 _LONGEST_ANSWER = 64 * 2**20  # bytes; a study of a thousand images has about 3 MB
 _CHUNK = 2**16  # bytes received at once
-_FRAMES = 12  # of a trace: more say no more
 _MEBIBYTE = 2**20
-
-
-class NotReady(Exception):
-    """The process does not come as far as taking a task; the message says why."""
-
-
-class ModelsUnusable(NotReady):
-    """The process itself says that it cannot read, and why."""
-
-
-class Abandoned(Exception):
-    """The answer is not wanted any more, and the process has been ended."""
 
 
 class _Exceeded(Exception):
@@ -66,6 +53,29 @@ class _Exceeded(Exception):
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(what)
         self.reason = reason
+
+
+class ReadingProcesses:
+    """Reading processes of one fork server, one after the other: the `Readers` of a seat on this machine.
+
+    Parameters
+    ----------
+    command
+        Of the fork server.
+    """
+
+    def __init__(self, memory_mb: int, command: Sequence[str]) -> None:
+        self._memory_mb, self._server = memory_mb, ForkServer(command)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    def open(self, _chosen: bytes, unwanted: Callable[[], bool]) -> ReadingProcess:
+        """Start the next one: it loads what is chosen now."""
+        return ReadingProcess(self._memory_mb, unwanted, self._server)
 
 
 class ReadingProcess:
@@ -105,7 +115,7 @@ class ReadingProcess:
             self.close()
             raise
 
-    def __enter__(self) -> ReadingProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +129,10 @@ class ReadingProcess:
     def lives(self) -> bool:
         """Whether it can be given a task."""
         return self._channel.fileno() >= 0 and self._process.poll() is None and not self._received
+
+    def is_released(self) -> bool:
+        """Never: a process of this machine is always needed."""
+        return False
 
     def read(
         self,
@@ -266,24 +280,9 @@ def _how_it_died(process: Child) -> str:
     return f"the reading process ended with code {code}"
 
 
-def short_trace(frames: Sequence[str]) -> str:
-    """The innermost frames of a trace, for people."""
-    return "\n".join(frames[-_FRAMES:]).replace(f"{REPOSITORY}/", "")
-
-
-def line_of(value: Mapping[str, Any]) -> bytes:
-    """A message of either side."""
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-
 def _answer(line: bytes, task: InferenceTask) -> Outcome | Failure | Flag:
     """What a line says of a task; ValueError, TypeError or KeyError when it is no answer to it."""
     message = json.loads(line)
     if message["fence"] != task.fence:
         raise ValueError("the answer to another task")
-    if "failure" in message:
-        return Failure(**{name: str(value) for name, value in message["failure"].items()})
-    if "flag" in message:
-        return Flag(**message["flag"])
-    fields = message["outcome"]
-    return Outcome(**{**fields, "status": TaskStatus(fields["status"])})
+    return answer_of(message)

@@ -1,6 +1,6 @@
-"""A seat of a worker: one reading process after the other, and the tasks that they are given.
+"""A seat of a worker: one reader after the other, and the tasks that they are given.
 
-The rule: whatever becomes of a process, its task is answered, failed or given back; and the next process is started.
+The rule: whatever becomes of a reader, its task is answered, failed or given back; and the next reader is started.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.fork_server import ForkServer
 from orthanc_plugin.ledger import tasks
 from orthanc_plugin.ledger.database import StatementRejected
 from orthanc_plugin.ledger.deliveries import owe
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome
-from orthanc_plugin.working.reading_process import Abandoned, ModelsUnusable, NotReady, ReadingProcess
+from orthanc_plugin.working.reader import Abandoned, ModelsUnusable, NotReady, Reader, Readers
 from orthanc_plugin.working.retry_policy import OUTAGES, next_try, pause_seconds
 
 if TYPE_CHECKING:
@@ -47,24 +46,31 @@ class InHand:
 
 
 class Seat:
-    """One reading process after the other, and the tasks that they are given."""
+    """One reader after the other, and the tasks that they are given.
 
-    def __init__(self, worker: Worker) -> None:
+    Parameters
+    ----------
+    takes_archive
+        Whether it also reads what a run through the archive wants; one that does not is there for what comes.
+    """
+
+    def __init__(self, worker: Worker, readers: Readers, *, takes_archive: bool) -> None:
         self._worker, self._settings = worker, worker.settings
+        self._readers, self._takes_archive = readers, takes_archive
         self._troubles = 0  # processes in a row that died before they had read anything
         self._outages = 0  # studies in a row that met one
 
     def run(self) -> None:
         """Work until the worker is to end."""
-        with ForkServer(self._worker.command) as server:
-            self._run(server)
+        with self._readers as readers:
+            self._run(readers)
 
-    def _run(self, server: ForkServer) -> None:
+    def _run(self, readers: Readers) -> None:
         stopping = self._worker.stopping
         while not stopping.is_set():
             chosen = self._worker.chosen()  # before they are loaded, so that no change is missed
             try:
-                with ReadingProcess(self._settings.memory_mb, stopping.is_set, server) as process:
+                with readers.open(chosen, stopping.is_set) as process:
                     self._worker.condition.ready(process.versions)
                     self._serve(process, chosen)
             except Abandoned:
@@ -80,12 +86,14 @@ class Seat:
                 log.exception("a reader failed")
                 self._pause()
 
-    def _serve(self, process: ReadingProcess, chosen: bytes) -> None:
+    def _serve(self, process: Reader, chosen: bytes) -> None:
         """Give tasks to a process for as long as it lives, and other models were not chosen."""
         worker = self._worker
         while not worker.stopping.is_set():
             if worker.chosen() != chosen:
                 log.info("other models were chosen: the next study is read with them", extra={"pid": process.pid})
+                return
+            if process.is_released():
                 return
             if not process.lives():
                 log.warning("a reading process died while it had nothing to do", extra={"pid": process.pid})
@@ -94,7 +102,7 @@ class Seat:
                 self._pause()
                 return
             worker.look()
-            held = worker.claim()
+            held = worker.claim(archive=self._takes_archive)
             if held is None:
                 if not worker.rang.wait(POLL_SECONDS) and process.lives():
                     worker.condition.solved("reader_dies")
@@ -108,7 +116,7 @@ class Seat:
             if not process.lives():
                 return  # the next one is started at once
 
-    def _attempt(self, held: InHand, process: ReadingProcess) -> None:
+    def _attempt(self, held: InHand, process: Reader) -> None:
         """Have one task read, and record what became of it."""
         worker, started = self._worker, time.monotonic()
         try:

@@ -6,7 +6,8 @@ the models, is named and waited for.
 
 Threads: one for each reading process, which claims a task when its process is ready for one; and one that prolongs the
 leases of all tasks in hand and says that the worker lives; one that compares Orthanc with the ledger (``rounds``); and
-one that tells people of critical results (``notifying``), and those that deliver results (``delivery.keeping``).
+one that tells people of critical results (``notifying``); those that deliver results (``delivery.keeping``); and one
+that learns which models a site chose at another server (``shared_files``).
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from orthanc_plugin.delivery.keeping import keep_delivering
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.ledger import counters, tasks
+from orthanc_plugin.ledger import counters, reprocessing, tasks
 from orthanc_plugin.ledger.counters import Count
-from orthanc_plugin.ledger.counting import WORKER_STARTED
+from orthanc_plugin.ledger.counting import CLUSTER_LOST, WORKER_STARTED
 from orthanc_plugin.ledger.database import LedgerUnavailable, LedgerUnusable, StatementRejected, migrate, open_ledger
 from orthanc_plugin.ledger.flagging import Flag, flag
 from orthanc_plugin.ledger.ownership import require_archive
-from orthanc_plugin.ledger.tasks import ClaimLost
+from orthanc_plugin.ledger.shared_files import ACTIVE_MODELS, keep_in_step
+from orthanc_plugin.ledger.tasks import ClaimLost, InferenceTask
+from orthanc_plugin.ledger.views import count_due
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.working.condition import Condition
+from orthanc_plugin.working.demand import Limits
 from orthanc_plugin.working.notifying import keep_telling
-from orthanc_plugin.working.reading_process import COMMAND
+from orthanc_plugin.working.ray_link import COMMAND as RAY_COMMAND
+from orthanc_plugin.working.ray_link import RayLink
+from orthanc_plugin.working.reader import Readers
+from orthanc_plugin.working.reading_process import COMMAND, ReadingProcesses
 from orthanc_plugin.working.retry_policy import LONGEST_PAUSE_SECONDS, OUTAGES, pause_seconds
 from orthanc_plugin.working.rounds import keep_reconciled
 from orthanc_plugin.working.seat import InHand, Seat
@@ -40,14 +47,10 @@ from orthanc_plugin.working.seat import InHand, Seat
 log = logging.getLogger("hilum.worker")
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.5
 _BEAT_SECONDS = 5.0  # the worklist calls a worker silent after three of them
 _FINISH_SECONDS = 8.0  # which a study in hand gets when the worker is to end; the supervisor kills after ten
 _LEDGER_PAUSE_SECONDS = 3.0  # at most, between two looks for a ledger that is away
-_ORTHANC_PAUSE_SECONDS = 10.0  # at most, before another study is tried while Orthanc is away
 _ABANDONED_LIMIT = 20  # workers that may die on one study
-
-_OF_THE_NODE = frozenset({"orthanc_unavailable", "storage_full"})  # the next study would meet the same
 
 
 class Worker:
@@ -61,17 +64,17 @@ class Worker:
     beat
         Called every few seconds, by which whoever started this knows that it does not hang.
     command
-        Of the fork server of reading processes, see ``reading_process``.
+        Of the fork server of reading processes, or of the process that speaks with Ray; None: the usual one.
     """
 
     def __init__(
         self,
         settings: Settings,
         worker_id: str,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings, self.worker_id, self.command, self._tell_alive = settings, worker_id, command, beat
+        self.settings, self.worker_id, self._tell_alive = settings, worker_id, beat
         self.rang, self.heard, self.stopping = threading.Event(), threading.Event(), threading.Event()
         self._ledger = open_ledger(settings.ledger_address)
         self._usable, self._told = threading.Event(), ""  # of the ledger: that it can be used, and why it cannot
@@ -81,15 +84,26 @@ class Worker:
         self._lock, self._news = threading.Lock(), threading.Event()
         self.condition = Condition(self._news.set)
         self._threads = [threading.Thread(target=self._keep, name="ledger", daemon=True)]
-        for number in range(settings.workers):
-            self._threads.append(threading.Thread(target=Seat(self).run, name=f"reader-{number + 1}", daemon=True))
+        self._link = self._new_link(command or RAY_COMMAND) if settings.executor == "ray" else None
+        readers: Sequence[Readers] = (
+            [ReadingProcesses(settings.memory_mb, command or COMMAND) for _ in range(settings.workers)]
+            if self._link is None
+            else self._link.seats()
+        )
+        for number, each in enumerate(readers):
+            seat = Seat(self, each, takes_archive=number > 0 or len(readers) == 1)
+            self._threads.append(threading.Thread(target=seat.run, name=f"reader-{number + 1}", daemon=True))
 
     def start(self) -> None:
         """Start all threads."""
         for thread in self._threads:
             thread.start()
+        if self._link is not None:
+            self._link.start()
         rounds = (self.settings, self._ledger, self.rang.set, self.stopping)
         threading.Thread(target=keep_reconciled, args=rounds, name="rounds", daemon=True).start()
+        chosen = (self.settings, self._ledger, (ACTIVE_MODELS,), self.stopping)
+        threading.Thread(target=keep_in_step, args=chosen, name="shared files", daemon=True).start()
         telling = (self.settings, self._ledger, self.stopping)
         threading.Thread(target=keep_telling, args=telling, name="notices", daemon=True).start()
         keep_delivering(self.settings, self._ledger, self.worker_id, self.stopping)
@@ -102,6 +116,8 @@ class Worker:
         self._news.set()
         for thread in self._threads:
             thread.join(max(0.0, self._finish_by + 1.5 - time.monotonic()))
+        if self._link is not None:
+            self._link.stop()
 
     @property
     def out_of_time(self) -> bool:
@@ -124,21 +140,18 @@ class Worker:
 
     # -- the ledger
 
-    def claim(self) -> InHand | None:
-        """Take the next task; None when nothing is due, or the ledger is away."""
-        settings = self.settings
+    def claim(self, *, archive: bool) -> InHand | None:
+        """Take the next task; None when nothing is due, or the ledger is away.
+
+        Parameters
+        ----------
+        archive
+            Whether it may be one of a run through the archive (``ledger.reprocessing``).
+        """
         if not self._usable.is_set():
             return None
         try:
-            task = self._write(
-                lambda db: tasks.claim(
-                    db,
-                    self.worker_id,
-                    now=time.time(),
-                    lease_seconds=settings.lease_seconds,
-                    abandoned_limit=_ABANDONED_LIMIT,
-                )
-            )
+            task = self._write(lambda db: self._claim(db, archive=archive))
         except (LedgerUnavailable, LedgerUnusable) as error:
             self._ledger_failed(error)
             self._news.set()
@@ -151,6 +164,14 @@ class Worker:
         reach("claimed")
         self.rang.set()  # there may be more for the other readers
         return held
+
+    def _claim(self, db: Connection, *, archive: bool) -> InferenceTask | None:
+        now, lease = time.time(), self.settings.lease_seconds
+        limits: Any = {"lease_seconds": lease, "abandoned_limit": _ABANDONED_LIMIT, "archive": archive}
+        task = tasks.claim(db, self.worker_id, now=now, **limits)
+        if task is None and archive and reprocessing.queue_next(db, now=now):
+            task = tasks.claim(db, self.worker_id, now=now, **limits)
+        return task
 
     def put_down(self, held: InHand) -> None:
         """Prolong the lease of a task no more."""
@@ -195,6 +216,20 @@ class Worker:
             with suppress(LedgerUnavailable, LedgerUnusable):  # each comes when its own pause is over
                 self._write(_end_pauses)
                 self.rang.set()
+
+    def _new_link(self, command: Sequence[str]) -> RayLink:
+        settings = self.settings
+        limits = Limits(settings.ray_actors_least, settings.ray_actors_most, settings.ray_studies)
+        return RayLink(limits, self.condition, self._count_waiting, self._cluster_lost, command)
+
+    def _count_waiting(self, most: int) -> int:
+        """Tasks that are due, counted up to a number; LedgerUnavailable or LedgerUnusable when that is not known."""
+        with self._ledger.read() as db:
+            return count_due(db, now=time.time(), most=most)
+
+    def _cluster_lost(self) -> None:
+        with suppress(LedgerUnavailable, LedgerUnusable):
+            self._write(lambda db: counters.add(db, [Count(CLUSTER_LOST)]))
 
     def _write(self, change: Callable[[Connection], T]) -> T:
         with self._ledger.write() as db:

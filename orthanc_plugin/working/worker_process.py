@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from orthanc_plugin.log_files import file_of_stderr, follow, rotate
 from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
-from orthanc_plugin.working.reading_process import COMMAND
 from orthanc_plugin.working.supervisor import new_worker_id
 from orthanc_plugin.working.worker import Worker
 
@@ -62,7 +61,7 @@ def keeping_log(settings: Settings, beat: Callable[[], None]) -> Callable[[], No
     return beat_and_rotate
 
 
-def main(command: Sequence[str] = COMMAND) -> int:
+def main(command: Sequence[str] | None = None) -> int:
     """Run one worker: beside the plugin, which gives it a name and a pipe to beat on, or by hand, without arguments."""
     start_logging()
     endings = {signal.SIGTERM, signal.SIGINT}

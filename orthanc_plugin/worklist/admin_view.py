@@ -93,7 +93,7 @@ class AdminPage:
     audit
         The latest entries, the latest first.
     untold
-        Notices that were not taken (``outbox.Notice``).
+        Notices that were not taken (``ledger.outbox.Notice``).
     destinations
         Who is given results.
     undelivered

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tests.faults import cluster_run
 from tests.faults.counting import Fate
 from tests.faults.run import Plan, run
 from tests.faults.score import Score, summary
@@ -20,7 +21,7 @@ from tests.faults.score import Score, summary
 _TELL = 50  # kills between two lines in a log
 
 
-def compare(plan: Plan, *, as_json: bool) -> int:
+def compare(plan: Plan, *, json_file: Path | None = None) -> int:
     """Carry out a plan and print its score; 0 when every promise was kept."""
     for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this in the background
         signal.signal(ending, signal.default_int_handler)
@@ -34,12 +35,11 @@ def compare(plan: Plan, *, as_json: bool) -> int:
             if not console.is_terminal and so_far.all_kills % _TELL == 0:  # a bar is not seen in a file
                 console.print(f"{so_far.all_kills} of {plan.kills} kills, {plan.ledger}")
 
-        score = run(plan, tell)
-    if as_json:
-        sys.stdout.write(json.dumps(score.to_json(), indent=1) + "\n")
-    else:
-        for table in tables(score):
-            Console().print(table)
+        score = (cluster_run.run if plan.ledger == "cluster" else run)(plan, tell)
+    for table in tables(score):
+        Console().print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps(score.to_json(), indent=1) + "\n", "utf-8")
     return 1 if score.broken() or score.never_acknowledged else 0
 
 

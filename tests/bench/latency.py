@@ -34,6 +34,7 @@ from tests.running_node import start_node
 RATE = 8.0  # studies a second
 QUIET_SECONDS = 0.5  # after which a study is complete here; 5 by default
 MOMENTS = {"flagged": "row flagged", "objects": "SR and SEG stored", "report": "report of the study stored"}
+P95_AIM = 1.2  # seconds until SR and SEG are stored
 AIMS = {("alone", "flagged"): 0.4, ("alone", "objects"): 0.8}  # s, medians
 _SENDERS = 4
 _WARMING = 2  # studies that are not counted
@@ -180,12 +181,17 @@ def sheets(latency: Latency) -> list[Sheet]:
     note = (
         f"Seconds after the last C-STORE response, seen every {1000 * STEP_SECONDS:.0f} ms; of the plain way, after "
         "the file lies there (the last column: its median over ours, alone). A study's report waits "
-        f"{QUIET_SECONDS:g} s for further images here, 5 s by default. At {RATE:g} a second "
-        f"{latency.sent_per_second:.1f} were taken a second, for the sender works on the same cores."
+        f"{QUIET_SECONDS:g} s for further images here, 5 s by default. They were to come {RATE:g} a "
+        f"second, and {latency.sent_per_second:.1f} did; that is more than two cores read (see below), so most waited."
     )
     return [Sheet(f"One radiograph of {size} pixels", ("moment", *SPREAD, "aim, ratio"), tuple(rows), note)]
 
 
 def _aim(spread: Spread, moment: str) -> str:
     aim = AIMS.get(("alone", moment))
-    return "" if aim is None else f"aim {aim:g}: {'held' if spread.p50 <= aim else 'missed'}"
+    if aim is None:
+        return ""
+    told = f"aim {aim:g}: {'held' if spread.p50 <= aim else 'missed'}"
+    if moment == "objects":
+        told += f"; p95 {P95_AIM:g}: {'held' if spread.p95 <= P95_AIM else 'missed'}"
+    return told

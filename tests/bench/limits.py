@@ -55,7 +55,7 @@ class Limits:
 
 def limits_of(bundles: Sequence[Bundle]) -> Limits:
     """Count what the bundles need, and measure the machine."""
-    asked = [bundle for bundle in bundles if bundle.network is not None]
+    asked = [bundle for bundle in bundles if bundle.build is not None]
     alone = sum(_operations([bundle]) for bundle in asked)
     shared = sum(_operations([asked[number] for number in group]) for group in groups_of(asked))
     return Limits(alone, shared, {name: _peak(hint) for name, hint in _PRECISIONS.items()}, _bandwidth())

@@ -93,11 +93,11 @@ def _node(home: Path, chosen: Sequence[str] = BUNDLES) -> Iterator[Settings]:
 
 
 def peak_mb(pid: int) -> float:
-    """MiB of memory that a process held at most since `_forget_peak` (proc(5), status); 0 when it has ended."""
+    """MB of memory that a process held at most since `_forget_peak` (proc(5), status); 0 when it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
-                return float(line.split()[1]) / 1024
+                return float(line.split()[1]) * 1024 / 1e6
     return 0.0
 
 

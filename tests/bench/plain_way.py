@@ -58,7 +58,7 @@ class PlainWay:
 
     def __init__(self, bundles: list[Path], stow: str, user: str, password: str) -> None:
         loaded = (load_bundle(folder) for folder in bundles)
-        self.bundles = [bundle for bundle in loaded if bundle.network is not None]
+        self.bundles = [bundle for bundle in loaded if bundle.build is not None]
         sizes = {bundle.contract.input_size for bundle in self.bundles}
         self._pictures = {size: _picture(size) for size in sizes}
         self._stow = stow

@@ -84,7 +84,7 @@ def compare(
     """
     keep_to_cores()
     machine, loaded = describe(), [load_bundle(REPOSITORY / "models" / name) for name in bundles]
-    with_network = [bundle for bundle in loaded if bundle.network is not None]
+    with_network = [bundle for bundle in loaded if bundle.build is not None]
     groups = [[with_network[number] for number in group] for group in groups_of(with_network)]
     with tempfile.TemporaryDirectory(prefix="hilum-runtimes-") as kept:
         timed = [one for group in track(groups, "networks") for one in _time(group, rounds, Path(kept))]

@@ -74,6 +74,7 @@ def sampled() -> Iterator[Samples]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         samples.seconds = time.process_time() - started
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # one that is on its way is dropped; by default it would kill
         signal.signal(signal.SIGPROF, before)
 
 

@@ -1,4 +1,4 @@
-"""Tables of figures, for a terminal and for ``docs/performance.md``, where each bench keeps a section of its own.
+"""Tables of figures, for a terminal and for pages of ``docs``, where each bench keeps a section of its own.
 
 The rule: what stands between the marks of a section was written by the bench that it names, and by nobody else; the
 rest of the page was written by people, and no bench touches it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -77,7 +78,14 @@ class Sheet:
 
 
 def tell(
-    section: str, sheets: Sequence[Sheet], machine: Machine, *, write: bool, picture: str = "", text: str = ""
+    section: str,
+    sheets: Sequence[Sheet],
+    machine: Machine,
+    *,
+    write: bool,
+    picture: str = "",
+    text: str = "",
+    page: Path | None = None,
 ) -> None:
     """Print tables with their machine, and with `write` put them into their section of the page.
 
@@ -87,6 +95,8 @@ def tell(
         File beside the page that shows the section, if there is one.
     text
         Lines that follow the tables as they are.
+    page
+        Instead of docs/performance.md.
     """
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
     console.print(str(machine), markup=False)
@@ -98,7 +108,8 @@ def tell(
         shown = [f"![{sheets[0].title}]({picture})"] if picture else []
         parts = [f"Measured on {machine}.", *shown, *(sheet.markdown() for sheet in sheets)]
         parts += [f"```\n{text}\n```"] if text else []
-        PAGE.write_text(with_section(PAGE.read_text("utf-8"), section, "\n\n".join(parts)), "utf-8")
+        page = page or PAGE
+        page.write_text(with_section(page.read_text("utf-8"), section, "\n\n".join(parts)), "utf-8")
 
 
 def with_section(page: str, section: str, content: str) -> str:

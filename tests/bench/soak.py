@@ -6,13 +6,14 @@ replaced is counted, for its memory began anew. SIGINT or SIGTERM ends the run e
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
@@ -71,7 +72,7 @@ class _RolledBack(Exception):
     """Undoes a transaction that was only timed."""
 
 
-def compare(studies: int) -> list[Slope]:
+def compare(studies: int, *, json_file: Path | None = None) -> list[Slope]:
     """Send so many studies, wait until all are read, and print what grew."""
     enough = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
@@ -86,6 +87,9 @@ def compare(studies: int) -> list[Slope]:
             node.stop(settings)
     slopes = [slope for name, course in courses.items() if (slope := fit(name, course.studies, course.values))]
     Console().print(_table(slopes, studies, seconds, replaced))
+    if json_file is not None:
+        told = {"studies": studies, "seconds": seconds, "replaced": replaced, "slopes": [asdict(one) for one in slopes]}
+        json_file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     return slopes
 
 

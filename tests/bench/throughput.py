@@ -6,6 +6,7 @@ done when each study has its report as well, which the plain way does not make.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -33,7 +34,7 @@ from tests.bench.watching import Watch, seconds_of
 from tests.faults import victims
 from tests.running_node import start_node
 
-_WORKERS = (1, 2)  # studies that the node reads at the same time; 1 by default
+WORKERS = (1, 2)  # studies that the node reads at the same time; 1 by default
 _STEP_SECONDS = 0.2  # between two looks: watching costs the cores that are measured
 AIM = 5.0  # times the studies a second of the plain way as one warm process
 _WARMING = 2
@@ -54,17 +55,17 @@ class Drained:
     answered, drained
         Seconds until every study had SR and SEG, and until every one had its report.
     passes
-        Seconds of one pass over a study, as the worker's log tells them; a study that waited has one.
+        Seconds of each pass over a study, as the worker's log tells them; a study that waited has one.
     processor
         Seconds of processor time for each study, by kind of process; ``bench`` is who watches.
     memory
-        MiB of all processes of the worker at the end, what they share counted once.
+        MB of all processes of the worker at the end, what they share counted once.
     """
 
     workers: int
     answered: float
     drained: float
-    passes: Spread
+    passes: tuple[float, ...]
     processor: dict[str, float]
     memory: float
 
@@ -107,20 +108,37 @@ def compare(
     machine, pictures = describe(), Pictures.of_size(rows, columns)
     with tempfile.TemporaryDirectory(prefix="hilum-throughput-") as name:
         folder = Path(name)
-        nodes = tuple(_drain(studies, pictures, folder / f"node {n}", bundles, n) for n in _WORKERS)
+        nodes = tuple(drain(studies, pictures, folder / f"node {n}", bundles, n) for n in WORKERS)
         warm, cold, processor = _plain(studies, pictures, folder, bundles)
-    drain = Drain(machine, studies, nodes, Spread.of(warm), Spread.of(cold), processor)
-    tell("throughput", sheets(drain), machine, write=write)
+    found = Drain(machine, studies, nodes, Spread.of(warm), Spread.of(cold), processor)
+    tell("throughput", sheets(found), machine, write=write)
     if json_file is not None:
         json_file.write_text(
-            json.dumps({**asdict(drain), "ratios": [drain.ratio(n) for n in drain.nodes]}, indent=1) + "\n", "utf-8"
+            json.dumps({**asdict(found), "ratios": [found.ratio(n) for n in found.nodes]}, indent=1) + "\n", "utf-8"
         )
-    return drain
+    return found
 
 
-def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str], workers: int) -> Drained:
-    """Let a node read a queue."""
-    site = {"bundles": ",".join(bundles), "quiet_seconds": str(QUIET_SECONDS), "study_seconds": "3600"}
+def drain(
+    studies: int,
+    pictures: Pictures,
+    home: Path,
+    bundles: Sequence[str],
+    workers: int,
+    *,
+    database: int | None = None,
+    **addresses: str,
+) -> Drained:
+    """Let a node read a queue.
+
+    Parameters
+    ----------
+    database
+        Process id of a PostgreSQL server that the node uses: its time is told as that of ``database``.
+    addresses
+        Further settings of the site: where ledger and index are.
+    """
+    site = {"bundles": ",".join(bundles), "quiet_seconds": str(QUIET_SECONDS), "study_seconds": "3600", **addresses}
     with ExitStack() as stack:
         settings, _process = start_node(home, workers=str(workers), **site)
         stack.callback(node.stop, settings)
@@ -134,31 +152,41 @@ def _drain(studies: int, pictures: Pictures, home: Path, bundles: Sequence[str],
         with Watch(settings, step=_STEP_SECONDS) as watch:
             _send(pictures, "queue", studies, settings, watch)
             bar = progress.add_task("drain", total=studies)
-            used, started = _processor(home), time.time()
+            used, started = _processor(home, database), time.time()
             let_work(home, True)
             for left in range(studies - 1, -1, -1):
                 if not watch.wait(_PATIENCE * studies, left):
                     raise SystemExit(f"{left + 1} studies are left: see {settings.logs / 'worker.log'}")
                 progress.update(bar, completed=studies - left)
             drained = time.time() - started
-            processor = {role: (seconds - used[role]) / studies for role, seconds in _processor(home).items()}
+            processor = {role: (seconds - used[role]) / studies for role, seconds in _processor(home, database).items()}
             memory = sum(memory_of(pids).share for role, pids in victims.processes(home).items() if role in WORKER)
         taken = zip(watch.courses, seconds_of(watch.courses, "objects"), strict=True)
         answered = max(course.answered_at + seconds for course, seconds in taken)
-        passes = Spread.of(_passes(settings)[known:])
+        passes = tuple(_passes(settings)[known + workers :])  # the first were held as the queue came
         return Drained(workers, answered - started, drained, passes, processor, memory)
 
 
-def _processor(home: Path) -> dict[str, float]:
+def _processor(home: Path, database: int | None) -> dict[str, float]:
     """Seconds of processor time that the processes of a node have used, by their kind, and this one."""
     found = {role: sum(map(_processor_of, pids)) for role, pids in victims.processes(home).items()}
-    return {**found, "bench": time.process_time()}
+    return {**found, **({} if database is None else {"database": of_family(database)}), "bench": time.process_time()}
 
 
-def _processor_of(pid: int) -> float:
-    """Fields 14 and 15 of proc(5), stat."""
+def _processor_of(pid: int, *, ended: bool = False) -> float:
+    """Fields 14 and 15 of proc(5), stat; and with `ended` 16 and 17, of children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11 : 15 if ended else 13])) / os.sysconf("SC_CLK_TCK")
+
+
+def of_family(pid: int) -> float:
+    """Seconds of processor time of a process and its children, also of those that have ended."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    used = _processor_of(pid, ended=True)
+    for child in children:
+        with contextlib.suppress(OSError):  # it ended just now
+            used += _processor_of(int(child))
+    return used
 
 
 def _send(pictures: Pictures, run: str, studies: int, settings: Settings, watch: Watch) -> None:
@@ -222,7 +250,7 @@ def sheets(drain: Drain) -> list[Sheet]:
         note,
     )
     times = [
-        *((f"{_told(each)}: one pass over a study", *each.passes.cells()) for each in drain.nodes),
+        *((f"{_told(each)}: one pass over a study", *Spread.of(each.passes).cells()) for each in drain.nodes),
         ("plain way, warm: a study", *drain.warm.cells()),
         ("plain way, a process for each study", *drain.cold.cells()),
     ]

@@ -12,8 +12,9 @@ The limit for routine studies is chosen by a rule (`chosen_limit`) from a sweep 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def chosen_limit(first: Swept, alone: Swept, tried: Sequence[Swept]) -> float | 
     return max(fitting, default=None)
 
 
-def compare(replications: int, number: int, *, write: bool) -> list[Figure]:
+def compare(replications: int, number: int, *, json_file: Path | None = None, write: bool = False) -> list[Figure]:
     """Simulate, print the tables, and with `write` keep them and their plot in ``docs``."""
     room = Room()
     limited = {f"{limit}": with_limits(replace(_LIMITS, routine=60.0 * limit)) for limit in SWEPT}
@@ -235,6 +236,8 @@ def compare(replications: int, number: int, *, write: bool) -> list[Figure]:
     tried = [swept(figures, f"{limit}", limit) for limit in SWEPT]
     table, sweep = _markdown([f for f in figures if f.order in ORDERS]), _sweep_table(first, alone, tried)
     print(table, sweep, sep="\n\n")  # noqa: T201
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n", "utf-8")
     if write:
         REPORT.write_text(_report(room, table, sweep, replications, number), "utf-8")
         _plot(figures, (first, alone, tried), PLOT)

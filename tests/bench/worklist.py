@@ -89,7 +89,7 @@ class Run:
 
 
 def compare(
-    studies: int, *, postgresql: bool, rounds: int = _ROUNDS, as_json: bool = False, write: bool = False
+    studies: int, *, postgresql: bool, rounds: int = _ROUNDS, json_file: Path | None = None, write: bool = False
 ) -> int:
     """Make a ledger, time every question, and print; with `write` keep the table in ``docs``; 1 when one is late."""
     console = Console(stderr=True)
@@ -100,11 +100,10 @@ def compare(
             done = ask(ledger, studies, rounds, console)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if as_json:
-        print(json.dumps({**asdict(done), "late": done.late}))  # noqa: T201
-    else:
-        title = f"{done.database}, {studies:,} studies, {done.answered_per_second:.1f} answered a second beside it"
-        Console().print(_table([*done.timings, *done.writes], title))
+    title = f"{done.database}, {studies:,} studies, {done.answered_per_second:.1f} answered a second beside it"
+    Console().print(_table([*done.timings, *done.writes], title))
+    if json_file is not None:
+        json_file.write_text(json.dumps({**asdict(done), "late": done.late}, indent=1) + "\n", "utf-8")
     if write:
         worklist_report.keep(REPORT, done)
     return 1 if done.late else 0

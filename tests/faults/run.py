@@ -20,18 +20,16 @@ from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.ledger.views import count_by_status
 from tests.faults import victims
 from tests.faults.broken_node import BrokenNode, broken_node
-from tests.faults.counting import Fate, look_at
 from tests.faults.modality import Modality
 from tests.faults.recovery import Recovery
 from tests.faults.score import Score
+from tests.faults.settling import come_to_rest, count, finish_sending, under_way
 
 _IN_ORTHANC = ("instance_stored", "enqueued")
 _BACKLOG = 3  # studies that wait; a study in hand at a kill then has its turn again at once
 _TICK_SECONDS = 0.05
 _DROP_SECONDS = 8.0  # in which the worker asks Orthanc something, if it is at work
-_SEND_SECONDS = 120.0  # in which all that was begun is acknowledged, once nothing fails any more
 _CALM_SECONDS = 60.0  # at most, for getting over a kill
-_STILL_SECONDS = 90.0  # without any change, with work open: it is stuck
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Plan:
     kills
         Processes to end, from outside and by fail-points.
     ledger
-        ``sqlite`` or ``postgresql``.
+        ``sqlite`` or ``postgresql``; ``cluster`` is ``cluster_run``'s.
     disk_mb
         Size of the node's file system, if one can be mounted; 0: the disk is never full.
     calm
@@ -213,7 +211,7 @@ class Run:
             self.score.ready_seconds.append(time.monotonic() - self._starting_since)
             self._starting_since = None
         with suppress(LedgerError), self._node.ledger.read() as db:
-            self._open_studies = _under_way(count_by_status(db))
+            self._open_studies = under_way(count_by_status(db))
 
     def _start_orthanc(self, failpoints: str = "") -> None:
         self._node.start(failpoints)
@@ -234,31 +232,15 @@ class Run:
         self.kill_orthanc()
         victims.kill_all(self._node.settings.home)
         self._start_orthanc()
-        end = time.monotonic() + _SEND_SECONDS
-        while not self._modality.finish(_TICK_SECONDS) and time.monotonic() < end:
-            self._tick()  # what recovers meanwhile is seen when it does
+        finish_sending(self._modality, self._tick)
         self._settle()
         self.score.recovery_seconds = self._recovery.seconds
-        self.score.not_acknowledged = self._modality.refusals
-        sent = self._modality.studies()
-        self.score.never_acknowledged = sum(len(one.left) for one in sent)
-        self.score.images = sum(len(one.acknowledged) for one in sent)
         with self._node.orthanc() as orthanc:
-            found = {
-                s.study.study_instance_uid: look_at(s.study, orthanc, self._node.ledger) for s in sent if not s.left
-            }
-            quarantined = [one for one in found.values() if one.fate is Fate.QUARANTINED]
-            self.score.quarantined_before_replay.update(one.why for one in quarantined)
-            if quarantined:
-                self._node.hilum("retry", "--all")
-                self._settle()
-                again = {one.study_instance_uid for one in quarantined}
-                found |= {
-                    uid: look_at(s.study, orthanc, self._node.ledger)
-                    for s in sent
-                    if (uid := s.study.study_instance_uid) in again
-                }
-        self.score.found = list(found.values())
+            count(self.score, self._modality, orthanc, self._node.ledger, self._replay)
+
+    def _replay(self) -> None:
+        self._node.hilum("retry", "--all")
+        self._settle()
 
     def _end_faults(self) -> None:
         """A run that was broken off may stand in the middle of one."""
@@ -268,19 +250,8 @@ class Run:
             self._node.server.start()
 
     def _settle(self) -> None:
-        """Wait until nothing is under way, and has not been while Orthanc and the ledger were compared twice."""
-        quiet = 2 * self._node.settings.reconcile_seconds + 2
-        counts: dict[str, int] = {}
-        changed = time.monotonic()
-        while True:
-            self.go_on(0.2)
-            with suppress(LedgerError), self._node.ledger.read() as db:
-                found = count_by_status(db)
-                if found != counts:
-                    counts, changed = found, time.monotonic()
-            still = time.monotonic() - changed
-            if (_under_way(counts) == 0 and still > quiet and self._starting_since is None) or still > _STILL_SECONDS:
-                return
+        seconds = self._node.settings.reconcile_seconds
+        come_to_rest(self._node.ledger, seconds, self.go_on, lambda: self._starting_since is not None)
 
 
 class FailpointLog:
@@ -304,7 +275,3 @@ class FailpointLog:
             for line in complete.splitlines():
                 if found := re.search(rb'(?:^|"event": ")failpoint (\w+)', line):  # Orthanc's output becomes JSON
                     yield found[1].decode("ascii")
-
-
-def _under_way(counts: dict[str, int]) -> int:
-    return sum(counts.get(status, 0) for status in ("queued", "running", "answered"))

@@ -10,12 +10,14 @@ import os
 import signal
 from pathlib import Path
 
-ROLES = ("orthanc", "worker", "fork_server", "reader", "intake")
+ROLES = ("orthanc", "worker", "fork_server", "reader", "intake", "ray_driver", "actor")
 _PROGRAMS = {
     b"orthanc_plugin.working.worker_process": "worker",
     b"orthanc_plugin.working.reading_loop": "reader",
     b"orthanc_plugin.reading.intake_process": "intake",
+    b"orthanc_plugin.working.ray_driver": "ray_driver",
 }
+_ACTOR = b"ray::ReadingActor"  # a name that it gave itself, over its environment
 
 
 def processes(home: Path) -> dict[str, list[int]]:
@@ -30,7 +32,10 @@ def processes(home: Path) -> dict[str, list[int]]:
             role = next((_PROGRAMS[word] for word in words if word in _PROGRAMS), "")
             if not role and words[0].rpartition(b"/")[2] == b"Orthanc":
                 role = "orthanc"
-            if role and belongs in (entry / "environ").read_bytes().split(b"\0"):
+            environment = entry / "environ"
+            if words[0].startswith(_ACTOR):
+                role, environment = "actor", Path(f"/proc/{_parent(int(entry.name))}/environ")
+            if role and belongs in environment.read_bytes().split(b"\0"):
                 found[role].append(int(entry.name))
         except OSError:  # it has ended
             continue
@@ -66,9 +71,9 @@ def kill_all(home: Path) -> None:
 
 
 def resident_mb(pid: int) -> float:
-    """MiB of memory that a process holds (proc(5), statm); 0 when it has ended."""
+    """MB of memory that a process holds (proc(5), statm); 0 when it has ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -412,6 +412,7 @@ def test_a_dump_is_one_moment_of_the_ledger_and_fills_only_an_empty_one(tmp_path
         "mark_acts": 0,
         "counters": 0,
         "deliveries": 0,
+        "archive_runs": 0,
     }
     assert rows(new) == [row for row in rows(old) if row["study_instance_uid"] != "2.25.999999"]
     with pytest.raises(LedgerUnusable, match="has tasks already"):
@@ -437,6 +438,7 @@ def test_a_dump_goes_from_one_database_to_the_other_and_back(tmp_path: Path) -> 
         "mark_acts": 0,
         "counters": 0,
         "deliveries": 0,
+        "archive_runs": 0,
     }
     with postgres_server() as server:
         server_ledger = open_ledger(server.new_database())

@@ -56,11 +56,10 @@ def test_an_exposure_sent_twice_is_read_once(hilum_node: Node) -> None:
     derived.ImageType = ["DERIVED", "PRIMARY"]
     derived.AcquisitionTime = copy.AcquisitionTime = original.AcquisitionTime
     row = send(hilum_node, original, derived, copy)
-    assert fates(row) == {
-        str(original.SOPInstanceUID): "done",
-        str(derived.SOPInstanceUID): "copy",
-        str(copy.SOPInstanceUID): "copy",
-    }
+    found = fates(row)
+    # of two that are alike in all but their name the first is read, if a worker looked before the second came
+    assert sorted(found[str(ds.SOPInstanceUID)] for ds in (original, copy)) == ["copy", "done"]
+    assert found[str(derived.SOPInstanceUID)] == "copy"
     assert row["status"] == "done"
     assert counts(hilum_node, original) == (1, 1)
     words = {line["message"] for line in row["images"] if line["reason"] == "copy"}

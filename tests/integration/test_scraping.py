@@ -14,10 +14,9 @@ import httpx
 import pytest
 from dashboard import RULES, expressions, names_in
 from prometheus_client.parser import text_string_to_metric_families
-from running_node import Node, free_port
+from running_node import Node, add_user, free_port, remove_user
 
 from models.phantom import chest
-from orthanc_plugin.access import accounts
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.modality import Exposure
@@ -43,7 +42,7 @@ scrape_configs:
 @pytest.fixture(scope="module")
 def watched(hilum_node: Node) -> Iterator[Node]:
     """The node with an account for Prometheus, a study that was read and one that was refused."""
-    accounts.add_user(hilum_node.settings.users, NAME, Role.MONITOR, PASSWORD, taken=frozenset())
+    add_user(hilum_node.settings, NAME, Role.MONITOR, PASSWORD)
     try:
         for modality_code in ("DX", "CT"):
             image = modality.radiograph(chest(4).pixels, Exposure(seed=uuid.uuid4().hex))
@@ -54,7 +53,7 @@ def watched(hilum_node: Node) -> Iterator[Node]:
             assert hilum_node.wait_for(str(image.StudyInstanceUID))["status"] == expected
         yield hilum_node
     finally:
-        accounts.remove_user(hilum_node.settings.users, NAME)
+        remove_user(hilum_node.settings, NAME)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from orthanc_plugin.cli import main
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.credentials import load_credentials
-from orthanc_plugin.outbox import Outbox
+from orthanc_plugin.ledger.database import open_ledger
+from orthanc_plugin.ledger.outbox import Outbox
 
 pytestmark = pytest.mark.node
 SECRET = "sixteen characters"
@@ -91,7 +92,7 @@ def test_a_critical_study_is_told_by_both_ways_and_a_webhook_that_is_away_holds_
     told = message_from_bytes(mail.messages[0])
     assert told["Subject"] == "Hilum: critical result"
     assert "STARTTLS" in mail.commands[:2]
-    outbox = Outbox(running.settings.outbox)
+    outbox = Outbox(open_ledger(running.settings.ledger_address), running.settings.outbox)
     running.wait(lambda: any(n.failures > 1 for n in outbox.troubled()), "the webhook to be tried again")
     second = send(running, "Beta")  # it is read while the webhook is away, and told by the other way
     assert running.wait_for(second)["priority"] == "critical"

@@ -23,7 +23,8 @@ from training.run import Places
 from training.spread import Spread
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: workers of Ray Train are an option"
+    not all(importlib.util.find_spec(name) for name in ("ray", "pyarrow")),
+    reason="ray[train] is not installed: workers of Ray Train are an option",
 )
 
 

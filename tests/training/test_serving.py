@@ -68,7 +68,7 @@ def node(
         for i, key in enumerate(keys)
     )
     contract = Contract(interpreter, size, findings=findings, reading=reading)
-    bundle = Bundle(ModelIdentity("toy", "1.0", "a" * 64, "b" * 64), contract, network)
+    bundle = Bundle(ModelIdentity("toy", "1.0", "a" * 64, "b" * 64), contract, lambda: network)
     found = assemble([bundle], threads=1).predict(read_image(record.image), IDENTITY)
     assert found.runs[0].failure is None
     return found

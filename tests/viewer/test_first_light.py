@@ -57,6 +57,7 @@ def test_the_demo_fills_the_worklist(hilum_node: Node, chromium: Open) -> None:
         window.screenshot("worklist_demo")
 
 
+@pytest.mark.cluster
 def test_from_the_worklist_to_the_overlay(hilum_node: Node, chromium: Open) -> None:
     phantom = chest(7, pathologies=[Pathology("lung_opacity", right=True, size=1.0, height=0.6)])
     ds = modality.radiograph(
@@ -130,6 +131,7 @@ def test_ohifs_study_list_shows_our_priority_beside_what_the_archive_holds_and_l
         window.screenshot("ohif_priority")
 
 
+@pytest.mark.cluster
 def test_the_worklist_takes_in_a_new_study_without_a_reload(hilum_node: Node, chromium: Open) -> None:
     with chromium(hilum_node.settings.http_url, hilum_node.credentials) as window:
         window.page.goto(f"{hilum_node.settings.http_url}/hilum/?sort=-received")  # a node of many tests has many pages

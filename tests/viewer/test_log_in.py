@@ -11,14 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from browser import Viewer
 from playwright.sync_api import BrowserContext, Page, expect
-from running_node import ARTEFACTS, Node, start_node
+from running_node import ARTEFACTS, Node, add_user, remove_user, running_node
 
 from models.phantom import chest
-from orthanc_plugin.access import accounts, audit_files
+from orthanc_plugin.access import audit_files
 from orthanc_plugin.access.roles import Role
-from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.modality import Exposure
-from orthanc_plugin.credentials import Credentials, load_credentials
+from orthanc_plugin.credentials import Credentials
 
 pytestmark = [pytest.mark.node, pytest.mark.viewer]
 
@@ -27,16 +27,11 @@ PEOPLE = {"radiologist": Role.RADIOLOGIST, "admin": Role.ADMIN}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    settings, _process = start_node(tmp_path_factory.mktemp("guarded") / "home")
-    try:
+def guarded(node_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with running_node(node_kind, tmp_path_factory.mktemp("guarded") / "home") as running:
         for name, role in PEOPLE.items():
-            accounts.add_user(settings.users, name, role, PASSWORD, taken=frozenset())
-        credentials = load_credentials(settings.credentials)
-        with node.http(settings, credentials) as client:
-            yield Node(settings, credentials, client)
-    finally:
-        node.stop(settings)
+            add_user(running.settings, name, role, PASSWORD)
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +151,7 @@ def test_the_cookie_is_out_of_reach_of_scripts(guarded: Node, browser: Callable[
 def test_a_screen_that_somebody_left_is_cleared_when_the_session_ends(
     guarded: Node, study: str, browser: Callable[[str, Credentials], Viewer]
 ) -> None:
-    accounts.add_user(guarded.settings.users, "leaving", Role.RADIOLOGIST, PASSWORD, taken=frozenset())
+    add_user(guarded.settings, "leaving", Role.RADIOLOGIST, PASSWORD)
     with window(guarded, browser) as viewer:
         page = viewer.page
         page.goto(f"{guarded.settings.http_url}/hilum/")
@@ -165,7 +160,7 @@ def test_a_screen_that_somebody_left_is_cleared_when_the_session_ends(
         reading = page.context.new_page()
         reading.goto(f"{guarded.settings.http_url}/ohif/viewer?StudyInstanceUIDs={study}")
         reading.wait_for_function("window.hilum?.status() && !window.hilum.status().busy", timeout=90_000)
-        accounts.remove_user(guarded.settings.users, "leaving")
+        remove_user(guarded.settings, "leaving")
         page.bring_to_front()
         expect(page).to_have_title("Logged out - Hilum", timeout=60_000)
         expect(page.get_by_role("alert")).to_contain_text("nothing is announced any more")

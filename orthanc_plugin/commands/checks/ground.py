@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orthanc_plugin.commands.checks.check import Check, unknown, warning, well, wrong
+from orthanc_plugin.commands.cluster.control import members
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.settings import Settings
 
@@ -122,10 +123,11 @@ def _clock() -> Check:
 def _logs(settings: Settings) -> Check:
     files = [f for f in settings.logs.glob("*") if f.is_file()] if settings.logs.exists() else []
     size = sum(file.stat().st_size for file in files) / 1e6
-    most = 2.0 * settings.log_mb * settings.log_files
+    kinds = 2 + 2 * len(members(settings, ask=False))  # of a cluster each member has one more, and Orthanc two
+    most = float(kinds * settings.log_mb * settings.log_files)
     told = f"{len(files)} files, {size:.1f} MB; at most {most:.0f} MB are kept"
     if size > 1.5 * most + 1:
-        advice = "what is not named worker.log or orthanc.log there is not rotated: remove it"
+        advice = "what is named neither worker, orthanc nor cluster there is not rotated: remove it"
         return warning("logs", told, advice)
     return well("logs", told)
 

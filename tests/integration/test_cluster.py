@@ -1,0 +1,116 @@
+"""``./hilum up --cluster``: what it refuses, what it says when something does not start, and that it leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from postgres_server import missing_for_cluster
+from running_node import configured, end_cluster, start_cluster
+
+from orthanc_plugin import cli
+from orthanc_plugin.commands import node
+from orthanc_plugin.commands.cluster import control
+from orthanc_plugin.commands.cluster.plan import load_plan
+from orthanc_plugin.settings import Settings, load_settings
+from tests.faults.victims import processes
+
+pytestmark = [pytest.mark.node, pytest.mark.skipif(bool(missing_for_cluster()), reason="a cluster needs more packages")]
+
+
+def of_home(home: Path) -> set[int]:
+    """The processes whose environment names this home."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"HILUM_HOME={home}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found - {os.getpid()}
+
+
+def wait_until_nothing_runs(home: Path, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while left := of_home(home):
+        assert time.monotonic() < end, {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left}
+        time.sleep(0.1)
+
+
+def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    settings, _process = start_cluster(home, bundles="lung_fields")
+    try:
+        for name, value in {"HOME": home, "HTTP_PORT": settings.http_port, "DICOM_PORT": settings.dicom_port}.items():
+            monkeypatch.setenv(f"HILUM_{name}", str(value))
+        assert cli.main(["status"]) == 0
+        said = capsys.readouterr().out
+        for name in ("postgresql", "orthanc-1", "orthanc-2", "ray-1", "ray-2", "worker-1", "worker-2", "entrance"):
+            assert f"Member     {name}: serves, process" in said
+        reading = processes(home)
+        assert len(reading["actor"]) == 2, "of each worker one, on the nodes of Ray"
+        assert not reading["reader"]
+        assert cli.main(["up", "--cluster", "--detach"]) == cli.main(["up", "--detach"]) == 1
+        assert capsys.readouterr().err.count("runs already") == 2, "a cluster's home is a cluster's"
+        assert cli.main(["config", "show"]) == 0
+        plan = load_plan(settings)
+        assert plan.password not in capsys.readouterr().out
+        for http_port, _dicom_port in plan.orthancs:  # each has the same door as the entrance
+            assert httpx.get(f"http://127.0.0.1:{http_port}/instances", trust_env=False).status_code == 403
+        assert all(plan.password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in of_home(home))
+
+        (entrance,) = (member.pid for member in control.members(settings) if member.name == "entrance")
+        assert entrance is not None
+        os.kill(entrance, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while not all(member.serves for member in control.members(settings)):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+        # what keeps them alive dies: none of them goes on by itself
+        supervisor = node.running_pid(settings)
+        assert supervisor is not None
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until_nothing_runs(home)
+        assert cli.main(["status"]) == 1
+        assert "stopped" in capsys.readouterr().out
+        assert cli.main(["up", "--detach"]) == 0, "and all of it starts again"
+        assert cli.main(["down"]) == 0
+        assert "has stopped" in capsys.readouterr().out
+    finally:
+        end_cluster(settings)
+    wait_until_nothing_runs(home)
+
+
+def test_a_member_that_does_not_start_is_named_and_the_others_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    environment = configured(home, bundles="lung_fields")
+    (home / "postgresql").mkdir(mode=0o700)  # which holds no database
+    for name in ("HILUM_HOME", "HILUM_HTTP_PORT", "HILUM_DICOM_PORT"):
+        monkeypatch.setenv(name, environment[name])
+    assert cli.main(["up", "--cluster", "--detach"]) == 1
+    said = capsys.readouterr().err
+    assert "postgresql ends as often as it is started" in said
+    assert "cluster-postgresql.log" in said
+    wait_until_nothing_runs(home)
+
+
+def test_a_home_of_one_orthanc_and_databases_elsewhere_are_refused(tmp_path: Path) -> None:
+    single, elsewhere = tmp_path / "single", tmp_path / "elsewhere"
+    alone = load_settings(configured(single))
+    alone.ledger.touch()
+    with pytest.raises(node.NodeFailed, match=r"restore DIR --cluster"):
+        control.start(alone)
+    url = "postgresql://hilum@db.example.org/ledger"
+    with pytest.raises(node.NodeFailed, match="databases of its own"):
+        control.start(load_settings({**configured(elsewhere), "HILUM_LEDGER_URL": url}))
+    assert not Settings(single).cluster_file.exists()
+    assert not Settings(elsewhere).cluster_file.exists()
