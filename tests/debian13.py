@@ -110,23 +110,23 @@ class Chroot:
 
     def _install_python_packages(self, image: str) -> None:
         """As the Dockerfile does, into a folder of the image's own."""
-        names, locks = DOCKER / image / "requirements.txt", sorted(REPOSITORY.glob("requirements*.lock"))
-        stamp, wanted = self.root / f"srv/{image}/stamp", "".join(file.read_text() for file in (names, *locks))
+        lock, builds = DOCKER / image / "requirements.lock", ("requirements-cpu.lock", "requirements-cuda.lock")
+        files = [lock, *((REPOSITORY / name for name in builds) if image == "worker" else ())]
+        stamp, wanted = self.root / f"srv/{image}/stamp", "".join(file.read_text() for file in files)
         if stamp.exists() and stamp.read_text() == wanted:
             return
-        for file in (names, *locks):
+        for file in files:
             shutil.copy(file, self.root / "tmp")
         if _AUTHORITIES.exists():  # of this machine's package indexes
             shutil.copy(_AUTHORITIES, self.root / _AUTHORITIES.relative_to("/"))
-        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q", "--require-hashes")
         self._install("python3", "-m", "venv", f"/srv/{image}")
+        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q", "--require-hashes", "--no-deps", "-r")
         if image == "worker":
             try:  # as the launcher does: the build for processors where an index has it
-                self._install(*pip, "--no-deps", "-r", "/tmp/requirements-cpu.lock")
+                self._install(*pip, "/tmp/requirements-cpu.lock")
             except RuntimeError:
-                self._install(*pip, "--no-deps", "-r", "/tmp/requirements-cuda.lock")
-        constraints = ("-c", "/tmp/requirements.lock", "-c", "/tmp/requirements-cuda.lock")
-        self._install(*pip, *constraints, "-r", "/tmp/requirements.txt")
+                self._install(*pip, "/tmp/requirements-cuda.lock")
+        self._install(*pip, "/tmp/requirements.lock")
         stamp.write_text(wanted)
 
     def _install(self, *given: str) -> None:

@@ -3,7 +3,8 @@
 The rule: a lock names versions, one ``name==version`` a line; what stands behind it is written by this command alone.
 It changes no version: whoever wants another one writes it into the line, and runs this. The hashes come from the
 package index that pip asks. A local version (``torch==2.13.0+cpu``) is not on that one: what pip finds elsewhere for a
-Python and platform of ours is fetched and added to what stood there, for no machine finds it all.
+Python and platform of ours is fetched and added to what stood there, for no machine finds it all. What an image needs
+(``docker/*/requirements.txt``, with what those need) is taken from these locks into one of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from orthanc_plugin.settings import REPOSITORY
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[\w,-]+\])?==(?P<version>[^\s;\\]+)[^\\]*", re.ASCII)
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_CPU, _CUDA = "requirements-cpu.lock", "requirements-cuda.lock"
 _PYTHONS = ("3.11", "3.13")  # of Debian 12 and 13
 _PLATFORM = "manylinux_2_28_x86_64"
 
@@ -105,12 +107,44 @@ def refresh(file: Path) -> int:
     return sum(set(one.hashes) != set(other.hashes) for one, other in zip(before, after, strict=True))
 
 
+def lock_image(names: Path) -> Path:
+    """Write what an image needs, as the locks have it, into ``requirements.lock`` beside its names.
+
+    What the default build of torch needs is left out: an image installs one of both builds before.
+
+    Parameters
+    ----------
+    names
+        A ``requirements.txt`` without versions.
+
+    Raises
+    ------
+    LockFailed
+        When something is needed that no lock has.
+    """
+    files = [file for file in lock_files() if file.name != _CPU]
+    locked = {package.canonical_name: package for file in files for package in read_lock(file)}
+    cuda = {package.canonical_name for package in read_lock(REPOSITORY / _CUDA)}
+    constraints = [part for file in files for part in ("-c", str(file))]
+    needed = [one.canonical_name for one in _compiled(names, [*constraints, "--python-platform", "linux"])]
+    if missing := sorted(set(needed) - set(locked)):
+        raise LockFailed(f"{names}: no lock has {', '.join(missing)}")
+    file = names.with_suffix(".lock")
+    if not file.exists():
+        file.write_text("# What requirements.txt needs, as the locks have it: ./hilum lock.\n", "utf-8")
+    write_lock(file, [locked[name] for name in needed if name not in cuda])
+    return file
+
+
 def main() -> int:
     """Refresh every lock."""
     try:
         for file in lock_files():
             changed = refresh(file)
             print(f"{file.name}: {len(read_lock(file))} packages, {changed} changed")
+        for names in sorted((REPOSITORY / "docker").glob("*/requirements.txt")):
+            made = lock_image(names)
+            print(f"{made.relative_to(REPOSITORY)}: {len(read_lock(made))} packages")
     except LockFailed as error:
         print(f"hilum: {error}", file=sys.stderr)
         return 1
@@ -118,16 +152,22 @@ def main() -> int:
 
 
 def _asked(file: Path, packages: Sequence[Locked]) -> list[Locked]:
-    """The packages as uv finds them on the index."""
+    """The packages as uv finds them on the index, for every platform."""
     with tempfile.TemporaryDirectory() as folder:
-        pins, made = Path(folder) / "pins.in", Path(folder) / "made.lock"
+        pins = Path(folder) / file.name
         pins.write_text("".join(f"{package.line}\n" for package in packages), "utf-8")
-        command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--no-config", "--no-deps",
-                   "--universal", "--generate-hashes", "--no-header", "--no-annotate", "--system-certs",
-                   "--python-version", _PYTHONS[0], *_index(), "-o", str(made), str(pins)]  # fmt: skip
+        return _compiled(pins, ["--no-deps", "--universal", "--generate-hashes"])
+
+
+def _compiled(names: Path, options: Sequence[str]) -> list[Locked]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made.lock"
+        command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--no-config", "--no-header",
+                   "--no-annotate", "--system-certs", "--python-version", _PYTHONS[0], *_index(), *options,
+                   "-o", str(made), str(names)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise LockFailed(f"{file.name}: {done.stderr.strip()[-2000:]}")
+            raise LockFailed(f"{names.name}: {done.stderr.strip()[-2000:]}")
         return read_lock(made)
 
 

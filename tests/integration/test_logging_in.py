@@ -20,7 +20,7 @@ from running_node import Node, add_user, restart, running_node
 
 from models.phantom import chest
 from orthanc_plugin import cli
-from orthanc_plugin.access import accounts, audit_chain, audit_files
+from orthanc_plugin.access import audit_chain, audit_files
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.cluster.plan import is_cluster

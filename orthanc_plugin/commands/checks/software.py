@@ -60,9 +60,8 @@ def check_packages(lock: Path) -> Check:
         return well("packages", f"all {len(wanted)} are as {lock.name} says")
     more = f" and {len(differ) - _MOST_NAMED} more" if len(differ) > _MOST_NAMED else ""
     told = ", ".join(differ[:_MOST_NAMED]) + more
-    return wrong(
-        "packages", f"not as {lock.name} says: {told}", f"./hilum up; or {sys.executable} -m pip install --require-hashes --no-deps -r {lock}"
-    )
+    advice = f"./hilum up; or {sys.executable} -m pip install --require-hashes --no-deps -r {lock}"
+    return wrong("packages", f"not as {lock.name} says: {told}", advice)
 
 
 def _python() -> Check:
