@@ -38,6 +38,7 @@ MEANT = [
     ({"action": "orthanc", "detail": "POST tools/reset", "study": ""}, "110113", "110131", "E", "0"),
     ({"action": "orthanc", "detail": "POST instances", "study": ""}, "110104", "", "C", "0"),
     ({"action": "orthanc", "detail": "POST studies"}, "110103", "", "U", "0"),
+    ({"action": "deidentify", "address": "command line"}, "110106", "", "R", "0"),
     ({"action": "users role", "study": "", "detail": "hans", "address": "command line"}, "110113", "110136", "E", "0"),
     ({"action": "users add", "study": "", "detail": "hans"}, "110113", "110137", "E", "0"),
     ({"action": "audit_gap", "study": "", "outcome": "lost", "who": "", "role": ""}, "110113", "110133", "E", "8"),
@@ -90,8 +91,8 @@ def test_the_schema_refuses_what_is_none(tmp_path: Path) -> None:
 def test_every_action_that_the_node_records_has_an_event() -> None:
     package = Path(__file__).parent.parent / "orthanc_plugin"
     written = "".join(path.read_text() for path in package.rglob("*.py"))
-    recorded = set(re.findall(r'audit\.record(?:_view)?\(\s*"(\w+)"', written))
-    assert recorded >= {"log_in", "mark", "store", "search", "retry"}
+    recorded = set(re.findall(r'\brecord(?:_view)?\(\s*(?:settings, )?"(\w+)"', written))
+    assert recorded >= {"log_in", "mark", "store", "search", "retry", "deidentify"}
     for action in recorded | {f"users {what}" for what in ("add", "role", "password", "remove")}:
         root = parsed(message_of(ENTRY | {"action": action}, SENDER))
         code = root.find("EventIdentification/EventID")

@@ -98,6 +98,7 @@ _EVENTS = {
     "retry": _Event(_RECORD, None, "U"),
     "reread": _Event(_RECORD, None, "U"),
     "store": _STORED,
+    "deidentify": _Event(_Code("110106", "Export"), None, "R"),
     "orthanc": _Event(_INSTANCES_ACCESSED, None, "U"),
     "users add": _Event(_ALERT, _USER_CHANGED, "E"),
     "users password": _Event(_ALERT, _USER_CHANGED, "E"),

@@ -94,12 +94,11 @@ def _licence(package: Locked) -> list[License]:
         told = metadata.metadata(package.name)
     except metadata.PackageNotFoundError:
         return []
-    if "License-Expression" in told:
-        return [_LICENCES.make_from_string(told["License-Expression"])]
+    short = told.get("License-Expression") or told.get("License") or ""
+    if short and "\n" not in short.strip():
+        return [_LICENCES.make_from_string(short.strip())]
     named = [one.rpartition(" :: ")[2] for one in told.get_all("Classifier") or () if one.startswith("License :: ")]
-    short = told["License"].strip() if "License" in told else ""
-    words = named or ([short] if short and "\n" not in short else [])
-    return [_LICENCES.make_with_name(one) for one in dict.fromkeys(words)]
+    return [_LICENCES.make_with_name(one) for one in dict.fromkeys(named)]
 
 
 def _scripts() -> Iterator[Component]:
