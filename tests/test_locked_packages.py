@@ -1,4 +1,4 @@
-"""The lock files: a hash for whatever may be installed, nothing that is not named, and no version but that of the lock."""
+"""The lock files: a hash for whatever may be installed, and nothing that is not named."""
 
 from __future__ import annotations
 

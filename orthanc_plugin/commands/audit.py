@@ -65,7 +65,7 @@ def _remove(settings: Settings, options: argparse.Namespace, console: Console) -
         raise NodeFailed("the audit log is not whole, so nothing was removed: ./hilum audit verify")
     cursor = read_cursor(settings.audit)
     files = audit_chain.files_before(
-        settings.audit, _time(options.before), cursor.file if settings.collector and cursor else ""
+        settings.audit, _time(options.before, "--before"), cursor.file if settings.collector and cursor else ""
     )
     if not files:
         console.print("No file holds earlier entries alone. Nothing was removed.")
@@ -80,7 +80,7 @@ def _remove(settings: Settings, options: argparse.Namespace, console: Console) -
 
 
 def _chosen(settings: Settings, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    since = _time(options.since) if options.since else ""
+    since = _time(options.since, "--since") if options.since else ""
     for entry in audit_files.read(settings.audit):
         is_of_user = not options.user or entry.get("who") == options.user
         is_of_study = not options.study or entry.get("study") == options.study
@@ -109,7 +109,7 @@ def _line(entry: dict[str, Any]) -> str:
     return "  ".join([*words, str(entry.get("detail", ""))]).rstrip()
 
 
-def _time(text: str) -> str:
+def _time(text: str, option: str) -> str:
     """A time as the log writes it: of ``2026-11-21``, ``2026-11-21T08:00``, or ``90m``, ``12h``, ``7d`` ago."""
     if ago := _AGO.fullmatch(text):
         at = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
@@ -117,5 +117,5 @@ def _time(text: str) -> str:
         try:
             at = datetime.fromisoformat(text)
         except ValueError as error:
-            raise NodeFailed(f"{text!r}: give a date, a date and time, or 90m, 12h, 7d") from error
+            raise NodeFailed(f"{option} {text!r}: give a date, a date and time, or 90m, 12h, 7d") from error
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

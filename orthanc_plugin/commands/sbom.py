@@ -94,9 +94,9 @@ def _licence(package: Locked) -> list[License]:
         told = metadata.metadata(package.name)
     except metadata.PackageNotFoundError:
         return []
-    short = told.get("License-Expression") or told.get("License") or ""
-    if short and "\n" not in short.strip():
-        return [_LICENCES.make_from_string(short.strip())]
+    short = next((told[name].strip() for name in ("License-Expression", "License") if name in told), "")
+    if short and "\n" not in short:
+        return [_LICENCES.make_from_string(short)]
     named = [one.rpartition(" :: ")[2] for one in told.get_all("Classifier") or () if one.startswith("License :: ")]
     return [_LICENCES.make_with_name(one) for one in dict.fromkeys(named)]
 
