@@ -21,7 +21,12 @@ from orthanc_plugin.commands import status as telling
 from orthanc_plugin.commands.cluster import control as cluster
 from orthanc_plugin.commands.cluster.plan import is_cluster
 from orthanc_plugin.commands.deliveries import add_arguments as add_deliveries
-from orthanc_plugin.commands.subcommands import add_model_commands, add_reprocess_arguments, add_tls_commands
+from orthanc_plugin.commands.subcommands import (
+    add_audit_commands,
+    add_model_commands,
+    add_reprocess_arguments,
+    add_tls_commands,
+)
 from orthanc_plugin.ledger.database import LedgerError
 from orthanc_plugin.settings import Settings, SettingsInvalid, load_settings
 from orthanc_plugin.trust import TlsUnusable
@@ -314,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--user", default="", metavar="NAME", help="who the node runs as")
     add_model_commands(_command(commands, "models", models))
     _user_commands(_command(commands, "users", users))
-    _audit_commands(_command(commands, "audit", audit))
+    add_audit_commands(_command(commands, "audit", audit))
     add_tls_commands(_command(commands, "tls", tls))
     return parser
 
@@ -332,16 +337,6 @@ def _user_commands(parser: argparse.ArgumentParser) -> None:
     changing.add_argument("role", choices=[str(role) for role in ROLES_OF_PEOPLE])
     for command in (adding, renewing):
         command.add_argument("--generate", action="store_true", help="make a password and print it")
-
-
-def _audit_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
-    commands.add_parser("verify", help="follow the chain of hashes; exit code 1 when something is missing or changed")
-    showing = commands.add_parser("show", help="entries, the oldest first")
-    showing.add_argument("--study", metavar="UID", help="of this study")
-    showing.add_argument("--user", metavar="NAME", help="of this user")
-    showing.add_argument("--since", metavar="TIME", help="2026-11-21, 2026-11-21T08:00, or 90m, 12h, 7d ago")
-    showing.add_argument("--json", action="store_true", help="one JSON object a line, as it is in the file")
 
 
 def _command(

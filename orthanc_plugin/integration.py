@@ -1,4 +1,5 @@
-"""What a site can set about its neighbours, as tables of ``hilum.toml``: destinations, routes, labels, retention.
+"""What a site can set about its neighbours, as tables of ``hilum.toml``: destinations, routes, labels, retention,
+collector.
 
 The rule: off unless it is set; a key or value that cannot be used stops the start, and is named with its table. No
 secret stands here: passwords, tokens and keys are named by their files. docs/integration.md shows every key with its
@@ -23,6 +24,7 @@ OBJECTS = (
 IMAGES = "images"  # what the study was read from
 PRIORITIES = ("critical", "urgent", "routine", "none")
 PROTOCOLS = ("dicom", "stow", "hl7")
+TRANSPORTS = ("tls", "tcp", "udp")
 LABELS = "labels"  # the protocol, and the name, of what sets labels in our own Orthanc
 CHARACTER_SETS = {"UNICODE UTF-8": "utf-8", "8859/1": "latin-1", "ASCII": "ascii"}  # HL7 table 0211
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -123,7 +125,28 @@ class Retention:
     unread: bool = _key("whether studies are deleted that nobody has marked as read", False)
 
 
-_TABLES: dict[str, type[Any]] = {"destinations": Destination, "routes": Route, "labels": Labels, "retention": Retention}
+@dataclass(frozen=True)
+class Collector:
+    """Who is sent each entry of the audit log as an audit message of DICOM (PS3.15 A.5): nobody without this table."""
+
+    host: str = _key("where it listens")
+    port: int = _key("6514 is usual with TLS, 514 without", 6514)
+    transport: str = _key("`tls` (RFC 5425), `tcp` or `udp`: syslog; the last two in clear", "tls")
+    authority_file: str = _key("certificates by which its own is trusted; empty: those of this machine", "")
+    certificate_file: str = _key("our certificate, where it asks for one (mutual TLS)", "")
+    key_file: str = _key("the key of that certificate", "")
+    close_notify: bool = _key("`tls`: believe that it took a batch only if it ends TLS in good order", True)
+    source: str = _key("Audit Source ID, by which it knows this node; empty: the name of this machine", "")
+    site: str = _key("Audit Enterprise Site ID", "")
+
+
+_TABLES: dict[str, type[Any]] = {
+    "destinations": Destination,
+    "routes": Route,
+    "labels": Labels,
+    "retention": Retention,
+    "collector": Collector,
+}
 TABLES = tuple(_TABLES)
 _SEVERAL = ("destinations", "routes")
 _T = TypeVar("_T")
@@ -284,6 +307,19 @@ def _wrong_retention(it: Retention) -> Iterator[tuple[str, str]]:
         yield "days", "give a number from 1 to 36500"
 
 
+def _wrong_collector(it: Collector) -> Iterator[tuple[str, str]]:
+    if not _HOST.fullmatch(it.host):
+        yield "host", "give the name or address of a host"
+    if not 1 <= it.port <= 65535:
+        yield "port", "give a number from 1 to 65535"
+    if it.transport not in TRANSPORTS:
+        yield "transport", f"give one of {', '.join(TRANSPORTS)}"
+    if bool(it.certificate_file) != bool(it.key_file):
+        yield "certificate_file", "certificate_file and key_file belong together"
+    if it.transport != "tls" and (it.authority_file or it.certificate_file):
+        yield "transport", "certificates are for tls alone"
+
+
 def _is_ae_title(text: str) -> bool:
     return 1 <= len(text) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
 
@@ -293,4 +329,5 @@ _WRONG: dict[type[Any], Any] = {
     Route: _wrong_route,
     Labels: _wrong_labels,
     Retention: _wrong_retention,
+    Collector: _wrong_collector,
 }

@@ -24,6 +24,7 @@ from orthanc_plugin import __version__
 from orthanc_plugin.access.accounts import Accounts
 from orthanc_plugin.access.attempts import Attempts
 from orthanc_plugin.access.audit import Audit, Who
+from orthanc_plugin.access.audit_sending import AuditSending
 from orthanc_plugin.access.logins import Logins
 from orthanc_plugin.access.roles import Action
 from orthanc_plugin.access.sessions import Sessions
@@ -67,6 +68,7 @@ ARRIVALS = Arrivals(LEDGER, SETTINGS.archive_id_file, SUPERVISOR.wake)
 IN_HAND = InHand(LEDGER, seconds=60 * SETTINGS.claim_minutes)
 FREE_SPACE = FreeSpace((SETTINGS.storage, SETTINGS.home), SETTINGS.reserve_mb)
 AUDIT = Audit(SETTINGS.audit, longest=SETTINGS.audit_mb * 1_000_000)
+AUDIT_SENDING = AuditSending(SETTINGS.audit, SETTINGS.collector)
 LIFETIME = {"longest_seconds": SETTINGS.session_hours * 3600, "idle_seconds": SETTINGS.session_idle_minutes * 60}
 # on PostgreSQL there may be other servers of this archive
 SESSIONS = (
@@ -114,6 +116,7 @@ def on_change(change: int, _level: int, _resource: str) -> None:
         ARRIVALS.stop()
         IN_HAND.stop()
         AUDIT.stop()
+        AUDIT_SENDING.stop()
 
 
 def status_of_incoming(_dicom: Any) -> int:
@@ -294,8 +297,10 @@ SITE = Site(
     held=HeldByOrthanc(orthanc, attachments.LAYERS),
     received=lambda: ARRIVALS.received,
     entrance=lambda: ENTRANCE.problem,
+    collected=lambda: AUDIT_SENDING.standing,
 )
 AUDIT.start()
+AUDIT_SENDING.start()
 SHARED = (SETTINGS, LEDGER, (USERS, ACTIVE_MODELS), threading.Event())
 threading.Thread(target=keep_in_step, args=SHARED, name="shared files", daemon=True).start()
 IN_HAND.start()

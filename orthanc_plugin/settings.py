@@ -16,6 +16,7 @@ from typing import Any
 
 from orthanc_plugin.integration import (
     LABELS,
+    Collector,
     Destination,
     Labels,
     Retention,
@@ -140,7 +141,7 @@ class Settings(Places):
     session_idle_minutes
         How long after they last did something somebody is logged out; a page that refreshes itself does not count.
     audit_mb
-        MB of one file of the audit log; then the next one is begun, and none is ever removed.
+        MB of one file of the audit log; then the next one is begun, and none is removed by itself.
     log_mb
         MB of one log file; then the next one is begun.
     log_files
@@ -157,6 +158,8 @@ class Settings(Places):
         Which labels a study gets in Orthanc. A table; without it none.
     retention
         Which studies are deleted in Orthanc once a destination has committed to them. A table; without it none.
+    collector
+        Who is sent the audit log, as audit messages of DICOM by syslog. A table; without it nobody.
     viewer
         Folder of the prepared OHIF files.
     translated
@@ -215,6 +218,7 @@ class Settings(Places):
     routes: tuple[Route, ...] = ()
     labels: Labels | None = None
     retention: Retention | None = None
+    collector: Collector | None = None
     viewer: Path = REPOSITORY / ".cache" / "ohif"
     translated: Path = REPOSITORY / ".cache" / "translated"
 

@@ -216,6 +216,30 @@ def of_this_machine(settings: Settings, *, identify: bool) -> ssl.SSLContext:
     return context
 
 
+def context_for(authority_file: str, certificate_file: str, key_file: str) -> ssl.SSLContext:
+    """What a connection to a neighbour is made with; the host's name is checked.
+
+    Parameters
+    ----------
+    authority_file
+        Certificates by which the neighbour's is trusted; empty: those of this machine.
+    certificate_file, key_file
+        What we show of ourselves; empty: nothing.
+
+    Raises
+    ------
+    TlsUnusable
+        When a file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=authority_file or None)
+        if certificate_file:
+            context.load_cert_chain(certificate_file, key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsUnusable(f"its certificates cannot be used ({type(error).__name__})") from error
+    return context
+
+
 def write_private(file: Path, content: bytes) -> None:
     """Replace a file as a whole; only its owner can read it."""
     draft = file.with_name(f"{file.name}.draft")

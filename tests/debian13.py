@@ -110,27 +110,23 @@ class Chroot:
 
     def _install_python_packages(self, image: str) -> None:
         """As the Dockerfile does, into a folder of the image's own."""
-        names, lock = DOCKER / image / "requirements.txt", REPOSITORY / "requirements.lock"
-        stamp = self.root / f"srv/{image}/stamp"
-        files = [names, lock, *([REPOSITORY / "requirements-ray.lock"] if image == "worker" else [])]
-        wanted = "".join(file.read_text() for file in files)
+        lock, builds = DOCKER / image / "requirements.lock", ("requirements-cpu.lock", "requirements-cuda.lock")
+        files = [lock, *((REPOSITORY / name for name in builds) if image == "worker" else ())]
+        stamp, wanted = self.root / f"srv/{image}/stamp", "".join(file.read_text() for file in files)
         if stamp.exists() and stamp.read_text() == wanted:
             return
         for file in files:
             shutil.copy(file, self.root / "tmp")
         if _AUTHORITIES.exists():  # of this machine's package indexes
             shutil.copy(_AUTHORITIES, self.root / _AUTHORITIES.relative_to("/"))
-        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q")
         self._install("python3", "-m", "venv", f"/srv/{image}")
+        pip = (f"/srv/{image}/bin/pip", "install", "--progress-bar", "off", "-q", "--require-hashes", "--no-deps", "-r")
         if image == "worker":
-            torch = re.search(r"^torch==(.+)$", lock.read_text(), re.MULTILINE)
-            assert torch is not None
             try:  # as the launcher does: the build for processors where an index has it
-                self._install(*pip, f"torch=={torch[1]}+cpu")
+                self._install(*pip, "/tmp/requirements-cpu.lock")
             except RuntimeError:
-                self._install(*pip, f"torch=={torch[1]}")
-        ray = ("-r", "/tmp/requirements-ray.lock") if image == "worker" else ()
-        self._install(*pip, "-c", "/tmp/requirements.lock", "-r", "/tmp/requirements.txt", *ray)
+                self._install(*pip, "/tmp/requirements-cuda.lock")
+        self._install(*pip, "/tmp/requirements.lock")
         stamp.write_text(wanted)
 
     def _install(self, *given: str) -> None:

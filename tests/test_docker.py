@@ -23,6 +23,7 @@ import pytest
 from debian13 import DOCKER, instructions, last_stage
 from test_architecture import INSIDE_ORTHANC, OURS, imports, module_name, reached_from, source_files
 
+from orthanc_plugin.commands.locked_packages import lock_files, read_lock
 from orthanc_plugin.credentials import load_worker_account
 from orthanc_plugin.ledger.ownership import load_archive_id
 from orthanc_plugin.settings import REPOSITORY, load_settings
@@ -116,11 +117,10 @@ def test_an_image_is_made_of_files_that_are_there_and_are_sent_to_the_engine(ima
 def test_an_image_installs_what_it_imports_in_the_versions_that_are_tested(image: str) -> None:
     lines = (DOCKER / image / "requirements.txt").read_text().splitlines()
     names = {line.partition("[")[0].lower() for line in lines if not line.startswith("#")}
-    locked = {line.partition("==")[0].lower() for line in (REPOSITORY / "requirements.lock").read_text().splitlines()}
-    assert names <= locked
-    if image == "worker":
-        beside = (REPOSITORY / "requirements-ray.lock").read_text().splitlines()
-        names |= {line.partition("==")[0].lower() for line in beside}
+    tested = [package for file in lock_files() for package in read_lock(file)]
+    locked = read_lock(DOCKER / image / "requirements.lock")
+    assert names <= {package.name.lower() for package in locked}
+    assert [package for package in locked if package not in tested] == []
     if image == "server":
         loaded = {name for module in (*INSIDE_ORTHANC, *OF_THE_SERVER) for name in reached_from(module, set())}
     else:

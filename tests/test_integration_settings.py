@@ -92,6 +92,10 @@ WRONG = [
     ('[labels]\nurgent = "AI urgent!"\n', 2, "1 to 64 characters"),
     ('[labels]\ncritcal = "x"\n', 2, "unknown key 'critcal'"),
     (PACS + '[retention]\ndays = 30\ncommitted_by = "pacs"\n', 9, "name a destination that has commitment = true"),
+    ("[collector]\nport = 6514\n", 1, "host is missing"),
+    ('[collector]\nhost = "h"\ntransport = "http"\n', 3, "give one of tls, tcp, udp"),
+    ('[collector]\nhost = "h"\ntransport = "tcp"\nauthority_file = "/ca"\n', 3, "certificates are for tls alone"),
+    ('[collector]\nhost = "h"\ncertificate_file = "/c"\n', 3, "belong together"),
     (PACS + 'commitment = true\n[retention]\ndays = 0\ncommitted_by = "pacs"\n', 9, "from 1 to 36500"),
 ]
 

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from orthanc_plugin.access.audit import Audit, Who
+from orthanc_plugin.access.audit_sending import Standing
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting import health, metrics, routes
@@ -49,6 +50,7 @@ def site(tmp_path: Path, ledger: Ledger) -> Iterator[Site]:
         settings=settings, ledger=ledger, version="9.9", fetch_thumbnail=lambda _uid: None, intake=lambda: (None, 0),
         wake=lambda: None, free_space=FreeSpace([tmp_path], 7), clock=health.ClockWatch(),
         started_at=time.monotonic(), audit=audit, held=nothing, received=lambda: 12,
+        collected=lambda: Standing(7, 20),
     )  # fmt: skip
     audit.stop()
 
@@ -109,6 +111,7 @@ def test_the_numbers_are_those_of_the_ledger_and_of_the_process(site: Site, ledg
     found = samples(site)
     expected = {
         ("hilum_info", "9.9"): 1, ("hilum_ledger_up",): 1, ("hilum_instances_received_total",): 12,
+        ("hilum_audit_owed_entries",): 7, ("hilum_audit_sent_total",): 20,
         ("hilum_studies", "queued"): 1, ("hilum_studies", "quarantined"): 1, ("hilum_studies", "running"): 0,
         ("hilum_workers", "ready"): 1, ("hilum_workers", "starting"): 0, ("hilum_busy_readers",): 1,
         ("hilum_unread_critical_studies",): 1, ("hilum_problem", "quarantined", "false"): 1,

@@ -2,9 +2,10 @@
 
 The rule: files are numbered and the chain goes from one to the next, so that a line, or a file, that was changed or
 taken away is noticed. Whoever appends holds the lock of the folder and begins with the last line that is there:
-several processes (the plugin, the command line) make one chain, and never write at the same time. ``head`` names the
-last line, so that lines taken away at the end are noticed too. Against somebody who may write all of it, only a copy
-elsewhere helps.
+several processes (the plugin, the command line) make one chain, and never write at the same time. ``start`` holds what
+the first line follows, another one in each installation; ``head`` names the last line, so that lines taken away at the
+end are noticed too. The oldest files may go where a later line says so (``removal``): the chain is whole from the
+oldest one that is left. Against somebody who may write all of it, only a copy elsewhere helps.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BEGINNING = "0" * 64
-HEAD, _LOCK = "head", "lock"
+BEGINNING = "0" * 64  # of a log that was begun without a start of its own
+START, HEAD, SENT = "start", "head", "sent"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,6 @@ class Place:
 
     number: int
     digest: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the log is whole.
-
-    Parameters
-    ----------
-    faults
-        What is wrong, in words; empty when nothing is.
-    """
-
-    lines: int
-    end: Place
-    faults: tuple[str, ...]
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -65,15 +53,17 @@ def append(folder: Path, entries: Sequence[dict[str, Any]], *, longest: int) -> 
     """
     with locked(folder):
         files = files_of(folder)
-        file = files[-1] if files else folder / _name(1)
+        file = files[-1] if files else folder / name_of(1)
+        if not files and head_of(folder) is None and start_of(folder) == BEGINNING:
+            write_whole(folder / START, f"{secrets.token_hex(32)}\n")
         end = _end(folder, files)
         if file.exists() and file.stat().st_size >= longest:
-            file = folder / _name(int(file.stem) + 1)
+            file = folder / name_of(int(file.stem) + 1)
         lines, number, digest = [], end.number, end.digest
         for entry in entries:
             number += 1
             line = json.dumps({"n": number, "previous": digest, **entry}, ensure_ascii=True).encode()
-            digest = _digest(line)
+            digest = digest_of(line)
             lines.append(line + b"\n")
         before = _write(file, b"".join(lines))
         end = Place(number, digest)
@@ -98,39 +88,6 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
                     yield entry
 
 
-def verify(folder: Path) -> Verdict:
-    """Follow the chain from the first line to the last.
-
-    Raises
-    ------
-    OSError
-    """
-    faults: list[str] = []
-    number, digest = 0, _BEGINNING
-    files = files_of(folder)
-    digests: dict[int, str] = {0: _BEGINNING}
-    with locked(folder, shared=True):
-        for place, file in enumerate(files, 1):
-            if int(file.stem) != place:
-                faults.append(f"file {_name(place)} is missing")
-                break
-            with file.open("rb") as lines:
-                for at, line in enumerate(lines, 1):
-                    where = f"{file.name}, line {at}"
-                    number += 1
-                    if not line.endswith(b"\n"):
-                        faults.append(f"{where}: it was never finished (the machine stopped while it was written)")
-                    faults.extend(f"{where}: {fault}" for fault in _faults(line, number, digest))
-                    number = _number(line, number)
-                    digest = digests[number] = _digest(line.rstrip(b"\n"))
-        head = _head(folder)
-    if head is None and files:
-        faults.append("the file head is missing, which names the last line")
-    elif head is not None and digests.get(head.number) != head.digest:
-        faults.append(f"line {head.number}, the last one that was written, is not there, or not as it was written")
-    return Verdict(len(digests) - 1, Place(number, digest), tuple(faults))
-
-
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of the folder, so that nobody appends meanwhile.
@@ -148,20 +105,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _faults(line: bytes, number: int, previous: str) -> Iterator[str]:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        entry = None
-    if not isinstance(entry, dict):
-        yield "it is no JSON object"
-    elif entry.get("n") != number:
-        yield f"it has the number {entry.get('n')}, not {number}: lines are missing, or were added"
-    elif entry.get("previous") != previous:
-        yield "the line before it was changed, or is another one"
-
-
-def _number(line: bytes, expected: int) -> int:
+def number_of(line: bytes, expected: int) -> int:
     """The number that a line gives itself, so that one missing line is told once."""
     try:
         number = json.loads(line)["n"]
@@ -176,14 +120,14 @@ def _end(folder: Path, files: list[Path]) -> Place:
     Where ``head`` names a later line, or another one, something was taken away or changed: the chain goes on from what
     was there, so that it shows.
     """
-    found, head = _last_line(files), _head(folder)
+    found, head = _last_line(files, start_of(folder)), head_of(folder)
     return head if head is not None and head.number >= found.number else found
 
 
-def _last_line(files: list[Path]) -> Place:
+def _last_line(files: list[Path], start: str) -> Place:
     for file in reversed(files):
         with file.open("r+b") as opened:
-            content = _tail(opened)
+            content = tail_of(opened)
             whole, _, rest = content.rpartition(b"\n")
             if rest:
                 opened.seek(-len(rest), os.SEEK_END)
@@ -191,11 +135,12 @@ def _last_line(files: list[Path]) -> Place:
             if whole or not rest:
                 line = whole.rpartition(b"\n")[2]
                 if line:
-                    return Place(_number(line, 0), _digest(line))
-    return Place(0, _BEGINNING)
+                    return Place(number_of(line, 0), digest_of(line))
+    return Place(0, start)
 
 
-def _tail(opened: Any) -> bytes:
+def tail_of(opened: Any) -> bytes:
+    """The last bytes of an open file, among them its last line."""
     size = opened.seek(0, os.SEEK_END)
     opened.seek(max(0, size - (1 << 16)))  # longer than any line
     content: bytes = opened.read()
@@ -221,17 +166,31 @@ def _write(file: Path, content: bytes) -> int:
 
 
 def _note_head(folder: Path, end: Place) -> None:
-    draft = folder / f".{HEAD}"
+    write_whole(folder / HEAD, f"{end.number} {end.digest}\n")
+
+
+def write_whole(file: Path, content: str) -> None:
+    """Replace a small file of the folder, and wait until the disk has it."""
+    draft = file.with_name(f".{file.name}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{end.number} {end.digest}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / HEAD)
+    with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    draft.replace(file)
 
 
-def _head(folder: Path) -> Place | None:
+def start_of(folder: Path) -> str:
+    """What the first line follows."""
+    try:
+        return (folder / START).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return BEGINNING
+
+
+def head_of(folder: Path) -> Place | None:
+    """The last line, as the file that names it says; None where there is none."""
     try:
         number, digest = (folder / HEAD).read_text("ascii").split()
         return Place(int(number), digest)
@@ -239,9 +198,11 @@ def _head(folder: Path) -> Place | None:
         return None
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
+    """Of a file."""
     return f"{number:06d}.log"
 
 
-def _digest(line: bytes) -> str:
+def digest_of(line: bytes) -> str:
+    """Of a line without its end."""
     return hashlib.sha256(line).hexdigest()

@@ -231,10 +231,11 @@ def _settings_files(settings: Settings, *, with_credentials: bool) -> Iterator[t
 
 
 def _audit_files(settings: Settings) -> Iterator[tuple[str, bytes]]:
-    """The audit log; its last file and its end belong together."""
+    """The audit log; its last file, and what names its ends, belong together."""
     with audit_files.locked(settings.audit, shared=True):
         files = audit_files.files_of(settings.audit)
-        last = [(path, path.read_bytes()) for path in (*files[-1:], settings.audit / audit_files.HEAD) if path.exists()]
+        ends = (settings.audit / name for name in (audit_files.START, audit_files.HEAD, audit_files.SENT))
+        last = [(path, path.read_bytes()) for path in (*files[-1:], *ends) if path.exists()]
     for path, content in [*((path, path.read_bytes()) for path in files[:-1]), *last]:
         yield path.relative_to(settings.home).as_posix(), content
 

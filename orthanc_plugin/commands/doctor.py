@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from orthanc_plugin.commands.checks.audit import check_audit
 from orthanc_plugin.commands.checks.certificates import check_certificates
 from orthanc_plugin.commands.checks.check import Check, State, unknown, warning, well, wrong
 from orthanc_plugin.commands.checks.cluster import check_cluster
@@ -74,6 +75,7 @@ def examine() -> Iterator[Check]:
         ("members", check_members),
         ("tls", check_certificates),
         ("ledger", check_records),
+        ("audit", check_audit),
         ("models", check_reading),
         ("destinations", check_neighbours),
         ("ray", check_cluster),

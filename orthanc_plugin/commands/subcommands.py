@@ -43,6 +43,21 @@ def add_tls_commands(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("show", help="names, and until when").add_argument("--json", action="store_true")
 
 
+def add_audit_commands(parser: argparse.ArgumentParser) -> None:
+    """What can be asked of it."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="do")
+    commands.add_parser("verify", help="follow the chain of hashes; exit code 1 when something is missing or changed")
+    showing = commands.add_parser("show", help="entries, the oldest first")
+    showing.add_argument("--json", action="store_true", help="one JSON object a line, as it is in the file")
+    exporting = commands.add_parser("export", help="audit messages of DICOM (PS3.15 A.5), one XML document a line")
+    for command in (showing, exporting):
+        command.add_argument("--study", metavar="UID", help="of this study")
+        command.add_argument("--user", metavar="NAME", help="of this user")
+        command.add_argument("--since", metavar="TIME", help="2026-11-21, 2026-11-21T08:00, or 90m, 12h, 7d ago")
+    removing = commands.add_parser("remove", help="whole files with nothing later than a time; the log tells of it")
+    removing.add_argument("--before", required=True, metavar="TIME", help="as --since")
+
+
 def add_reprocess_arguments(parser: argparse.ArgumentParser) -> None:
     """``./hilum reprocess ...``."""
     for name, told in (("--since", "studies of this day and later"), ("--until", "and of no later one than this")):

@@ -6,6 +6,7 @@ import ssl
 
 from orthanc_plugin.delivery.failures import ReceiverAway
 from orthanc_plugin.integration import Destination
+from orthanc_plugin.trust import TlsUnusable, context_for
 
 
 def context_of(destination: Destination) -> ssl.SSLContext:
@@ -17,9 +18,6 @@ def context_of(destination: Destination) -> ssl.SSLContext:
         When a file of it cannot be used.
     """
     try:
-        context = ssl.create_default_context(cafile=destination.authority_file or None)
-        if destination.certificate_file:
-            context.load_cert_chain(destination.certificate_file, destination.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ReceiverAway(f"its certificates cannot be used ({type(error).__name__})") from error
-    return context
+        return context_for(destination.authority_file, destination.certificate_file, destination.key_file)
+    except TlsUnusable as error:
+        raise ReceiverAway(str(error)) from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orthanc_plugin.access.audit_sending import Standing
 from orthanc_plugin.ledger.database import LedgerError, LedgerUnusable
 from orthanc_plugin.ledger.delivery_views import Undelivered
 from orthanc_plugin.ledger.ownership import LedgerOfAnotherArchive
@@ -71,6 +72,8 @@ class Vitals:
         Why the audit log cannot be written; empty when it can.
     audit_waiting
         Entries that wait for it in memory.
+    collected
+        How it stands with the audit log's collector.
     undelivered
         The destinations that did not take what they were given.
     entrance_error
@@ -94,6 +97,7 @@ class Vitals:
     read_only: bool = False
     audit_waiting: int = 0
     audit_error: str = ""
+    collected: Standing | None = None
     undelivered: tuple[Undelivered, ...] = ()
     entrance_error: str = ""
     certificate_seconds: float | None = None
@@ -157,6 +161,7 @@ def problems(vitals: Vitals) -> list[Problem]:
                 stops=False,
             )
         )
+    found.extend(_of_collector(vitals.collected))
     found.extend(problem for one in vitals.undelivered for problem in _of_destination(one))
     return sorted(found, key=lambda problem: not problem.stops)
 
@@ -166,6 +171,13 @@ def state(found: Sequence[Problem], models: dict[str, str] | None) -> str:
     if any(problem.stops for problem in found):
         return "impaired"
     return "starting" if models is None else "ready"
+
+
+def _of_collector(it: Standing | None) -> Iterator[Problem]:
+    if it is not None and it.failing_seconds > UNDELIVERED_SECONDS:
+        text = f"The audit log's collector takes nothing: {it.error}. It is owed {it.owed} entries."
+        advice = "Nothing if it is down: they are kept, and go out by themselves. ./hilum doctor tries it."
+        yield Problem("audit_unsent", text, advice, stops=False)
 
 
 def _of_destination(it: Undelivered) -> Iterator[Problem]:

@@ -59,6 +59,8 @@ METRICS = (
     ),
     Metric("hilum_unrecorded_studies", _GAUGE, (), _PROCESS, "studies that wait in memory for the ledger"),
     Metric("hilum_unwritten_audit_entries", _GAUGE, (), _PROCESS, "entries that wait in memory for the audit log"),
+    Metric("hilum_audit_owed_entries", _GAUGE, (), _PROCESS, "entries that the audit log's collector has not taken"),
+    Metric("hilum_audit_sent_total", _COUNTER, (), _PROCESS, "entries that it took since the plugin started"),
     Metric("hilum_disk_free_bytes", _GAUGE, ("folder",), _PROCESS, "free for the images (storage) and the node (home)"),
     Metric("hilum_disk_size_bytes", _GAUGE, ("folder",), _PROCESS, "size of the file systems that they lie on"),
     Metric("hilum_disk_reserve_bytes", _GAUGE, (), _PROCESS, "free space below which new images are refused"),

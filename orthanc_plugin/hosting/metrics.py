@@ -134,7 +134,7 @@ def _histogram(metric: metric_table.Metric, counts: Sequence[Count]) -> Histogra
 
 
 def _of_process(site: Site, status: Mapping[str, Any], now: float) -> dict[str, Numbers]:
-    settings = site.settings
+    settings, collected = site.settings, site.collected()
     told: dict[str, Numbers] = {
         "hilum_info": {(site.version,): 1.0},
         "hilum_start_time_seconds": {(): now - (time.monotonic() - site.started_at)},
@@ -146,6 +146,8 @@ def _of_process(site: Site, status: Mapping[str, Any], now: float) -> dict[str, 
         },
         "hilum_unrecorded_studies": {(): float(site.intake()[1])},
         "hilum_unwritten_audit_entries": {(): float((site.audit.problem or ("", 0))[1])},
+        "hilum_audit_owed_entries": {(): float(collected.owed)},
+        "hilum_audit_sent_total": {(): float(collected.sent)},
         "hilum_disk_reserve_bytes": {(): float(site.free_space.reserve_mb * _MEBIBYTE)},
         "hilum_log_bytes": {(): float(_bytes_of(settings.logs))},
     }

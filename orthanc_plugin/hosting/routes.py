@@ -257,6 +257,7 @@ def _status(
             clock_jump_seconds=site.clock.jump_seconds(),
             audit_error=(site.audit.problem or ("", 0))[0],
             audit_waiting=(site.audit.problem or ("", 0))[1],
+            collected=site.collected(),
             undelivered=_undelivered(site, db, now) if db else (),
             entrance_error=site.entrance(),
             certificate_seconds=seconds_left(site.settings, time.time()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orthanc_plugin.access.accounts import Account, AccountsUnusable, read_users
 from orthanc_plugin.access.audit import Audit
+from orthanc_plugin.access.audit_sending import Standing
 from orthanc_plugin.free_space import FreeSpace
 from orthanc_plugin.hosting.health import ClockWatch
 from orthanc_plugin.hosting.held import Held
@@ -36,6 +37,8 @@ class Site:
         How many images came since the plugin started.
     entrance
         Why HTTPS is not offered; empty when it is, or is not wanted.
+    collected
+        How it stands with the audit log's collector.
     """
 
     settings: Settings
@@ -51,6 +54,7 @@ class Site:
     held: Held
     received: Callable[[], int] = lambda: 0
     entrance: Callable[[], str] = lambda: ""
+    collected: Callable[[], Standing] = Standing
 
     def users(self) -> dict[str, Account]:
         """The people who may log in, by name; nobody where the list cannot be read."""

@@ -31,7 +31,7 @@ log = logging.getLogger("hilum.ray")
 _GCS_SECONDS = 10  # for which Ray tries to reach a head that is away; then it ends this process
 _TEND_SECONDS = 0.5
 _MISSING = (
-    'executor = "ray": the package is not installed. ./hilum installs it, or pip install -r requirements-ray.lock'
+    'executor = "ray": Ray is not installed. ./hilum installs it, or pip install --no-deps -r requirements-ray.lock'
 )
 
 

@@ -27,7 +27,7 @@ from running_node import Node, free_port, start_node
 
 from models.activation import Activation, Choice
 from models.phantom import chest
-from orthanc_plugin.access import audit_files
+from orthanc_plugin.access import audit_chain, audit_files
 from orthanc_plugin.access.accounts import add_user, read_users
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.archive.client import OrthancClient, OrthancUnavailable, received_of
@@ -301,7 +301,7 @@ def test_the_audit_log_goes_along_and_goes_on(settings: Settings, running: Ortha
         take(settings, copy, with_credentials=with_credentials)
         new = settings_of_copy(home, copy)
         audit_files.append(new.audit, [{"who": "anna"}], longest=400)
-        found = audit_files.verify(new.audit)
+        found = audit_chain.verify(new.audit)
         assert (found.lines, found.faults) == (10, ())
         assert set(read_users(new.users)) == ({"anna"} if with_credentials else set())
         assert {path.stat().st_mode & 0o077 for path in (new.audit, *new.audit.iterdir())} == {0}

@@ -20,7 +20,7 @@ from running_node import Node, add_user, restart, running_node
 
 from models.phantom import chest
 from orthanc_plugin import cli
-from orthanc_plugin.access import audit_files
+from orthanc_plugin.access import audit_chain, audit_files
 from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import modality, node
 from orthanc_plugin.commands.cluster.plan import is_cluster
@@ -342,7 +342,7 @@ def test_what_was_seen_is_in_the_audit_log_without_a_patient(guarded: Node, stud
     written = b"".join(file.read_bytes() for file in audit_files.files_of(guarded.settings.audit))
     for secret in (study.PatientName, study.PatientID, PASSWORD, study.get("AccessionNumber") or PASSWORD):
         assert str(secret).encode() not in written
-    assert audit_files.verify(guarded.settings.audit).faults == ()
+    assert audit_chain.verify(guarded.settings.audit).faults == ()
 
 
 def test_sessions_and_the_chain_outlive_a_restart(guarded: Node, study: Dataset) -> None:
@@ -353,7 +353,7 @@ def test_sessions_and_the_chain_outlive_a_restart(guarded: Node, study: Dataset)
         restart(guarded)
         assert person.get("/dicom-web/studies").status_code == 200
         assert leaving.get("/dicom-web/studies", headers={"Cookie": ended}).status_code == 403
-    assert audit_files.verify(guarded.settings.audit).faults == ()
+    assert audit_chain.verify(guarded.settings.audit).faults == ()
 
 
 def test_the_answers_cost_little_more_than_without_a_guard(guarded: Node, study: Dataset) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from orthanc_plugin import __version__
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.checks.check import Check, unknown, warning, well, wrong
+from orthanc_plugin.commands.locked_packages import read_lock
 from orthanc_plugin.settings import REPOSITORY, Settings
 from orthanc_plugin.viewer.prepare import is_prepared, read_pin
 
@@ -46,7 +47,7 @@ def check_viewer(settings: Settings) -> Check:
 
 def check_packages(lock: Path) -> Check:
     """Whether the packages of this environment are those of the lock."""
-    wanted = dict(line.split("==") for line in lock.read_text("utf-8").split() if "==" in line)
+    wanted = {package.name: package.version for package in read_lock(lock)}
     differ = []
     for name, version in wanted.items():
         try:
@@ -59,9 +60,8 @@ def check_packages(lock: Path) -> Check:
         return well("packages", f"all {len(wanted)} are as {lock.name} says")
     more = f" and {len(differ) - _MOST_NAMED} more" if len(differ) > _MOST_NAMED else ""
     told = ", ".join(differ[:_MOST_NAMED]) + more
-    return wrong(
-        "packages", f"not as {lock.name} says: {told}", f"./hilum up; or {sys.executable} -m pip install -r {lock}"
-    )
+    advice = f"./hilum up; or {sys.executable} -m pip install --require-hashes --no-deps -r {lock}"
+    return wrong("packages", f"not as {lock.name} says: {told}", advice)
 
 
 def _python() -> Check:
