@@ -108,7 +108,7 @@ def on_change(change: int, _level: int, _resource: str) -> None:
     if change == orthanc.ChangeType.ORTHANC_STARTED:
         if SETTINGS.workers:
             SUPERVISOR.start()
-        if SETTINGS.https != "off":
+        if SETTINGS.https != "off" and not SETTINGS.cluster_file.exists():  # there it is a member of its own
             ENTRANCE.start()
     elif change == orthanc.ChangeType.ORTHANC_STOPPED:
         ENTRANCE.stop()

@@ -16,14 +16,13 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from rich.console import Console
-from running_node import Node, free_port, start_node
+from running_node import Node, free_port, running_node
 
 from models.phantom import chest
-from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands import modality
 from orthanc_plugin.commands.authority import Issued, issue_to_client, make_authority
 from orthanc_plugin.commands.modality import Caller, Exposure
 from orthanc_plugin.commands.tls import tls
-from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.trust import TlsFiles
 
@@ -33,8 +32,8 @@ NEIGHBOUR = "CR1"
 
 
 @contextmanager
-def fortress(home: Path, **site: str) -> Iterator[Node]:
-    """A ready node with HTTPS, DICOM by mutual TLS, one neighbour and a proxy that it believes."""
+def fortress(home: Path, kind: str = "default", **site: str) -> Iterator[Node]:
+    """A ready node (`running_node`) with HTTPS, DICOM by mutual TLS, one neighbour and a proxy that it believes."""
     home.mkdir(parents=True)
     command(home, "init", names=[NAME])
     command(home, "client", name=NEIGHBOUR)
@@ -44,18 +43,13 @@ def fortress(home: Path, **site: str) -> Iterator[Node]:
         "dicom_tls": "mutual",
         "modalities": f"{NEIGHBOUR}@127.0.0.1:{free_port()}",
         "check_called_ae": "true",
-        "check_modality_host": "true",
+        "check_modality_host": "false" if kind == "cluster" else "true",
         "proxy_secret": PROXY_SECRET,
         "proxy_groups": "readers=radiologist pacs-admins=admin",
         "proxy_logout": "/oauth2/sign_out",
     }
-    settings, _process = start_node(home, **{**closed, **site})
-    try:
-        credentials = load_credentials(settings.credentials)
-        with node.http(settings, credentials) as client:
-            yield Node(settings, credentials, client)
-    finally:
-        node.stop(settings)
+    with running_node(kind, home, **{**closed, **site}) as running:
+        yield running
 
 
 def command(home: Path, do: str, **options: object) -> int:

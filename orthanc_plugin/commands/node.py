@@ -36,6 +36,7 @@ PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
 INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 _INDEX_CONNECTIONS = 8  # of one Orthanc; requests beyond that wait for one
 _CALM_SECONDS = 2.0  # between two questions to a node that answers
+_LISTENS_SECONDS = 2.0
 _STOP_SECONDS = 45.0  # more than the supervisor gives its worker
 
 
@@ -365,6 +366,15 @@ def require_free(name: str, port: int) -> None:
             probe.bind(("0.0.0.0", port))  # noqa: S104  (Orthanc listens there; this only asks whether it can)
         except OSError as error:
             raise NodeFailed(f"port {port} is in use (another Orthanc?): set {name} to a free port") from error
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does so there, on this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), _LISTENS_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _start_ticks(pid: int) -> str:

@@ -62,7 +62,7 @@ class Entrance:
         self._settings = settings
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep_alive, name="entrance", daemon=True)
+        self._thread = threading.Thread(target=self.keep_alive, name="entrance", daemon=True)
         self.problem = ""
 
     def start(self) -> None:
@@ -80,7 +80,8 @@ class Entrance:
             except subprocess.TimeoutExpired:
                 process.kill()
 
-    def _keep_alive(self) -> None:
+    def keep_alive(self) -> None:
+        """Start nginx as often as it ends, until `stop`."""
         pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from fortress import Callers, echo, fortress, https
 from postgres_server import missing_for_cluster
-from running_node import configured, end_cluster, start_cluster
+from running_node import Node, add_user, configured, end_cluster, start_cluster
 
 from orthanc_plugin import cli
+from orthanc_plugin.access.roles import Role
 from orthanc_plugin.commands import node
 from orthanc_plugin.commands.cluster import control
 from orthanc_plugin.commands.cluster.plan import load_plan
@@ -20,6 +23,9 @@ from orthanc_plugin.settings import Settings, load_settings
 from tests.faults.victims import processes
 
 pytestmark = [pytest.mark.node, pytest.mark.skipif(bool(missing_for_cluster()), reason="a cluster needs more packages")]
+
+
+PASSWORD = "correct horse battery"
 
 
 def of_home(home: Path) -> set[int]:
@@ -88,6 +94,32 @@ def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
     wait_until_nothing_runs(home)
 
 
+def logs_in(closed: Node) -> bool:
+    """Whether somebody on another machine does."""
+    with https(closed) as outside, suppress(httpx.TransportError):
+        sent = {"name": "anna", "password": PASSWORD}
+        answer = outside.post("/hilum/login", data=sent, headers={"Origin": str(outside.base_url).rstrip("/")})
+        cookies = [cookie.secure for cookie in outside.cookies.jar]
+        return answer.status_code == 303 and cookies == [True] and outside.get("/hilum/").status_code == 200
+    return False
+
+
+def test_other_machines_are_answered_by_tls_alone_whichever_orthanc_lives(tmp_path: Path) -> None:
+    with fortress(tmp_path / "home", "cluster", bundles="lung_fields") as closed:
+        settings, callers = closed.settings, Callers(tmp_path / "home")
+        add_user(settings, "anna", Role.RADIOLOGIST, PASSWORD)
+        for name in (None, "orthanc-1", "orthanc-2", "https"):
+            if name is not None:
+                (pid,) = (member.pid for member in control.members(settings) if member.name == name)
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+            closed.wait(lambda: logs_in(closed), f"a log-in by TLS after the death of {name}", 60)
+            closed.wait(lambda: echo(closed, callers.neighbour()), f"an echo by TLS after the death of {name}", 60)
+            assert not echo(closed, callers.without_certificate())
+            assert not echo(closed, callers.in_clear())
+            closed.wait(lambda: all(member.serves for member in control.members(settings)), "all members", 60)
+
+
 def test_a_member_that_does_not_start_is_named_and_the_others_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +128,7 @@ def test_a_member_that_does_not_start_is_named_and_the_others_are_ended(
     (home / "postgresql").mkdir(mode=0o700)  # which holds no database
     for name in ("HILUM_HOME", "HILUM_HTTP_PORT", "HILUM_DICOM_PORT"):
         monkeypatch.setenv(name, environment[name])
-    assert cli.main(["up", "--cluster", "--detach"]) == 1
+    assert cli.main(["up", "--cluster", "--workers", "1", "--ray", "0", "--detach"]) == 1
     said = capsys.readouterr().err
     assert "postgresql ends as often as it is started" in said
     assert "cluster-postgresql.log" in said
@@ -109,6 +141,8 @@ def test_a_home_of_one_orthanc_and_databases_elsewhere_are_refused(tmp_path: Pat
     alone.ledger.touch()
     with pytest.raises(node.NodeFailed, match=r"restore DIR --cluster"):
         control.start(alone)
+    with pytest.raises(node.NodeFailed, match="check_modality_host"):
+        control.start(load_settings(configured(elsewhere, check_modality_host="true")))
     url = "postgresql://hilum@db.example.org/ledger"
     with pytest.raises(node.NodeFailed, match="databases of its own"):
         control.start(load_settings({**configured(elsewhere), "HILUM_LEDGER_URL": url}))

@@ -72,6 +72,11 @@ def start(settings: Settings, workers: int | None = None, ray_nodes: int | None 
     for name, package in (("Orthanc", "orthanc"), ("haproxy", "haproxy")):
         if shutil.which(name) is None:
             raise NodeFailed(f"{name} is not installed; ./hilum up --cluster installs it, or: apt install {package}")
+    if settings.check_modality_host:
+        raise NodeFailed(
+            "check_modality_host is set, but in a cluster every modality comes to Orthanc by way of the entrance: "
+            'remove it, and let certificates tell who calls (dicom_tls = "mutual")'
+        )
     plan = _make(settings, workers, ray_nodes)
     if plan.ray_nodes:
         ray_node.require_ray()
@@ -234,9 +239,11 @@ def _serves(settings: Settings, plan: Plan, name: str) -> bool:
     if name == "postgresql":
         return answers(plan)
     if name == ray_node.HEAD:
-        return ray_node.answers(plan)
+        return node.listens(plan.ray_port)
     if name.startswith(("worker", "ray")):
         return True
+    if name == "https":
+        return node.listens(settings.https_port)
     url = (settings if name == "entrance" else plan.of_orthanc(settings, name)).http_url
     try:
         return httpx.get(f"{url}/hilum/login", timeout=3.0, trust_env=False).status_code == 200

@@ -19,6 +19,8 @@ from orthanc_plugin.commands import worker as apart
 from orthanc_plugin.commands.cluster import database, ray_node
 from orthanc_plugin.commands.cluster.plan import Plan, folder_of, load_plan
 from orthanc_plugin.commands.cluster.programs import entrance_file
+from orthanc_plugin.hosting.entrance import Entrance
+from orthanc_plugin.logs import start_logging
 from orthanc_plugin.settings import Settings, load_settings
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -26,7 +28,7 @@ _PAUSE_SECONDS = 0.2
 
 
 def main(name: str) -> int:
-    """Become this member; returns only what the end of a worker, or of a node of Ray, is."""
+    """Become this member; returns only what the end of a worker, of a node of Ray or of HTTPS is."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # for PostgreSQL see `server_command`
     settings = load_settings()
     plan = load_plan(settings)
@@ -35,16 +37,20 @@ def main(name: str) -> int:
         _become(database.server_command(settings, plan), dict(os.environ))
     if name == "entrance":
         _become(["haproxy", "-db", "-f", str(entrance_file(settings))], dict(os.environ))
+    if name == "https":
+        start_logging()
+        Entrance(settings).keep_alive()
+        return 1
     if name.startswith("ray"):
         ray_node.make_folder(settings)
-        while name != ray_node.HEAD and not ray_node.answers(plan):
+        while name != ray_node.HEAD and not node.listens(plan.ray_port):
             time.sleep(_PAUSE_SECONDS)
         return ray_node.run(settings, plan, name)
     while not database.answers(plan):
         time.sleep(_PAUSE_SECONDS)
     if name.startswith("orthanc"):
         _become_orthanc(settings, plan, name)
-    while plan.ray_nodes and not ray_node.answers(plan):
+    while plan.ray_nodes and not node.listens(plan.ray_port):
         time.sleep(_PAUSE_SECONDS)
     return apart.run(settings, settings.logs / "worker.log")
 

@@ -39,6 +39,8 @@ class Plan:
         Nodes of Ray, of which the first is the head; with 0, workers read in processes of their own.
     ray_port
         Of the head.
+    https
+        Whether one nginx speaks TLS to other machines (`Settings.https`).
     """
 
     database_port: int
@@ -47,6 +49,7 @@ class Plan:
     ray_nodes: int
     ray_port: int
     password: str = field(repr=False)
+    https: bool = False
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ class Plan:
         orthancs = (f"orthanc-{number + 1}" for number in range(len(self.orthancs)))
         ray = (f"ray-{number + 1}" for number in range(self.ray_nodes))
         workers = (f"worker-{number + 1}" for number in range(self.workers))
-        return ("postgresql", *orthancs, *ray, *workers, "entrance")
+        return ("postgresql", *orthancs, *ray, *workers, "entrance", *(["https"] if self.https else []))
 
     @property
     def ray_address(self) -> str:
@@ -95,7 +98,7 @@ def load_plan(settings: Settings) -> Plan:
     database_port, workers, ray_nodes, ray_port = (
         int(given[name]) for name in ("database_port", "workers", "ray_nodes", "ray_port")
     )
-    return Plan(database_port, orthancs, workers, ray_nodes, ray_port, str(password))
+    return Plan(database_port, orthancs, workers, ray_nodes, ray_port, str(password), given.get("https", False))
 
 
 def make_plan(settings: Settings, workers: int | None, ray_nodes: int | None) -> Plan:
@@ -107,7 +110,7 @@ def make_plan(settings: Settings, workers: int | None, ray_nodes: int | None) ->
         None: as many as before; at first, as many as there are Orthancs, and two.
     """
     before = load_plan(settings) if is_cluster(settings) else None
-    taken = {settings.http_port, settings.dicom_port}
+    taken = {settings.http_port, settings.dicom_port, *([settings.https_port] if settings.https != "off" else [])}
 
     def free(wanted: int) -> int:
         while wanted in taken or not _is_free(wanted):
@@ -126,6 +129,7 @@ def make_plan(settings: Settings, workers: int | None, ray_nodes: int | None) ->
         ray_nodes,
         free(before.ray_port if before else 6379),
         before.password if before else secrets.token_urlsafe(24),
+        settings.https != "off",
     )
 
 
@@ -140,8 +144,9 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
         "workers": plan.workers,
         "ray_nodes": plan.ray_nodes,
         "ray_port": plan.ray_port,
+        "https": plan.https,
     }
-    # numbers, lists of numbers and words without quotation marks are written alike in JSON and TOML
+    # numbers, truth values, lists of numbers and words without quotation marks are written alike in JSON and TOML
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in given.items()]
     lines += ["\n[cluster]\n", *(f"{name} = {json.dumps(value)}\n" for name, value in table.items())]
     write_private(settings.cluster_file, _HEAD + "".join(lines))

@@ -13,8 +13,8 @@ from orthanc_plugin.settings import REPOSITORY, Settings
 
 # What ends first has the highest number: nobody comes in any more, then work is given back, then Orthanc, then its
 # index. Those of one kind end together.
-_ORDER = {"postgresql": 1, "orthanc": 2, "ray": 3, "worker": 4, "entrance": 5}
-_STOP_SECONDS = {"postgresql": 30, "orthanc": 45, "ray": 15, "worker": 20, "entrance": 5}
+_ORDER = {"postgresql": 1, "orthanc": 2, "ray": 3, "worker": 4, "entrance": 5, "https": 6}
+_STOP_SECONDS = {"postgresql": 30, "orthanc": 45, "ray": 15, "worker": 20, "entrance": 5, "https": 5}
 _SUPERVISOR = """\
 [supervisord]
 nodaemon = true

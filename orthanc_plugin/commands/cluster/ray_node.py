@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hilum.cluster")
 
 HEAD = "ray-1"
-_SECONDS = 2.0
 _OBJECTS = 80 * 2**20  # bytes, the least that Ray takes: studies do not pass through it
 _WATCH_SECONDS = 0.5
 _SESSIONS_KEPT = 3  # folders with what the latest heads and their actors logged
@@ -118,12 +116,3 @@ def watch(node: Node) -> int:
     node.kill_all_processes(check_alive=False, allow_graceful=False)
     log.error("%s has ended, so this node of Ray ends", ended[0][0])
     return 1
-
-
-def answers(plan: Plan) -> bool:
-    """Whether the head listens."""
-    try:
-        socket.create_connection(("127.0.0.1", plan.ray_port), _SECONDS).close()
-    except OSError:
-        return False
-    return True
