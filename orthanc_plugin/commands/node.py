@@ -262,9 +262,7 @@ def _postgresql_index(settings: Settings) -> dict[str, Any]:
             "Lock": False,  # several Orthancs may share it
             "IndexConnectionsCount": _INDEX_CONNECTIONS,
         },
-        # where each would know others' addresses by itself
-        "DicomModalitiesInDatabase": True,
-        "OrthancPeersInDatabase": True,
+        "OrthancPeersInDatabase": True,  # where each would know others' addresses by itself
     }
 
 

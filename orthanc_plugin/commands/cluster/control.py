@@ -136,13 +136,13 @@ def wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], *, se
     NodeFailed
         When a member does not start, or not all are ready within `seconds`.
     """
-    plan, begun, deadline = load_plan(settings), dict[str, set[int]](), time.monotonic() + seconds
+    plan, begun, deadline = load_plan(settings), dict[str, set[str]](), time.monotonic() + seconds
     waits_for_worker = replace(settings, workers=plan.workers)
     for state in node.wait_until_ready(waits_for_worker, process, seconds=seconds):
-        _require_steady(settings, begun)
+        _require_steady(settings, plan, begun)
         yield state
     while lacking := _lacking(settings, plan):
-        _require_steady(settings, begun)
+        _require_steady(settings, plan, begun)
         if time.monotonic() > deadline:
             raise NodeFailed(
                 f"not ready after {seconds:.0f} s: {', '.join(lacking)}{_last_words(settings, lacking[0])}"
@@ -266,13 +266,13 @@ def _lacking(settings: Settings, plan: Plan) -> list[str]:
     return lacking or [name for name in plan.members if name.startswith("worker")][ready:]
 
 
-def _require_steady(settings: Settings, begun: dict[str, set[int]]) -> None:
-    """Give up on a member that ends as often as it is started."""
-    for member in members(settings, ask=False):
-        if member.pid is not None:
-            begun.setdefault(member.name, set()).add(member.pid)
-            if len(begun[member.name]) >= _TOO_OFTEN:
-                raise NodeFailed(f"{member.name} ends as often as it is started{_last_words(settings, member.name)}")
+def _require_steady(settings: Settings, plan: Plan, begun: dict[str, set[str]]) -> None:
+    """Give up on a member that ends as often as it is started; each start leaves a note, however soon it ended."""
+    for name in plan.members:
+        with suppress(OSError):
+            begun.setdefault(name, set()).add(note_of(settings, name).read_text())
+            if len(begun[name]) >= _TOO_OFTEN:
+                raise NodeFailed(f"{name} ends as often as it is started{_last_words(settings, name)}")
 
 
 def _last_words(settings: Settings, name: str) -> str:
