@@ -86,7 +86,9 @@ def _node(home: Path, chosen: Sequence[str] = BUNDLES) -> Iterator[Settings]:
     for name in (name for name in chosen if name.endswith(_SUFFIX)):
         choice = choice.activate(registry.add(REPOSITORY / "models" / name.removesuffix(_SUFFIX), name), shipped)
     Activation(own.active_models).choose(choice)
-    settings, _process = start_node(home, bundles=",".join(shipped), quiet_seconds=str(QUIET_SECONDS))
+    site = {"bundles": ",".join(shipped), "quiet_seconds": str(QUIET_SECONDS)}
+    node.stop(start_node(home, **site)[0])  # a first start translates networks, with torch in memory
+    settings, _process = start_node(home, **site)
     try:
         yield settings
     finally:
