@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,4 +122,7 @@ def ray_cluster(nodes: int = 2) -> Iterator[RayCluster]:
             yield cluster
         finally:
             cluster.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+            until = time.monotonic() + 20  # what the nodes had begun ends soon after them, and writes until then
+            while folder.exists() and time.monotonic() < until:
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.2)
