@@ -24,6 +24,7 @@ from orthanc_plugin.credentials import load_credentials
 from orthanc_plugin.settings import REPOSITORY, Settings
 
 _WAIT_SECONDS = 120.0
+_STEP_SECONDS = 0.05
 _ENDED = ("done", "not_processed", "quarantined")
 
 
@@ -57,9 +58,8 @@ def run_demo(settings: Settings, console: Console, *, limit: int) -> int:
             if failed := [outcome.error for outcome in outcomes if not outcome.accepted]:
                 raise node.NodeFailed(f"{study.title}: {failed[0]}")
             # one after the other, as a modality would: so that the time shown is that of a lone study
-            row = _wait(settings, study.study_instance_uid)
-        seconds = max(0.0, row["completed_at"] - outcomes[-1].answered_at)
-        _show(console, study, row, seconds, settings)
+            row, moments = _wait(settings, study.study_instance_uid)
+        _show(console, study, row, {what: at - outcomes[-1].answered_at for what, at in moments.items()}, settings)
     console.print(f"\nWorklist: {settings.http_url}/hilum/   Research software, not a medical device.", soft_wrap=True)
     return 0
 
@@ -124,21 +124,33 @@ def real_radiograph(path: Path, seed: str, variant: int) -> Dataset:
     return modality.encode_as(ds, JPEG2000Lossless) if variant % 3 == 1 else ds
 
 
-def _wait(settings: Settings, study_instance_uid: str) -> dict[str, Any]:
-    deadline = time.monotonic() + _WAIT_SECONDS
+def _wait(settings: Settings, study_instance_uid: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """The ended row, and when what of it was there, in seconds since 1970, seen every `_STEP_SECONDS`."""
+    deadline, moments = time.monotonic() + _WAIT_SECONDS, dict[str, float]()
     with node.http(settings, load_credentials(settings.credentials)) as client:
         while time.monotonic() < deadline:
             rows = client.get("/hilum/api/worklist").raise_for_status().json()["rows"]
             row = next((r for r in rows if r["study_instance_uid"] == study_instance_uid), None)
+            if row is not None and row["priority"] != "none":
+                moments.setdefault("flagged after", time.time())
+            if row is not None and row["status"] == "answered":
+                moments.setdefault("SR and SEG", time.time())
             if row is not None and row["status"] in _ENDED:
-                return dict(row)
-            time.sleep(0.05)
+                moments["the study's report" if row["status"] == "done" else "known"] = row["completed_at"]
+                return dict(row), moments
+            time.sleep(_STEP_SECONDS)
     raise node.NodeFailed(f"study {study_instance_uid} has no answer after {_WAIT_SECONDS:.0f} s: see ./hilum status")
 
 
-def _show(console: Console, study: DemoStudy, row: dict[str, Any], seconds: float, settings: Settings) -> None:
-    console.print(f"\n[bold]{study.title}[/bold]: {row['status'].replace('_', ' ')}, priority {row['priority']}, "
-                  f"{seconds:.2f} s after the last C-STORE response", soft_wrap=True)  # fmt: skip
+def _show(
+    console: Console, study: DemoStudy, row: dict[str, Any], seconds: dict[str, float], settings: Settings
+) -> None:
+    course = ", ".join(f"{what} {max(0.0, after):.2f} s" for what, after in seconds.items())
+    console.print(
+        f"\n[bold]{study.title}[/bold]: {row['status'].replace('_', ' ')}, priority {row['priority']}"
+        f"\n  {course} after the last C-STORE response",
+        soft_wrap=True,
+    )
     if row["status"] != "done":
         console.print(f"  {row['reason']}: {row['message']}")
         return
