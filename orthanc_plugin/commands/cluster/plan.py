@@ -19,6 +19,8 @@ from orthanc_plugin.settings import Settings
 
 ORTHANCS = 2
 RAY_NODES = 2
+_HTTP, _DATABASE, _RAY = 8042, 5433, 6379  # ports of the first cluster of a machine
+_PORTS = range(1024, 65_536)
 _HOST = "127.0.0.1"
 _USER = "hilum"
 LEDGER, INDEX = "ledger", "index"  # databases
@@ -114,20 +116,23 @@ def make_plan(settings: Settings, workers: int | None, ray_nodes: int | None) ->
 
     def free(wanted: int) -> int:
         while wanted in taken or not _is_free(wanted):
-            wanted = wanted + 1 if wanted < 65_535 else 1024
+            wanted = _in_range(wanted + 1)
         taken.add(wanted)
         return wanted
 
-    wanted = before.orthancs if before else [(settings.http_port + 1, settings.dicom_port + 1)] * ORTHANCS
+    # as far from those of the first cluster as the entrance is, so that two which start at once do not want the same
+    apart = settings.http_port - _HTTP
+    first = _in_range(settings.http_port + 1), _in_range(settings.dicom_port + 1)
+    wanted = before.orthancs if before else [first] * ORTHANCS
     orthancs = tuple((free(http), free(dicom)) for http, dicom in wanted)
     if ray_nodes is None:
         ray_nodes = before.ray_nodes if before else RAY_NODES
     return Plan(
-        free(before.database_port if before else 5433),
+        free(before.database_port if before else _in_range(_DATABASE + apart)),
         orthancs,
         workers or (before.workers if before else ORTHANCS),
         ray_nodes,
-        free(before.ray_port if before else 6379),
+        free(before.ray_port if before else _in_range(_RAY + apart)),
         before.password if before else secrets.token_urlsafe(24),
         settings.https != "off",
     )
@@ -150,6 +155,10 @@ def keep_plan(settings: Settings, plan: Plan) -> None:
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in given.items()]
     lines += ["\n[cluster]\n", *(f"{name} = {json.dumps(value)}\n" for name, value in table.items())]
     write_private(settings.cluster_file, _HEAD + "".join(lines))
+
+
+def _in_range(port: int) -> int:
+    return _PORTS[(port - _PORTS.start) % len(_PORTS)]
 
 
 def _is_free(port: int) -> bool:
