@@ -38,7 +38,7 @@ def own_ae_title(settings: Settings) -> str:
 
 def dicom_door(settings: Settings) -> dict[str, Any]:
     """The DICOM port, who may use it, and by what."""
-    files, listed, neighbours = TlsFiles(settings.tls), bool(settings.modalities), _neighbours(settings)
+    files, listed = TlsFiles(settings.tls), bool(settings.modalities)
     tls: dict[str, Any] = {}
     if settings.dicom_tls != "off":
         tls = {
@@ -56,9 +56,7 @@ def dicom_door(settings: Settings) -> dict[str, Any]:
         "DicomCheckModalityHost": listed and settings.check_modality_host,
         "DicomAlwaysAllowStore": not listed,
         "DicomAlwaysAllowEcho": not listed,
-        "DicomModalities": neighbours,
-        # else Orthanc would look for them there alone; what people add by its REST API, several servers share there
-        "DicomModalitiesInDatabase": bool(settings.index_url) and not neighbours,
+        "DicomModalities": _neighbours(settings),
         # Orthanc unpacks it before anybody is asked: 2 MB became 6 GB. Whoever proposes it proposes another one too
         "DeflatedTransferSyntaxAccepted": False,
         "DicomThreadsCount": _THREADS,

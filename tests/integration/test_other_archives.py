@@ -185,10 +185,13 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def stored(archive: Archive, hilum_node: Node, study: dict[str, Dataset]) -> Archive:
     """The archive once our node's Orthanc has sent it the whole study."""
     target = {"AET": archive.ae_title, "Host": "127.0.0.1", "Port": archive.port}
-    hilum_node.http.put(f"/modalities/{archive.ae_title}", json=target).raise_for_status()
+    here = {"Cookie": "the-same=orthanc"}  # of a cluster: by it the entrance chooses, and others do not know the target
+    hilum_node.http.put(f"/modalities/{archive.ae_title}", json=target, headers=here).raise_for_status()
     (found,) = hilum_node.http.post("/tools/lookup", content=uid_of(study)).json()
     job = {"Resources": [found["ID"]], "Synchronous": True}
-    answer = hilum_node.http.post(f"/modalities/{archive.ae_title}/store", json=job).raise_for_status().json()
+    answer = (
+        hilum_node.http.post(f"/modalities/{archive.ae_title}/store", json=job, headers=here).raise_for_status().json()
+    )
     assert (answer["InstancesCount"], answer["FailedInstancesCount"]) == (len(study), 0)
     return archive
 
