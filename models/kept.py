@@ -6,10 +6,10 @@ read into memory, so that nothing which happens to a file changes an answer.
 
 ::
 
-    KEY.network    the translated network (``models.translation``)
-    KEY.answer     what torch said of the probe, and the probe
-    KEY.runtime    what was the fastest
-    KEY.groups     which of several networks begin alike: numbers, as JSON
+    KEY.network            the translated network (``models.translation``)
+    KEY.answer             what torch said of the probe, and the probe
+    KEY.MACHINE.runtime    what was the fastest on a machine like this one
+    KEY.groups             which of several networks begin alike: numbers, as JSON
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,31 @@ def _code() -> str:
     ours = hashlib.sha256()
     for file in sorted(_NETWORKS.glob("*.py")):
         ours.update(file.read_bytes())
-    return "|".join([*map(version, _LIBRARIES), ours.hexdigest()])
+    return "|".join([*map(_version, _LIBRARIES), ours.hexdigest()])
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # torch answers without it
+        return "none"
+
+
+@cache
+def machine_of(threads: int) -> str:
+    """A name for machines on which the same is the fastest: this processor, so many threads, GPUs or none."""
+    processor = ""
+    with contextlib.suppress(OSError):  # not on Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith("model name")), "")
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return hashlib.sha256(f"{processor}|{threads}|{gpus}".encode()).hexdigest()[:8]
+
+
+def can_keep(folder: Path) -> bool:
+    """Whether anything can be kept there, as far as its rights tell."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return os.access(there, os.W_OK)
 
 
 def read(file: Path) -> bytes | None:

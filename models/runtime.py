@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache, partial
 from itertools import chain
@@ -27,7 +27,7 @@ import numpy as np
 from models.batching import SIZES, Gathering, size_worth_it
 from models.bundle import Bundle
 from models.forward import FloatArray, Runner, torch_forward
-from models.kept import answer_kept, discard, keep, keep_answer, key_of, read
+from models.kept import answer_kept, can_keep, discard, keep, keep_answer, key_of, machine_of, read
 from models.phantom import chest
 from models.rendering import RenderedImage, network_input
 from models.translation import openvino_forward, quantised_forward
@@ -78,12 +78,16 @@ class Running:
         Folder for translated networks and for what was chosen.
     studies
         How many are read at the same time by threads that share the networks.
+    apart
+        Calls what it is given in another process: there networks are made that are not kept yet, for torch, which that
+        takes, would stay in memory. None: they are made here.
     """
 
     runtime: Runtime
     threads: int
     kept: Path
     studies: int = 1
+    apart: Callable[[Callable[[], object]], None] | None = None
 
 
 @dataclass
@@ -116,6 +120,8 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
     if running is None or running.runtime is Runtime.TORCH:
         threads = threads if running is None else running.threads
         return [_by_torch([bundle], threads) for bundle in bundles]
+    if running.apart is not None and not _is_known(bundles, running) and can_keep(running.kept):
+        running.apart(partial(forwards_of, bundles, replace(running, apart=None)))
     forwards: dict[int, Runner] = {}
     for group in groups_of(bundles, running.kept):
         members = [bundles[number] for number in group]
@@ -124,6 +130,18 @@ def forwards_of(bundles: Sequence[Bundle], running: Running | None, *, threads: 
         log.info("networks run", extra={"model": "+".join(engine.names), **told})
         forwards |= {number: engine.part(place) for place, number in enumerate(group)}
     return [forwards[number] for number in range(len(bundles))]
+
+
+def _is_known(bundles: Sequence[Bundle], running: Running) -> bool:
+    """Whether all that torch is asked for at a first start is kept; where torch runs a network, that it does is all."""
+    if (known := read(running.kept / f"{key_of(bundles)}.groups")) is None:
+        return False
+    for group in json.loads(known):
+        members = [bundles[number] for number in group]
+        choice = _choice(_choice_file(members, running)) if running.runtime is Runtime.AUTO else running.runtime
+        if not choice or (choice not in _BY_TORCH and not (running.kept / f"{key_of(members)}.answer").is_file()):
+            return False
+    return True
 
 
 def groups_of(bundles: Sequence[Bundle], kept: Path | None = None) -> list[list[int]]:
@@ -172,9 +190,8 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
     """
     names, picture = tuple(bundle.identity.name for bundle in bundles), probe(bundles[0])
     is_auto = running.runtime is Runtime.AUTO
-    network, remembered, chosen = (
-        running.kept / f"{key_of(bundles)}.{what}" for what in ("network", "answer", "runtime")
-    )
+    network, remembered = (running.kept / f"{key_of(bundles)}.{what}" for what in ("network", "answer"))
+    chosen = _choice_file(bundles, running)
     known = _chosen_before(chosen, bundles) if is_auto else running.runtime
     right = cache(lambda: _by_torch(bundles, running.threads))  # asked for where torch is needed
     if known is Runtime.TORCH:
@@ -185,15 +202,21 @@ def engine_of(bundles: Sequence[Bundle], running: Running) -> Engine:
         said = right()(picture)
         keep_answer(remembered, picture, said)
     agreeing: dict[Runtime, Runner] = {}
+    broken = False
     for runtime in tuple(_candidates(known or Runtime.AUTO, bundles)):
-        forward = _agreeing(runtime, bundles, said, picture, threads=running.threads, kept=network)
+        forward = None
+        try:
+            forward = _agreeing(runtime, bundles, said, picture, threads=running.threads, kept=network)
+        except Exception:  # whatever it is, torch answers
+            broken = True
+            log.warning("%s cannot run it", runtime, exc_info=True, extra={"model": "+".join(names)})
         if forward is not None:
             agreeing[runtime] = forward
         elif runtime in _TRANSLATED:
             discard(network)
     if not agreeing:
         discard(remembered)
-    if known is None and (agreeing or is_new):
+    if known is None and (agreeing or (is_new and not broken)):  # what is broken may be mended at the next start
         seconds = seconds_of({runtime: partial(forward, picture) for runtime, forward in agreeing.items()})
         best = fastest(seconds | seconds_of({Runtime.TORCH: partial(right(), picture)}))  # apart: its threads linger
         keep(chosen, best.encode())
@@ -217,14 +240,10 @@ def _agreeing(
     runtime: Runtime, bundles: Sequence[Bundle], said: dict[str, FloatArray], picture: FloatArray, *,
     threads: int, kept: Path,
 ) -> Runner | None:  # fmt: skip
-    """What answers as torch said; None where it does not."""
+    """What answers as torch said; None where it does not. It raises whatever the runtime does."""
     names = {"model": "+".join(bundle.identity.name for bundle in bundles)}
-    try:
-        forward = _made(runtime, bundles, picture, threads=threads, kept=kept)
-        apart = _apart(runtime, bundles, said, forward(picture))
-    except Exception:  # whatever it is, torch answers
-        log.warning("%s cannot run it", runtime, exc_info=True, extra=names)
-        return None
+    forward = _made(runtime, bundles, picture, threads=threads, kept=kept)
+    apart = _apart(runtime, bundles, said, forward(picture))
     if apart > 1.0:
         log.warning("%s says something else, by %.3g times what is allowed", runtime, apart, extra=names)
         return None
@@ -235,7 +254,7 @@ def torch_answers(running: Running) -> bool:
     """Whether torch is going to answer for some network, as far as the setting and what is kept tell."""
     if running.runtime is not Runtime.AUTO:
         return running.runtime in _BY_TORCH
-    return any(_choice(file) in _BY_TORCH for file in running.kept.glob("*.runtime"))
+    return any(_choice(file) in _BY_TORCH for file in running.kept.glob(f"*.{machine_of(running.threads)}.runtime"))
 
 
 def shared(engine: Engine, picture: FloatArray, studies: int) -> Engine:
@@ -296,6 +315,11 @@ def _chosen_before(chosen: Path, bundles: Sequence[Bundle]) -> Runtime | None:
     if not (before := _choice(chosen)):
         return None
     return next((one for one in chain([Runtime.TORCH], _candidates(Runtime.AUTO, bundles)) if one == before), None)
+
+
+def _choice_file(bundles: Sequence[Bundle], running: Running) -> Path:
+    """Where it stands what is the fastest on this machine."""
+    return running.kept / f"{key_of(bundles)}.{machine_of(running.threads)}.runtime"
 
 
 def _choice(file: Path) -> str:

@@ -11,6 +11,7 @@ The `multiprocessing` forkserver of Python does not fit: it leaves a folder behi
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -21,6 +22,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from orthanc_plugin.child_process import Child, end_child, how_it_ended, settle, start_child
+
+log = logging.getLogger("hilum.fork")
 
 _ASK_SECONDS = 0.2  # between two questions whether a child is still wanted
 _TELL_SECONDS = 1.0  # from the end of a child to what its server says of it
@@ -186,3 +189,25 @@ def fork_children(connection: int) -> list[int]:
             channel.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
         except ConnectionError:
             sys.exit()  # who started it has gone
+
+
+def run_apart(connection: int, work: Callable[[], object]) -> None:
+    """Run something in a fork of this process: what it imports and allocates goes with it, and so does what it raises.
+
+    Parameters
+    ----------
+    connection
+        Of this process, which has no thread yet, to the one that started it; with either the fork ends.
+    """
+    here = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            settle(connection)
+            if os.getppid() == here:
+                work()
+        except Exception:
+            log.debug("what is run apart failed", exc_info=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)

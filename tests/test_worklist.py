@@ -79,6 +79,13 @@ def test_a_study_without_an_answer_has_no_findings() -> None:
     assert rows.worklist_row(task(status="queued", result={})).findings == ()
 
 
+def test_all_words_of_a_row_count_what_the_row_lists() -> None:
+    open_ = [finding(key, "undetermined", 0.4) for key in ("edema", "effusion", "nodule")]
+    words = "Nothing called present, 1 undetermined"  # what was said of one image
+    row = rows.to_json(rows.worklist_row(task(image(*open_), message=words, priority_reason=words)))
+    assert {row["message"], row["priority_reason"]} == {"Nothing called present, 3 undetermined"}
+
+
 def test_the_interface_keeps_its_names() -> None:
     row = rows.to_json(rows.worklist_row(task(image(finding("effusion", "present", 0.8)))))
     assert {"study_instance_uid", "status", "priority", "findings", "reason", "received_at", "completed_at",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from models.activation import Activation
 from models.bundle import BundleInvalid
@@ -30,13 +31,17 @@ def prepare(settings: Settings) -> None:
         from models import networks  # noqa: F401  (all that bundles name)
 
 
-def load_active(settings: Settings, studies: int = 1) -> Models:
+def load_active(
+    settings: Settings, studies: int = 1, apart: Callable[[Callable[[], object]], None] | None = None
+) -> Models:
     """Verify and load what is active.
 
     Parameters
     ----------
     studies
         How many threads will ask the models at the same time.
+    apart
+        See `Running`.
 
     Raises
     ------
@@ -44,7 +49,7 @@ def load_active(settings: Settings, studies: int = 1) -> Models:
         When one of them is not here, or is not as it was recorded.
     """
     chosen = Activation(settings.active_models).choice.bundles(registry_of(settings), settings.bundles)
-    running = _running(settings, studies)
+    running = _running(settings, studies, apart)
     return assemble([bundle.load() for bundle in chosen], threads=running.threads, running=running)
 
 
@@ -59,8 +64,10 @@ def load_shadows(settings: Settings) -> Shadows:
     return Shadows(loaded, settings.shadow_records)
 
 
-def _running(settings: Settings, studies: int = 1) -> Running:
-    return Running(Runtime(settings.runtime), threads_of(settings), settings.translated, studies)
+def _running(
+    settings: Settings, studies: int = 1, apart: Callable[[Callable[[], object]], None] | None = None
+) -> Running:
+    return Running(Runtime(settings.runtime), threads_of(settings), settings.translated, studies, apart)
 
 
 def threads_of(settings: Settings) -> int:

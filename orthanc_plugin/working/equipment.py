@@ -54,20 +54,24 @@ class Equipment:
     expected: Mapping[type[Exception], tuple[str, str]] = field(default_factory=lambda: _EXPECTED)
 
     @classmethod
-    def load(cls, settings: Settings, studies: int = 1) -> Equipment:
+    def load(
+        cls, settings: Settings, studies: int = 1, apart: Callable[[Callable[[], object]], None] | None = None
+    ) -> Equipment:
         """Load what the site has chosen, and run each network once.
 
         Parameters
         ----------
         studies
             How many threads will read with it at the same time.
+        apart
+            See `models.runtime.Running`.
 
         Raises
         ------
         BundleInvalid, WordingInvalid, SettingsInvalid, TlsUnusable, OSError
             See `UNUSABLE`.
         """
-        models = load_active(settings, studies)
+        models = load_active(settings, studies, apart)
         wording = load_wording(settings.report_language, settings.site_wording)
         account = load_worker_account(settings.credentials)
         trust = http_trust(settings, settings.orthanc_address)

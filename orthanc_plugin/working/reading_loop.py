@@ -18,11 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import BinaryIO
 
 from orthanc_plugin.child_process import settle
 from orthanc_plugin.failpoints import reach
-from orthanc_plugin.fork_server import fork_children
+from orthanc_plugin.fork_server import fork_children, run_apart
 from orthanc_plugin.ledger.flagging import Flag
 from orthanc_plugin.ledger.tasks import Failure, InferenceTask, Outcome
 from orthanc_plugin.logs import start_logging, where
@@ -136,7 +137,7 @@ def main() -> int:
     try:
         settings = load_settings()
         intake = Equipment.start_intake(settings)  # it starts while the models are loaded
-        equipment = Equipment.load(settings)
+        equipment = Equipment.load(settings, apart=partial(run_apart, channel.fileno()))
     except UNUSABLE as error:
         return refuse(channel, str(error))
     # the models stay as well; without this, Python walks through all of them in the middle of a patient

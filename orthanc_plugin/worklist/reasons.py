@@ -23,12 +23,14 @@ def why_in_words(task: Mapping[str, Any], read: Iterable[Mapping[str, Any]], und
         How many findings the list shows as such: over all images, and with what was derived from others.
     """
     latest = task["priority_reason"] or ("" if task["lowered_from"] else _of_images(task["priority"], read))
-    if task["first_answer"]:
-        latest = f"{latest} (first answer)"
-    else:
-        latest = _COUNTED.sub(f"Nothing called present, {undetermined} undetermined", latest)
+    latest = f"{latest} (first answer)" if task["first_answer"] else counted(latest, undetermined)
     earlier = f"earlier answer: {task['lowered_from']}" if task["lowered_from"] else ""
     return "; ".join(filter(None, (latest, earlier)))
+
+
+def counted(words: str, undetermined: int) -> str:
+    """The same with the number of the list."""
+    return _COUNTED.sub(f"Nothing called present, {undetermined} undetermined", words)
 
 
 def _of_images(priority: str, read: Iterable[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from models.names import in_short, in_words, within_sentence
-from orthanc_plugin.worklist.reasons import why_in_words
+from orthanc_plugin.worklist.reasons import counted, why_in_words
 
 DISCLAIMER = "Research software, not a medical device. AI result, not verified."
 IMAGE_CONDITIONS = ("study_instance_uid", "sop_instance_uid", "status", "view", "reason", "evidence", "caution")
@@ -220,13 +220,14 @@ def worklist_row(task: dict[str, Any]) -> WorklistRow:
     images = task["result"].get("images", [])
     read = [image for image in images if image["status"] == "done"]
     found = _study_findings(read)
+    undetermined = sum(f.state == "undetermined" for f in found)
     return WorklistRow(
         study_instance_uid=task["study_instance_uid"],
         status=task["status"],
         priority=task["priority"],
         reason=task["reason"],
-        message=task["message"],
-        why=why_in_words(task, read, sum(f.state == "undetermined" for f in found)),
+        message=task["message"] and counted(task["message"], undetermined),
+        why=why_in_words(task, read, undetermined),
         first_answer=bool(task["first_answer"]),
         lowered_from=task["lowered_from"],
         received_at=task["received_at"],

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dicom_sr.evidence import evidence
+from dicom_sr.file_format import file_of
 from dicom_sr.measurement_report import encode_measurement_report
 from dicom_sr.report.wording import Wording, load_wording
 from dicom_sr.segmentation import encode_segmentation
@@ -50,7 +51,7 @@ from models.study import StudyFindings
 from orthanc_plugin.commands.modality import Exposure, radiograph
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench.machine import describe
-from tests.bench.plain_results import encode_with_highdicom, to_bytes
+from tests.bench.plain_results import encode_with_highdicom
 from tests.bench.sheets import SPREAD, Sheet, Spread, keep, tell
 
 ROWS, COLUMNS = 3000, 2500
@@ -157,11 +158,11 @@ def _time(source: Dataset, findings: ImageFindings, wording: Wording, rounds: in
     todo: dict[str, Callable[[], Any]] = {
         "header of patient, study and image": lambda: evidence(source, findings),
         "Segmentation": lambda: encode_segmentation(header, findings, CREATED),
-        "Segmentation, to bytes": lambda: to_bytes(segmentation),
+        "Segmentation, to bytes": lambda: file_of(segmentation),
         "measurement report": lambda: encode_measurement_report(header, findings, segmentation, CREATED),
-        "measurement report, to bytes": lambda: to_bytes(report),
+        "measurement report, to bytes": lambda: file_of(report),
         "preliminary report": lambda: encode_text_report([header], study, [report], CREATED, wording=wording),
-        "preliminary report, to bytes": lambda: to_bytes(text),
+        "preliminary report, to bytes": lambda: file_of(text),
         WHOLE: lambda: encode_study(source, findings, wording),
         BASELINE: lambda: encode_with_highdicom(header, findings),
     }
@@ -183,7 +184,7 @@ def encode_study(source: Dataset, findings: ImageFindings, wording: Wording) -> 
     report = encode_measurement_report(header, findings, segmentation, CREATED)
     study = StudyFindings(findings.study_instance_uid, (findings,))
     text = encode_text_report([header], study, [report], CREATED, wording=wording)
-    return [to_bytes(ds) for ds in (segmentation, report, text)]
+    return [file_of(ds) for ds in (segmentation, report, text)]
 
 
 @contextmanager
