@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
 from receivers import closed_port, ris
 
 from orthanc_plugin.delivery import hl7, observations
@@ -86,12 +88,9 @@ def test_the_message_says_what_the_ledger_says_and_what_it_is_worth() -> None:
 
 
 def test_a_strict_parser_takes_it() -> None:
-    parser = pytest.importorskip("hl7apy.parser", reason="hl7apy is not installed here")
-    from hl7apy.consts import VALIDATION_LEVEL
-
     for task in (TASK, {**TASK, "patient_name": NASTY, "result": {"images": []}, "priority_reason": ""}):
         message = observations.message(RECEIVER, task, "CONTROL", corrects=True).decode()
-        parsed = parser.parse_message(message, validation_level=VALIDATION_LEVEL.STRICT, find_groups=True)
+        parsed = parse_message(message, validation_level=VALIDATION_LEVEL.STRICT, find_groups=True)
         assert parsed.validate()
         assert parsed.msh.msh_10.value == "CONTROL"
 
