@@ -113,6 +113,11 @@ class RayLink:
                 self._changed.wait(_WATCH_SECONDS)
             return self._run
 
+    @property
+    def places(self) -> int:
+        """How many studies can be read at the same time now."""
+        return self._places
+
     def is_open(self, number: int, run: int) -> bool:
         """Whether the same connection still has a place for this seat."""
         return run == self._run and number < self._places

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,11 @@ class Seat:
     Parameters
     ----------
     takes_archive
-        Whether it also reads what a run through the archive wants; one that does not is there for what comes.
+        Asked before each study: whether it also reads what a run through the archive wants; one that does not is
+        there for what comes.
     """
 
-    def __init__(self, worker: Worker, readers: Readers, *, takes_archive: bool) -> None:
+    def __init__(self, worker: Worker, readers: Readers, *, takes_archive: Callable[[], bool]) -> None:
         self._worker, self._settings = worker, worker.settings
         self._readers, self._takes_archive = readers, takes_archive
         self._troubles = 0  # processes in a row that died before they had read anything
@@ -102,7 +104,7 @@ class Seat:
                 self._pause()
                 return
             worker.look()
-            held = worker.claim(archive=self._takes_archive)
+            held = worker.claim(archive=self._takes_archive())
             if held is None:
                 if not worker.rang.wait(POLL_SECONDS) and process.lives():
                     worker.condition.solved("reader_dies")

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -91,8 +92,12 @@ class Worker:
             else self._link.seats()
         )
         for number, each in enumerate(readers):
-            seat = Seat(self, each, takes_archive=number > 0 or len(readers) == 1)
+            seat = Seat(self, each, takes_archive=partial(self._takes_archive, number))
             self._threads.append(threading.Thread(target=seat.run, name=f"reader-{number + 1}", daemon=True))
+
+    def _takes_archive(self, seat: int) -> bool:
+        """Whether a seat does: the first of several is there for what comes. On Ray there are as many as actors."""
+        return seat > 0 or (self.settings.workers if self._link is None else self._link.places) <= 1
 
     def start(self) -> None:
         """Start all threads."""

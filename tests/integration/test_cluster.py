@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import time
+import uuid
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import httpx
 import pytest
 from fortress import Callers, echo, fortress, https
 from postgres_server import missing_for_cluster
+from pydicom import Dataset
 from running_node import Node, add_user, configured, end_cluster, start_cluster
 
+from models.phantom import chest
 from orthanc_plugin import cli
 from orthanc_plugin.access.roles import Role
-from orthanc_plugin.commands import node
-from orthanc_plugin.commands.cluster import control
+from orthanc_plugin.commands import modality, node
+from orthanc_plugin.commands.cluster import control, ray_node
 from orthanc_plugin.commands.cluster.plan import load_plan
+from orthanc_plugin.commands.modality import Exposure
 from orthanc_plugin.settings import Settings, load_settings
 from tests.faults.victims import processes
 
@@ -47,6 +54,25 @@ def wait_until_nothing_runs(home: Path, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def studies(number: int) -> list[Dataset]:
+    return [modality.radiograph(chest(seed).pixels, Exposure(seed=uuid.uuid4().hex)) for seed in range(number)]
+
+
+def read_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Have what is there read again, by workers of which each has one actor for all that it reads."""
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    end = time.monotonic() + 60
+    while "2 done" not in capsys.readouterr().out:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+        cli.main(["status"])
+    assert cli.main(["reprocess", "--since", "2000-01-01"]) == 0
+    while "Looked at 2 of 2" not in capsys.readouterr().out:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+        cli.main(["reprocess", "--status"])
+
+
 def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +96,16 @@ def test_a_cluster_is_one_node_to_who_starts_asks_and_ends_it(
         for http_port, _dicom_port in plan.orthancs:  # each has the same door as the entrance
             assert httpx.get(f"http://127.0.0.1:{http_port}/instances", trust_env=False).status_code == 403
         assert all(plan.password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in of_home(home))
+        assert ray_node.folder(settings).stat().st_mode & 0o077 == 0, "Ray's sockets and logs are this user's alone"
+
+        pictures = studies(2)
+        silent = [socket.create_connection(("127.0.0.1", settings.dicom_port)) for _ in range(20)]
+        begun = time.monotonic()
+        sent = modality.send(pictures, "127.0.0.1", settings.dicom_port, settings.ae_title)
+        assert all(outcome.accepted for outcome in sent)
+        assert time.monotonic() - begun < 25, "of those who say nothing each two would have cost half a minute"
+        assert [peer.recv(1) for peer in silent] == [b""] * 20, "and is shown the door"
+        read_again(monkeypatch, capsys)
 
         (entrance,) = (member.pid for member in control.members(settings) if member.name == "entrance")
         assert entrance is not None

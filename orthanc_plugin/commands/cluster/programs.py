@@ -81,6 +81,10 @@ frontend dicom
     mode tcp
     bind :{dicom_port}
     timeout client 15m
+    # who calls speaks first: Orthanc, which waits long for each, is not asked before that
+    tcp-request inspect-delay 10s
+    tcp-request content accept if {{ req.len gt 5 }}
+    tcp-request content reject
     default_backend entities
 
 backend entities

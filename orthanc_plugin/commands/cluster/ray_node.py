@@ -28,6 +28,7 @@ log = logging.getLogger("hilum.cluster")
 HEAD = "ray-1"
 _OBJECTS = 80 * 2**20  # bytes, the least that Ray takes: studies do not pass through it
 _WATCH_SECONDS = 0.5
+_RAYS = "r"  # Ray opens the folder that it is given to everybody (0777): it is given one within ours
 _SESSIONS_KEPT = 3  # folders with what the latest heads and their actors logged
 
 
@@ -60,7 +61,8 @@ def make_folder(settings: Settings) -> None:
     own.mkdir(mode=0o700, exist_ok=True)
     if own.is_symlink() or own.stat().st_uid != os.geteuid():
         raise NodeFailed(f"{own} is somebody else's: Ray would write there; remove it, or set TMPDIR")
-    sessions = sorted((each for each in own.glob("session_2*") if each.is_dir()), key=lambda each: each.name)
+    own.chmod(0o700)
+    sessions = sorted((each for each in (own / _RAYS).glob("session_2*") if each.is_dir()), key=lambda each: each.name)
     for old in sessions[:-_SESSIONS_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -68,7 +70,7 @@ def make_folder(settings: Settings) -> None:
 def run(settings: Settings, plan: Plan, name: str) -> int:
     """Be a node until a process of it ends, which is said by the exit code; on SIGTERM all of them end."""
     share = max(1, (os.cpu_count() or 1) // plan.ray_nodes)
-    return watch(begin(folder(settings), plan.ray_address, processors=share, head=name == HEAD))
+    return watch(begin(folder(settings) / _RAYS, plan.ray_address, processors=share, head=name == HEAD))
 
 
 def begin(place: Path, address: str, *, processors: int, head: bool) -> Node:
