@@ -28,8 +28,7 @@ from models.batching import SIZES, Gathering, size_worth_it
 from models.bundle import Bundle
 from models.forward import FloatArray, Runner, torch_forward
 from models.kept import answer_kept, can_keep, discard, keep, keep_answer, key_of, machine_of, read
-from models.phantom import chest
-from models.rendering import RenderedImage, network_input
+from models.probe import differences, probe
 from models.translation import openvino_forward, quantised_forward
 
 if TYPE_CHECKING:
@@ -62,8 +61,6 @@ _TOLERANCES = {Runtime.OPENVINO_BF16: 0.25, Runtime.CUDA: 0.25}
 _BY_TORCH = (Runtime.TORCH, Runtime.CUDA)
 _LOWER = (Runtime.OPENVINO_INT8, Runtime.OPENVINO_BF16)
 _TRANSLATED = (Runtime.OPENVINO, Runtime.OPENVINO_BF16)
-_COMPARED = 0.99
-_PROBE = 192  # rows and columns of the radiograph that all are asked about; drawing a larger one takes seconds
 
 
 @dataclass(frozen=True)
@@ -368,31 +365,6 @@ def _apart(
         allowed |= {f"{prefix}{name}": most for name, most in measured.tolerances.items()} if measured else {}
     least = _TOLERANCES.get(runtime, _SAME)
     return max(apart / allowed.get(name, least) for name, apart in differences(said, answer).items())
-
-
-def differences(said: Mapping[str, FloatArray], answer: Mapping[str, FloatArray]) -> dict[str, float]:
-    """How far two answers lie apart, for each output; infinitely, unless all values are numbers."""
-    apart = {
-        name: float(np.quantile(np.abs(said[name] - answer[name]), _COMPARED)) for name in said.keys() | answer.keys()
-    }
-    return {name: value if np.isfinite(value) else np.inf for name, value in apart.items()}
-
-
-def probe(bundle: Bundle) -> FloatArray:
-    """A radiograph made in code, as a network of the bundle sees it: shape (1, channels, size, size)."""
-    size, preprocessing = bundle.contract.input_size, bundle.contract.preprocessing
-    image = _radiograph()
-    if preprocessing is not None:
-        crop: FloatArray = preprocessing.apply(image)[0][None]
-        return crop
-    stretch = bundle.contract.interpreter == "gate"
-    picture, _ = network_input(image, size, stretch=stretch)
-    return picture[None, None]
-
-
-@cache
-def _radiograph() -> RenderedImage:
-    return RenderedImage(chest(1, rows=_PROBE, columns=_PROBE).pixels)
 
 
 def seconds_of(asking: Mapping[_Key, Callable[[], object]]) -> dict[_Key, float]:

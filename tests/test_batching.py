@@ -17,7 +17,8 @@ from models.batching import Gathering, size_worth_it
 from models.bundle import load_bundle
 from models.findings import Precision
 from models.forward import FloatArray, Runner, torch_forward
-from models.runtime import Engine, Running, Runtime, engine_of, forwards_of, groups_of, probe, shared
+from models.probe import probe
+from models.runtime import Engine, Running, Runtime, engine_of, forwards_of, groups_of, shared
 from orthanc_plugin.settings import REPOSITORY
 
 Answer = dict[str, FloatArray]

@@ -22,7 +22,8 @@ from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.forward import torch_forward
 from models.kept import answer_kept, keep_answer, key_of, machine_of
 from models.precisions import Precisions
-from models.runtime import Running, Runtime, engine_of, forwards_of, groups_of, probe, torch_answers
+from models.probe import probe
+from models.runtime import Running, Runtime, engine_of, forwards_of, groups_of, torch_answers
 from orthanc_plugin.settings import REPOSITORY
 
 NAMES = ("pixel_gate", "lung_fields", "chest_findings", "lung_opacity")

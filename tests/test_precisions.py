@@ -24,12 +24,13 @@ from models.findings import Precision, View
 from models.forward import torch_forward
 from models.hanging import AS_STORED
 from models.inference import ImageIdentity, assemble
-from models.kept import answer_kept, keep, keep_answer, key_of
+from models.kept import answer_kept, keep, keep_answer, key_of, machine_of
 from models.phantom import Pathology, chest
 from models.precisions import BESIDE, STATEMENT
+from models.probe import probe
 from models.registry import Registry
 from models.rendering import RenderedImage, render
-from models.runtime import Running, Runtime, engine_of, groups_of, probe
+from models.runtime import Running, Runtime, engine_of, groups_of
 from models.translation import openvino_forward
 from orthanc_plugin.commands.modality import Exposure, radiograph
 
@@ -224,7 +225,7 @@ def test_a_choice_that_holds_no_longer_is_made_anew_at_the_next_start(folder: Pa
     """As on another machine, which computes integers otherwise."""
     state(folder, lambda said: said["precisions"][INT8].update(tolerances={"logits": 1e-6}))
     bundle, running = load_bundle(folder), Running(Runtime.AUTO, 1, tmp_path)
-    keep(tmp_path / f"{key_of([bundle])}.runtime", b"openvino-int8")
+    keep(tmp_path / f"{key_of([bundle])}.{machine_of(1)}.runtime", b"openvino-int8")
     assert engine_of([bundle], running).runtime is Runtime.TORCH
     assert engine_of([bundle], running).runtime in {Runtime.OPENVINO, BF16}
 

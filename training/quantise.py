@@ -22,7 +22,8 @@ from typing import Any
 from models.bundle import Bundle, BundleInvalid, load_bundle
 from models.forward import FloatArray, Runner, torch_forward
 from models.precisions import BESIDE, QUANTISED, STATEMENT
-from models.runtime import Engine, Runtime, differences, groups_of, network_of, probe
+from models.probe import differences, probe
+from models.runtime import Engine, Runtime, groups_of, network_of
 from models.translation import openvino_forward, quantised_forward
 from training.data import DataMissing, data_digest
 from training.export.program import ExporterMissing, require

@@ -17,7 +17,8 @@ from models.batching import SIZES, Gathering
 from models.bundle import Bundle
 from models.findings import Precision
 from models.forward import FloatArray, Runner, torch_forward
-from models.runtime import Runtime, network_of, probe
+from models.probe import probe
+from models.runtime import Runtime, network_of
 from models.translation import compiled, translate
 from tests.bench.sheets import Aim, Sheet, Spread
 

@@ -15,7 +15,8 @@ import torch
 from rich.progress import track
 
 from models.bundle import Bundle, load_bundle
-from models.runtime import Engine, Running, Runtime, engine_of, groups_of, probe
+from models.probe import probe
+from models.runtime import Engine, Running, Runtime, engine_of, groups_of
 from orthanc_plugin.settings import REPOSITORY
 from tests.bench import batches
 from tests.bench.baseline import BUNDLES
